@@ -1,0 +1,165 @@
+// olmo2.h: what an OLMo 2 model is made of, the sizes with a name, and the interface of a backend.
+//
+// Two backends implement the interface, train_olmo2.c (CPU) and train_olmo2.cu (CUDA); everything else in the
+// project sees a model only through it.
+//
+// Shapes use the same letters everywhere: B batch, T sequence length, C channels of the residual stream,
+// L layers, NH query heads, NKV key/value heads, HS head size, F feed-forward hidden size, V vocabulary rows.
+#ifndef LLMC_OLMO2_H
+#define LLMC_OLMO2_H
+
+#include "utils.h"
+
+// ---------------------------------------------------------------------------------------------
+// the configuration
+
+#define OLMO2_NO_TOKEN UINT32_MAX  // no such token; as a label: this position has none
+
+typedef struct {
+    size_t C;              // hidden_size
+    size_t L;              // num_hidden_layers
+    size_t NH;             // num_attention_heads
+    size_t NKV;            // num_key_value_heads, a divisor of NH
+    size_t HS;             // head_dim, even; hidden_size / num_attention_heads unless the config says otherwise
+    size_t F;              // intermediate_size
+    size_t V;              // vocab_size: rows of the embedding and of lm_head, padding rows included
+    size_t max_T;          // max_position_embeddings
+    float rms_eps;         // rms_norm_eps, 1e-6 in every release
+    float rope_theta;      // 500000
+    float init_std;        // initializer_range, 0.02
+    uint32_t bos, eos, pad;  // token ids, or OLMO2_NO_TOKEN
+    bool no_qk_norm;       // study: queries and keys are not normalised
+    bool pre_norm;         // study: the norms stand on the branch inputs, as before OLMo 2
+} OLMo2Config;
+
+// The sizes of the OLMo 2 family and of its model ladder. 1B is the released one; 1B-core is OLMo-core's
+// `olmo2_1B` with 18 layers. Sources: OLMo-core's TransformerConfig, the released config.json files.
+typedef struct {
+    const char *name;
+    size_t C, L, NH, NKV, HS, F;
+} OLMo2Preset;
+
+// clang-format off
+static const OLMo2Preset olmo2_presets[] = {
+//  name        C     L   NH  NKV  HS      F
+  { "1M",        12,  4,   4,   4,   4,   256 },
+  { "14M",      128,  4,   8,   8,  16,   512 },
+  { "30M",      256,  4,   8,   8,  32,   768 },
+  { "60M",      384,  8,   8,   8,  48,  1536 },
+  { "100M",     512, 12,   8,   8,  64,  2048 },
+  { "190M",     768, 12,  12,  12,  64,  3072 },
+  { "370M",    1024, 16,  16,  16,  64,  4096 },
+  { "600M",    1344, 16,  16,  16,  84,  5376 },
+  { "760M",    1536, 16,  16,  16,  96,  6144 },
+  { "1B",      2048, 16,  16,  16, 128,  8192 },
+  { "1B-core", 2048, 18,  16,  16, 128,  8192 },
+  { "3B",      3328, 16,  16,  16, 208, 13312 },
+  { "7B",      4096, 32,  32,  32, 128, 11008 },
+  { "13B",     5120, 40,  40,  40, 128, 13824 },
+  { "32B",     5120, 64,  40,   8, 128, 27648 },
+};
+// clang-format on
+enum { OLMO2_PRESETS = sizeof olmo2_presets / sizeof olmo2_presets[0] };
+
+// Fills *config from the size of that name, with the tokens and constants of the releases; false if there is none.
+static inline bool olmo2_preset(OLMo2Config *config, const char *name) {
+    for (size_t i = 0; i < OLMO2_PRESETS; i++) {
+        const OLMo2Preset *p = &olmo2_presets[i];
+        if (strcmp(p->name, name) != 0) { continue; }
+        memset(config, 0, sizeof *config);
+        config->C = p->C;
+        config->L = p->L;
+        config->NH = p->NH;
+        config->NKV = p->NKV;
+        config->HS = p->HS;
+        config->F = p->F;
+        config->V = 100352;
+        config->max_T = 4096;
+        config->rms_eps = 1e-6f;
+        config->rope_theta = 500000.0f;
+        config->init_std = 0.02f;
+        config->bos = OLMO2_NO_TOKEN;
+        config->eos = 100257;
+        config->pad = 100277;
+        return true;
+    }
+    return false;
+}
+
+// ---------------------------------------------------------------------------------------------
+// the interface of a backend
+
+typedef struct OLMo2 OLMo2;  // a model and its buffers; each backend has its own
+
+// What a model must have room for.
+typedef struct {
+    size_t B, T;   // largest batch and length of olmo2_forward; 0, 0 if it is never called
+    bool train;    // gradients, moments and the activations that the backward needs
+    size_t slots;  // sequences decoded side by side, each with a key/value cache of cache_T positions; 0 for none
+    size_t cache_T;
+} OLMo2Limits;
+
+// Bytes, by what they are for.
+typedef struct {
+    size_t weights, gradients, moments, activations, workspace, cache, total;
+} OLMo2Memory;
+
+// One AdamW update (Loshchilov & Hutter 2019, as in PyTorch). The weight decay touches the parameters whose row
+// in parameters.h says so.
+typedef struct {
+    float lr;
+    float beta1, beta2, eps;
+    float weight_decay;
+    float gradient_scale;  // every gradient is multiplied by this first: the clipping coefficient
+    int64_t t;             // 1 for the first update: the exponent of the bias corrections
+} OLMo2AdamW;
+
+// The arrays that every parameter has.
+typedef enum { OLMO2_PARAMETER, OLMO2_GRADIENT, OLMO2_MOMENT1, OLMO2_MOMENT2 } OLMo2Array;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// "CPU, fp32, 2 threads": what runs, for the first line a person sees.
+void olmo2_describe(char *text, size_t size);
+
+// The bytes that olmo2_create would allocate.
+OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits);
+
+// A model of zeros. The caller owns *m and releases it with olmo2_free. Fails when the machine has too little
+// memory, naming what was needed.
+bool olmo2_create(OLMo2 **m, const OLMo2Config *config, const OLMo2Limits *limits, Error *err);
+void olmo2_free(OLMo2 *m);
+const OLMo2Config *olmo2_config(const OLMo2 *m);
+
+// tokens (B, T), each below V: embeddings to the output of the final norm, which stays in the model.
+void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T);
+
+// The head, on the batch of the last forward. labels (B, T), OLMO2_NO_TOKEN where a position has none.
+//   lse (B, T)       logsumexp over all V logits
+//   logprobs (B, T)  log p(label) = logit[label] - lse, 0 where there is no label
+// With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2): the gradient of lm_head is accumulated
+// and that of the hidden states is left for olmo2_backward. A position without a label needs weight 0.
+void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs, float *lse);
+
+// From the final norm back to the embeddings, accumulating every other gradient. After olmo2_classify with weights.
+void olmo2_backward(OLMo2 *m);
+
+void olmo2_zero_gradients(OLMo2 *m);
+double olmo2_gradient_norm(OLMo2 *m);  // sqrt of the sum of squares over all gradients
+void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings);
+
+// Copies one parameter tensor (index as in parameters.h), its gradient or a moment, out of or into the model.
+void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values);
+void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values);
+
+// Decoding: feeds tokens[i] to sequence slots[i] at that sequence's next position, for i < n (no slot twice), and
+// returns logits (n, V) for the position after it. A sequence may grow to cache_T positions.
+void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits);
+void olmo2_decode_reset(OLMo2 *m, size_t slot);  // the slot's sequence is empty again
+
+#ifdef __cplusplus
+}
+#endif
+#endif

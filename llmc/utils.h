@@ -1,0 +1,167 @@
+// utils.h: errors, memory, files and text, for every other header of the library.
+//
+// Errors. A function that can fail returns bool, true for success, and takes an Error as its last argument.
+// On failure it has written there one message for a person: which file, flag or field, what was found, what was
+// expected, what to do. The caller passes it up with `return false`; only main() prints it and exits.
+//
+// All headers of llmc/ compile as C11 and as C++17, because train_olmo2.c and train_olmo2.cu share them.
+#ifndef LLMC_UTILS_H
+#define LLMC_UTILS_H
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+// ---------------------------------------------------------------------------------------------
+// errors
+
+typedef struct {
+    char text[4096];  // empty while nothing has failed
+} Error;
+
+// Writes the message and returns false, so that `return fail(err, "...", ...)` is the whole story.
+// The arguments may include err->text itself, to put words before an earlier message.
+__attribute__((format(printf, 2, 3))) static inline bool fail(Error *err, const char *format, ...) {
+    char text[sizeof err->text];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    memcpy(err->text, text, sizeof text);
+    return false;
+}
+
+// ---------------------------------------------------------------------------------------------
+// memory
+
+// Sets *out = a * b, or returns false when the product does not fit 64 bits.
+static inline bool multiply_sizes(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+
+// "1.50 GB" and the like, in one of four buffers used in turn, so that one printf may hold several.
+// `buffers` is the caller's: an array char[32].
+static inline const char *format_bytes(char buffer[32], size_t bytes) {
+    const char *units[] = {"bytes", "kB", "MB", "GB", "TB", "PB"};
+    double value = (double)bytes;
+    int unit = 0;
+    while (value >= 1000.0 && unit < 5) {
+        value /= 1000.0;
+        unit++;
+    }
+    snprintf(buffer, 32, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
+    return buffer;
+}
+
+// count * size zeroed bytes at a 64-byte boundary, or NULL with a message that says how much `what` needed.
+// The caller owns the memory and releases it with free().
+static inline void *allocate(size_t count, size_t size, const char *what, Error *err) {
+    size_t bytes;
+    if (!multiply_sizes(count, size, &bytes) || bytes > SIZE_MAX - 64) {
+        fail(err, "out of memory: %s needs %zu x %zu bytes, more than any address space", what, count, size);
+        return NULL;
+    }
+    bytes = (bytes / 64 + 1) * 64;
+    void *memory = aligned_alloc(64, bytes);
+    if (memory == NULL) {
+        char text[32];
+        fail(err, "out of memory: %s needs %s", what, format_bytes(text, bytes));
+        return NULL;
+    }
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+// ---------------------------------------------------------------------------------------------
+// text
+
+// A printf into fresh memory; the caller frees it. NULL only when there is no memory at all.
+__attribute__((format(printf, 1, 2))) static inline char *format_text(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(NULL, 0, format, arguments);
+    va_end(arguments);
+    char *text = length < 0 ? NULL : (char *)malloc((size_t)length + 1);
+    if (text != NULL) {
+        va_start(arguments, format);
+        vsnprintf(text, (size_t)length + 1, format, arguments);
+        va_end(arguments);
+    }
+    return text;
+}
+
+static inline bool ends_with(const char *text, const char *ending) {
+    size_t length = strlen(text), ending_length = strlen(ending);
+    return length >= ending_length && strcmp(text + length - ending_length, ending) == 0;
+}
+
+// ---------------------------------------------------------------------------------------------
+// files
+
+static inline bool path_is_directory(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+static inline bool path_is_file(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
+// A file's bytes, mapped read-only: nothing is copied until it is read.
+typedef struct {
+    const char *data;  // NULL when the file is empty
+    size_t size;       // bytes
+} MappedFile;
+
+static inline bool file_map(MappedFile *file, const char *path, Error *err) {
+    file->data = NULL;
+    file->size = 0;
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) { return fail(err, "%s: cannot be opened: %s", path, strerror(errno)); }
+    struct stat info;
+    if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
+        close(descriptor);
+        return fail(err, "%s: is not a regular file", path);
+    }
+    if (info.st_size > 0) {
+        void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        if (data == MAP_FAILED) {
+            close(descriptor);
+            return fail(err, "%s: cannot be mapped into memory: %s", path, strerror(errno));
+        }
+        file->data = (const char *)data;
+        file->size = (size_t)info.st_size;
+    }
+    close(descriptor);
+    return true;
+}
+
+static inline void file_unmap(MappedFile *file) {
+    if (file->data != NULL) { munmap((void *)file->data, file->size); }
+    file->data = NULL;
+    file->size = 0;
+}
+
+// ---------------------------------------------------------------------------------------------
+// time
+
+// Seconds on a clock that never goes back.
+static inline double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+#endif
