@@ -1,8 +1,8 @@
 // utils.h: errors, memory, files and text, for every other header of the library.
 //
 // Errors. A function that can fail returns bool, true for success, and takes an Error as its last argument.
-// On failure it has written there one message for a person: which file, flag or field, what was found, what was
-// expected, what to do. The caller passes it up with `return false`; only main() prints it and exits.
+// On failure it has written there one message for a person: which file, flag or field, what was found, what
+// was expected, what to do. The caller passes it up with `return false`; only main() prints it and exits.
 //
 // All headers of llmc/ compile as C11 and as C++17, because train_olmo2.c and train_olmo2.cu share them.
 #ifndef LLMC_UTILS_H
@@ -48,10 +48,11 @@ __attribute__((format(printf, 2, 3))) static inline bool fail(Error *err, const 
 // memory
 
 // Sets *out = a * b, or returns false when the product does not fit 64 bits.
-static inline bool multiply_sizes(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool multiply_sizes(size_t a, size_t b, size_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
 
-// "1.50 GB" and the like, in one of four buffers used in turn, so that one printf may hold several.
-// `buffers` is the caller's: an array char[32].
+// "1.50 GB" and the like, written into the caller's buffer and returned.
 static inline const char *format_bytes(char buffer[32], size_t bytes) {
     const char *units[] = {"bytes", "kB", "MB", "GB", "TB", "PB"};
     double value = (double)bytes;
@@ -81,6 +82,19 @@ static inline void *allocate(size_t count, size_t size, const char *what, Error 
     }
     memset(memory, 0, bytes);
     return memory;
+}
+
+// Whether the machine has `bytes` of memory at all. Asking first matters where the system promises more than
+// it has and ends the program when it is used.
+static inline bool memory_suffices(size_t bytes, Error *err) {
+    long pages = sysconf(_SC_PHYS_PAGES), page_size = sysconf(_SC_PAGE_SIZE);
+    size_t machine = pages > 0 && page_size > 0 ? (size_t)pages * (size_t)page_size : SIZE_MAX;
+    if (bytes <= machine) { return true; }
+    char needed[32], found[32];
+    return fail(err,
+                "out of memory: the model and its buffers need %s, this machine has %s\n"
+                "       A smaller --micro-batch-size, --seq-len or --config needs less.",
+                format_bytes(needed, bytes), format_bytes(found, machine));
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -1,0 +1,1054 @@
+// train_olmo2.c: OLMo 2 on the CPU, in fp32: every layer forward and backward, AdamW, the model, decoding.
+//
+// Read it from top to bottom. First the layers, each forward with its backward right after it, then the
+// model, which is a list of calls of them. train_olmo2.cu holds the same functions in the same order for a
+// GPU.
+//
+// Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads, HS head
+// size,
+//           F feed-forward hidden size, V vocabulary rows; N = B * T tokens where a layer takes each by
+//           itself. All arrays are row-major: (B, T, C) means that C runs fastest.
+// Gradients dx is the gradient of the objective by x. Those of parameters accumulate (+=), those of
+// activations
+//           are assigned (=), and the residual stream, which several branches read, accumulates (+=).
+// Threads   Each output is summed by one thread in a fixed order, so any number of threads gives the same
+// bits.
+
+#include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
+#include "llmc/parameters.h"  // the table of parameters: names, shapes, places
+#include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+static int thread_count(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+static int thread_number(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------
+// Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so a plain loop would wait
+// for every addition: these keep LANES partial results side by side, in an order that the source fixes.
+
+enum { LANES = 16 };
+
+static float sum_of_lanes(const float *lanes) {
+    float sum = 0.0f;
+    for (size_t j = 0; j < LANES; j++) { sum += lanes[j]; }
+    return sum;
+}
+
+static float dot(const float *a, const float *b, size_t n) {
+    float lanes[LANES] = {0.0f};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t j = 0; j < LANES; j++) { lanes[j] += a[i + j] * b[i + j]; }
+    }
+    for (; i < n; i++) { lanes[i % LANES] += a[i] * b[i]; }
+    return sum_of_lanes(lanes);
+}
+
+static float maximum(const float *x, size_t n) {
+    float lanes[LANES];
+    for (size_t j = 0; j < LANES; j++) { lanes[j] = -INFINITY; }
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t j = 0; j < LANES; j++) { lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j]; }
+    }
+    for (; i < n; i++) { lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0]; }
+    for (size_t j = 1; j < LANES; j++) { lanes[0] = lanes[j] > lanes[0] ? lanes[j] : lanes[0]; }
+    return lanes[0];
+}
+
+// e^x without a branch or a call, so that loops over it become vector code. With n = round(x / ln 2) and
+// r = x - n ln 2 in [-0.347, 0.347], e^x = 2^n e^r, and e^r is its Taylor polynomial of degree 7 (the next
+// term is below 6e-9). x is held within [-87, 88], where 2^n is a normal number; NaN stays NaN. The relative
+// error is below 2e-7 (dev/test/test_layers.c).
+static inline float exponential(float x) {
+    if (sizeof(float) == sizeof(double)) { return (float)exp((double)x); }  // the finite-difference tests
+    const float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float shifted = x * 1.44269504f + round;
+    float n = shifted - round;
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact times n
+    float p = 1.0f / 5040.0f;
+    p = p * r + 1.0f / 720.0f;
+    p = p * r + 1.0f / 120.0f;
+    p = p * r + 1.0f / 24.0f;
+    p = p * r + 1.0f / 6.0f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3f800000u;  // n moved into the exponent: the bits of 2^n
+    float power = 0.0f;
+    memcpy(&power, &bits, sizeof bits);
+    return p * power;
+}
+
+// y_j = e^(x_j - shift), y may be x; returns the sum of y
+static float exponentials(float *y, const float *x, float shift, size_t n) {
+    float lanes[LANES] = {0.0f};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t j = 0; j < LANES; j++) {
+            y[i + j] = exponential(x[i + j] - shift);
+            lanes[j] += y[i + j];
+        }
+    }
+    for (; i < n; i++) {
+        y[i] = exponential(x[i] - shift);
+        lanes[i % LANES] += y[i];
+    }
+    return sum_of_lanes(lanes);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Embedding: x_t = E[token_t]. No scaling, no position table.
+
+// table (V, C), tokens (N) -> x (N, C)
+static void embedding_forward(float *x, const float *table, const uint32_t *tokens, size_t N, size_t C) {
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) { memcpy(x + n * C, table + tokens[n] * C, C * sizeof(float)); }
+}
+
+// dx (N, C) -> dtable (V, C) accumulated: a row receives the gradient of every position that holds its token.
+// Tokens repeat, so threads share the channels, not the tokens.
+static void embedding_backward(float *dtable, const float *dx, const uint32_t *tokens, size_t N, size_t C) {
+#pragma omp parallel for
+    for (size_t c0 = 0; c0 < C; c0 += LANES) {
+        size_t c1 = c0 + LANES < C ? c0 + LANES : C;
+        for (size_t n = 0; n < N; n++) {
+            for (size_t c = c0; c < c1; c++) { dtable[tokens[n] * C + c] += dx[n * C + c]; }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// RMSNorm: y = w * x / rms(x), rms(x) = sqrt(mean_c(x_c^2) + eps), each row of C channels by itself
+
+// x (N, C), w (C) -> y (N, C), rstd (N) = 1 / rms(x), kept for the backward
+static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, size_t N, size_t C,
+                            float eps) {
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) {
+        const float *x_n = x + n * C;
+        float s = 1.0f / sqrtf(dot(x_n, x_n, C) / (float)C + eps);
+        for (size_t c = 0; c < C; c++) { y[n * C + c] = w[c] * (x_n[c] * s); }
+        rstd[n] = s;
+    }
+}
+
+// dy (N, C) -> dx (N, C) assigned, dw (C) accumulated. dx may be dy.
+// With s = rstd and u = x s:  y_c = w_c u_c.  Since s = (mean(x^2) + eps)^(-1/2), ds/dx_c = -s^3 x_c / C, and
+//   dx_c = sum_k w_k dy_k (s [k=c] + x_k ds/dx_c) = s (w_c dy_c - u_c mean_k(w_k dy_k u_k))
+//   dw_c = sum_n dy_c u_c
+static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float *x, const float *w,
+                             const float *rstd, size_t N, size_t C) {
+#pragma omp parallel for
+    for (size_t c0 = 0; c0 < C; c0 += LANES) {
+        size_t c1 = c0 + LANES < C ? c0 + LANES : C;
+        for (size_t n = 0; n < N; n++) {
+            for (size_t c = c0; c < c1; c++) { dw[c] += dy[n * C + c] * (x[n * C + c] * rstd[n]); }
+        }
+    }
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) {
+        const float *x_n = x + n * C, s = rstd[n];
+        float *dx_n = dx + n * C;
+        for (size_t c = 0; c < C; c++) { dx_n[c] = w[c] * dy[n * C + c]; }
+        const float mean = dot(dx_n, x_n, C) * s / (float)C;
+        for (size_t c = 0; c < C; c++) { dx_n[c] = s * (dx_n[c] - x_n[c] * s * mean); }
+    }
+}
+
+// The end of a branch: h = x + rmsnorm(o), OLMo 2's norm on the branch output (arXiv 2501.00656,
+// section 3.1). x, o (N, C), w (C) -> h (N, C), rstd (N). Without w (the pre-norm study), h = x + o.
+static void rmsnorm_residual_forward(float *h, float *rstd, const float *x, const float *o, const float *w,
+                                     size_t N, size_t C, float eps) {
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) {
+        const float *x_n = x + n * C, *o_n = o + n * C;
+        if (w == NULL) {
+            for (size_t c = 0; c < C; c++) { h[n * C + c] = x_n[c] + o_n[c]; }
+            continue;
+        }
+        float s = 1.0f / sqrtf(dot(o_n, o_n, C) / (float)C + eps);
+        for (size_t c = 0; c < C; c++) { h[n * C + c] = x_n[c] + w[c] * (o_n[c] * s); }
+        rstd[n] = s;
+    }
+}
+
+// dh (N, C) -> do (N, C) assigned, dw (C) accumulated. The other summand has dx = dh: the residual stream's
+// gradient is left where it is.
+static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, const float *o, const float *w,
+                                      const float *rstd, size_t N, size_t C) {
+    if (w == NULL) {
+        memcpy(d_o, dh, N * C * sizeof(float));
+    } else {
+        rmsnorm_backward(d_o, dw, dh, o, w, rstd, N, C);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Matrix product: y = x W^T, with I inputs and O outputs; no biases anywhere in OLMo 2
+
+// x (N, I), w (O, I) -> y (N, O)
+static void matmul_forward(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
+    gemm(y, O, (Matrix){x, I, 1}, (Matrix){w, 1, I}, N, O, I, false);
+}
+
+// dy (N, O) -> dx (N, I) accumulated or assigned, dw (O, I) accumulated.
+// y_no = sum_i x_ni w_oi, so dx_ni = sum_o dy_no w_oi (dx = dy W) and dw_oi = sum_n dy_no x_ni (dW = dy^T x).
+static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, const float *w, size_t N,
+                            size_t I, size_t O, bool accumulate_dx) {
+    gemm(dx, I, (Matrix){dy, O, 1}, (Matrix){w, I, 1}, N, I, O, accumulate_dx);
+    gemm(dw, I, (Matrix){dy, 1, O}, (Matrix){x, I, 1}, O, I, N, true);
+}
+
+// ---------------------------------------------------------------------------------------------
+// QK-norm and RoPE. The whole projected row, all heads together, is normalised first (one rms per token);
+// then each head is rotated: channel i and channel i + HS/2 are a point of the plane, turned by the angle t
+// theta_i, theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
+
+// rope (T, HS): cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is a product in fp32, as in
+// PyTorch: an exact angle would differ from the one that OLMo 2 was trained with.
+static void rope_table(float *rope, size_t T, size_t HS, float theta) {
+    for (size_t t = 0; t < T; t++) {
+        for (size_t i = 0; i < HS / 2; i++) {
+            float frequency = 1.0f / powf(theta, (float)(2 * i) / (float)HS);
+            float angle = (float)t * frequency;
+            rope[t * HS + i] = cosf(angle);
+            rope[t * HS + i + HS / 2] = sinf(angle);
+        }
+    }
+}
+
+// x (B, T, NH, HS), w (NH*HS), rope (T, HS) -> y (B, T, NH, HS), rstd (B, T):  y = R_t (w * x / rms(x)),
+// where
+//   R_t (a, b) = (a cos - b sin, b cos + a sin) for each pair (a, b).
+// Without w (the study without QK-norm), y = R_t x.
+static void qknorm_rope_forward(float *y, float *rstd, const float *x, const float *w, const float *rope,
+                                size_t B, size_t T, size_t NH, size_t HS, float eps) {
+    const size_t C = NH * HS, half = HS / 2;
+    if (w == NULL) {
+        memcpy(y, x, B * T * C * sizeof(float));
+    } else {
+        rmsnorm_forward(y, rstd, x, w, B * T, C, eps);
+    }
+#pragma omp parallel for
+    for (size_t n = 0; n < B * T; n++) {
+        const float *cosine = rope + n % T * HS, *sine = cosine + half;
+        for (float *head = y + n * C; head < y + (n + 1) * C; head += HS) {
+            for (size_t i = 0; i < half; i++) {
+                float a = head[i], b = head[i + half];
+                head[i] = a * cosine[i] - b * sine[i];
+                head[i + half] = b * cosine[i] + a * sine[i];
+            }
+        }
+    }
+}
+
+// dy (B, T, NH, HS) -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated. dy is turned back in place: a
+// rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a sin).
+// What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
+static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
+                                 const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
+                                 size_t HS) {
+    const size_t C = NH * HS, half = HS / 2;
+#pragma omp parallel for
+    for (size_t n = 0; n < B * T; n++) {
+        const float *cosine = rope + n % T * HS, *sine = cosine + half;
+        for (float *head = dy + n * C; head < dy + (n + 1) * C; head += HS) {
+            for (size_t i = 0; i < half; i++) {
+                float a = head[i], b = head[i + half];
+                head[i] = a * cosine[i] + b * sine[i];
+                head[i + half] = b * cosine[i] - a * sine[i];
+            }
+        }
+    }
+    if (w == NULL) {
+        memcpy(dx, dy, B * T * C * sizeof(float));
+    } else {
+        rmsnorm_backward(dx, dw, dy, x, w, rstd, B * T, C);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Causal attention with grouped queries: query head h reads key/value head h / (NH / NKV).
+//   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_i = softmax_j(s_ij),  o_i = sum_j p_ij v_j
+// A tile of QUERIES rows of s and p exists at a time, never the T x T matrix.
+
+enum { QUERIES = 64 };
+
+// Floats that each thread needs for its tiles: s, and in the backward dp beside it.
+static size_t attention_tile_size(size_t T) { return 2 * QUERIES * T; }
+
+// q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T) = log sum_j e^(s_ij), kept
+// for the backward. tiles (threads, attention_tile_size(T)) is working space.
+static void attention_forward(float *o, float *lse, const float *q, const float *k, const float *v,
+                              float *tiles, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+    const size_t Q = NH * HS, KV = NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+#pragma omp parallel for collapse(3) schedule(dynamic)
+    for (size_t b = 0; b < B; b++) {
+        for (size_t h = 0; h < NH; h++) {
+            for (size_t i0 = 0; i0 < T; i0 += QUERIES) {
+                const size_t rows = T - i0 < QUERIES ? T - i0 : QUERIES, keys = i0 + rows;
+                const size_t query = (b * T + i0) * Q + h * HS, key = b * T * KV + h / (NH / NKV) * HS;
+                float *s = tiles + (size_t)thread_number() * attention_tile_size(T);
+                gemm_serial(s, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
+                            false);
+                for (size_t r = 0; r < rows; r++) {
+                    float *s_i = s + r * keys;
+                    const size_t visible = i0 + r + 1;
+                    for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }
+                    float max = maximum(s_i, visible);
+                    float sum = exponentials(s_i, s_i, max, visible);
+                    for (size_t j = 0; j < visible; j++) { s_i[j] /= sum; }
+                    for (size_t j = visible; j < keys; j++) { s_i[j] = 0.0f; }
+                    lse[(b * NH + h) * T + i0 + r] = max + logf(sum);
+                }
+                gemm_serial(o + query, Q, (Matrix){s, keys, 1}, (Matrix){v + key, KV, 1}, rows, HS, keys,
+                            false);
+            }
+        }
+    }
+}
+
+// do (B, T, NH, HS) -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS), all assigned.
+//   o_i = sum_j p_ij v_j          =>  dv_j = sum_i p_ij do_i,  dp_ij = do_i . v_j
+//   p_i = softmax(s_i)            =>  ds_ij = p_ij (dp_ij - sum_m p_im dp_im), and the sum over m is do_i .
+//   o_i s_ij = q_i . k_j / sqrt(HS)   =>  dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i /
+//   sqrt(HS)
+// p is computed again, as e^(s - lse). One thread takes a key/value head with all query heads that read it,
+// since their gradients add up in dk and dv.
+static void attention_backward(float *dq, float *dk, float *dv, const float *d_o, const float *q,
+                               const float *k, const float *v, const float *o, const float *lse, float *tiles,
+                               size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+    const size_t Q = NH * HS, KV = NKV * HS, group = NH / NKV;
+    const float scale = 1.0f / sqrtf((float)HS);
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (size_t b = 0; b < B; b++) {
+        for (size_t g = 0; g < NKV; g++) {
+            const size_t key = b * T * KV + g * HS;
+            for (size_t t = 0; t < T; t++) {
+                memset(dk + key + t * KV, 0, HS * sizeof(float));
+                memset(dv + key + t * KV, 0, HS * sizeof(float));
+            }
+            for (size_t h = g * group; h < (g + 1) * group; h++) {
+                for (size_t i0 = 0; i0 < T; i0 += QUERIES) {
+                    const size_t rows = T - i0 < QUERIES ? T - i0 : QUERIES, keys = i0 + rows;
+                    const size_t query = (b * T + i0) * Q + h * HS;
+                    float *p = tiles + (size_t)thread_number() * attention_tile_size(T),
+                          *ds = p + QUERIES * T;
+                    gemm_serial(p, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
+                                false);
+                    gemm_serial(ds, keys, (Matrix){d_o + query, Q, 1}, (Matrix){v + key, 1, KV}, rows, keys,
+                                HS, false);
+                    for (size_t r = 0; r < rows; r++) {
+                        float *p_i = p + r * keys, *ds_i = ds + r * keys;
+                        const size_t visible = i0 + r + 1;
+                        const float lse_i = lse[(b * NH + h) * T + i0 + r];
+                        const float mean = dot(d_o + query + r * Q, o + query + r * Q, HS);
+                        for (size_t j = 0; j < visible; j++) {
+                            p_i[j] = exponential(p_i[j] * scale - lse_i);
+                            ds_i[j] = p_i[j] * (ds_i[j] - mean) * scale;
+                        }
+                        for (size_t j = visible; j < keys; j++) { p_i[j] = ds_i[j] = 0.0f; }
+                    }
+                    gemm_serial(dq + query, Q, (Matrix){ds, keys, 1}, (Matrix){k + key, KV, 1}, rows, HS,
+                                keys, false);
+                    gemm_serial(dk + key, KV, (Matrix){ds, 1, keys}, (Matrix){q + query, Q, 1}, keys, HS,
+                                rows, true);
+                    gemm_serial(dv + key, KV, (Matrix){p, 1, keys}, (Matrix){d_o + query, Q, 1}, keys, HS,
+                                rows, true);
+                }
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z)
+
+// gate, up (N, F) -> a (N, F)
+static void swiglu_forward(float *a, const float *gate, const float *up, size_t N, size_t F) {
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) {
+        for (size_t i = n * F; i < (n + 1) * F; i++) {
+            a[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+        }
+    }
+}
+
+// da (N, F) -> dgate, dup (N, F) assigned.
+// With sigma = sigmoid(gate), dsilu/dgate = sigma + gate sigma (1 - sigma), since sigma' = sigma (1 - sigma).
+static void swiglu_backward(float *dgate, float *dup, const float *da, const float *gate, const float *up,
+                            size_t N, size_t F) {
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) {
+        for (size_t i = n * F; i < (n + 1) * F; i++) {
+            float sigma = 1.0f / (1.0f + exponential(-gate[i]));
+            dup[i] = da[i] * gate[i] * sigma;
+            dgate[i] = da[i] * up[i] * sigma * (1.0f + gate[i] * (1.0f - sigma));
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Classifier: cross-entropy and z-loss of rows of logits,
+//   lse = log sum_j e^(logit_j),  log p(y) = logit_y - lse,  objective = sum_n w_n (-log p(y_n) + z lse_n^2)
+// All V columns take part, those that pad the vocabulary included, as in OLMo 2's training.
+
+// logits (N, V), labels (N) -> logprobs, lse (N). A row without a label has logprob 0.
+static void classifier_forward(float *logprobs, float *lse, const float *logits, const uint32_t *labels,
+                               size_t N, size_t V) {
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) {
+        const float *row = logits + n * V;
+        float max = maximum(row, V), sum = 0.0f, block[256];
+        for (size_t j = 0; j < V; j += 256) {
+            sum += exponentials(block, row + j, max, V - j < 256 ? V - j : 256);
+        }
+        lse[n] = max + logf(sum);
+        logprobs[n] = labels[n] == OLMO2_NO_TOKEN ? 0.0f : row[labels[n]] - lse[n];
+    }
+}
+
+// logits (N, V) become dlogits, in place. Since dlse/dlogit_j = p_j = e^(logit_j - lse),
+//   dlogit_j = w (p_j - [j = y] + 2 z lse p_j) = w (p_j (1 + 2 z lse) - [j = y])
+static void classifier_backward(float *logits, const float *lse, const uint32_t *labels, const float *weights,
+                                float z, size_t N, size_t V) {
+#pragma omp parallel for
+    for (size_t n = 0; n < N; n++) {
+        float *row = logits + n * V;
+        const float factor = weights[n] * (1.0f + 2.0f * z * lse[n]);
+        for (size_t j = 0; j < V; j++) { row[j] = factor * exponential(row[j] - lse[n]); }
+        if (labels[n] != OLMO2_NO_TOKEN) { row[labels[n]] -= weights[n]; }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// AdamW (Loshchilov & Hutter 2019), with the order of operations of PyTorch
+
+// One tensor. g gradient, m and v the moving averages of g and g^2, t the number of this update from 1:
+//   p = (1 - lr wd) p,  m = m + (1 - beta1) (g - m),  v = beta2 v + (1 - beta2) g^2
+//   p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+static void adamw_update(float *p, float *m, float *v, const float *g, size_t size, const OLMo2AdamW *s,
+                         float weight_decay) {
+    const float correction1 = (float)(1.0 - pow((double)s->beta1, (double)s->t));
+    const float correction2 = (float)sqrt(1.0 - pow((double)s->beta2, (double)s->t));
+    const float keep = 1.0f - s->lr * weight_decay, step = s->lr / correction1;
+#pragma omp parallel for
+    for (size_t i = 0; i < size; i++) {
+        float g_i = g[i] * s->gradient_scale;
+        m[i] += (1.0f - s->beta1) * (g_i - m[i]);
+        v[i] = s->beta2 * v[i] + (1.0f - s->beta2) * g_i * g_i;
+        p[i] = keep * p[i] - step * m[i] / (sqrtf(v[i]) / correction2 + s->eps);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The model: its arrays
+
+// One layer's parameters (or their gradients), pointing into an array that holds all.
+typedef struct {
+    float *wq;                // (NH*HS, C)
+    float *wk, *wv;           // (NKV*HS, C)
+    float *wo;                // (C, NH*HS)
+    float *q_norm;            // (NH*HS)
+    float *k_norm;            // (NKV*HS)
+    float *attention_norm;    // (C)
+    float *w_gate, *w_up;     // (F, C)
+    float *w_down;            // (C, F)
+    float *feedforward_norm;  // (C)
+} LayerParameters;
+
+static LayerParameters layer_parameters(float *array, const OLMo2Config *c, size_t l) {
+    return (LayerParameters){
+        .wq = array + parameter_offset(c, WQ, l),
+        .wk = array + parameter_offset(c, WK, l),
+        .wv = array + parameter_offset(c, WV, l),
+        .wo = array + parameter_offset(c, WO, l),
+        .q_norm = array + parameter_offset(c, Q_NORM, l),
+        .k_norm = array + parameter_offset(c, K_NORM, l),
+        .attention_norm = array + parameter_offset(c, ATTENTION_NORM, l),
+        .w_gate = array + parameter_offset(c, W_GATE, l),
+        .w_up = array + parameter_offset(c, W_UP, l),
+        .w_down = array + parameter_offset(c, W_DOWN, l),
+        .feedforward_norm = array + parameter_offset(c, FEEDFORWARD_NORM, l),
+    };
+}
+
+// What the forward leaves for the backward. With a backward each layer has its own slice; without one all
+// layers use the same.
+typedef struct {
+    float *x;      // (L+1, B, T, C)  residual stream: the input of each layer, and the last one's output
+    float *q_raw;  // (L, B, T, NH*HS)   projections, before norm and rotation
+    float *k_raw;  // (L, B, T, NKV*HS)
+    float *v;      // (L, B, T, NKV*HS)
+    float *q_rstd, *k_rstd;   // (L, B, T)
+    float *attention;         // (L, B, T, NH*HS)   heads, side by side
+    float *lse;               // (L, B, NH, T)
+    float *o;                 // (L, B, T, C)       the attention branch before its norm
+    float *attention_rstd;    // (L, B, T)
+    float *h;                 // (L, B, T, C)       residual stream between the branches
+    float *gate, *up;         // (L, B, T, F)
+    float *down;              // (L, B, T, C)       the feed-forward branch before its norm
+    float *feedforward_rstd;  // (L, B, T)
+    float *hidden;            // (B, T, C)          the final norm's output
+    float *hidden_rstd;       // (B, T)
+} Activations;
+
+// Used within one layer and forgotten; the backward computes q, k and act again.
+typedef struct {
+    float *q, *k;       // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
+    float *act;         // (B, T, F)       silu(gate) * up
+    float *normed;      // (B, T, C)       a branch's input in the pre-norm study
+    float *tiles;       // (threads, attention_tile_size(T))
+    float *logits;      // (classifier rows, V)
+    float *dx;          // (B, T, C)       gradient of the residual stream
+    float *dhidden;     // (B, T, C)
+    float *dbranch;     // (B, T, C)       gradient of a branch's output, before its norm
+    float *dnormed;     // (B, T, C)       of a branch's input in the pre-norm study
+    float *dattention;  // (B, T, NH*HS)
+    float *dq, *dk;     // (B, T, NH*HS), (B, T, NKV*HS)
+    float *dq_raw, *dk_raw;
+    float *dv;                  // (B, T, NKV*HS)
+    float *dact, *dgate, *dup;  // (B, T, F)
+} Workspace;
+
+// Decoding: the keys and values of every slot's past, and one row of each activation a slot.
+typedef struct {
+    float *keys, *values;              // (slots, L, cache_T, NKV*HS)
+    float *scores;                     // (slots, NH, cache_T)
+    float *x, *o, *h, *down, *normed;  // (slots, C)
+    float *q_raw, *q, *attention;      // (slots, NH*HS)
+    float *k_raw, *k, *v;              // (slots, NKV*HS)
+    float *gate, *up, *act;            // (slots, F)
+    float *rstd;                       // (slots)
+} Decoder;
+
+struct OLMo2 {
+    OLMo2Config config;
+    OLMo2Limits limits;
+    float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
+    float *buffer;                                   // activations, workspace and decoder, in one allocation
+    Activations activations;
+    Workspace workspace;
+    Decoder decoder;
+    float *rope;        // (max(T, cache_T), HS)
+    uint32_t *tokens;   // (B, T) of the last forward
+    size_t *positions;  // (slots): the next position of each slot's sequence
+    size_t B, T;        // of the last forward
+};
+
+// Hands out consecutive pieces of one allocation. Without a base it only counts: the plan and the allocation
+// are the same walk.
+typedef struct {
+    float *base;
+    size_t used;  // floats
+} Arena;
+
+static float *take(Arena *arena, size_t count) {
+    float *piece = arena->base == NULL ? NULL : arena->base + arena->used;
+    arena->used += parameter_padded(count);
+    return piece;
+}
+
+// Rows of logits that exist at a time: 256, or fewer where they would take more than 64 MB.
+static size_t classifier_rows(const OLMo2Config *c, const OLMo2Limits *limits) {
+    size_t rows = (64u << 20) / sizeof(float) / c->V;
+    rows = rows < 16 ? 16 : rows > 256 ? 256 : rows;
+    return rows < limits->B * limits->T ? rows : limits->B * limits->T;
+}
+
+static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c,
+                                const OLMo2Limits *limits) {
+    const size_t N = limits->B * limits->T, L = limits->train ? c->L : 1, Q = c->NH * c->HS,
+                 KV = c->NKV * c->HS;
+    a->x = take(arena, (limits->train ? L + 1 : 1) * N * c->C);
+    a->q_raw = take(arena, L * N * Q);
+    a->k_raw = take(arena, L * N * KV);
+    a->v = take(arena, L * N * KV);
+    a->q_rstd = take(arena, L * N);
+    a->k_rstd = take(arena, L * N);
+    a->attention = take(arena, L * N * Q);
+    a->lse = take(arena, L * N * c->NH);
+    a->o = take(arena, L * N * c->C);
+    a->attention_rstd = take(arena, L * N);
+    a->h = take(arena, L * N * c->C);
+    a->gate = take(arena, L * N * c->F);
+    a->up = take(arena, L * N * c->F);
+    a->down = take(arena, L * N * c->C);
+    a->feedforward_rstd = take(arena, L * N);
+    a->hidden = take(arena, N * c->C);
+    a->hidden_rstd = take(arena, N);
+}
+
+static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits) {
+    const size_t N = limits->B * limits->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    w->q = take(arena, N * Q);
+    w->k = take(arena, N * KV);
+    w->act = take(arena, N * c->F);
+    w->normed = take(arena, c->pre_norm ? N * c->C : 0);
+    w->tiles = take(arena, N == 0 ? 0 : (size_t)thread_count() * attention_tile_size(limits->T));
+    w->logits = take(arena, classifier_rows(c, limits) * c->V);
+    if (!limits->train) { return; }
+    w->dx = take(arena, N * c->C);
+    w->dhidden = take(arena, N * c->C);
+    w->dbranch = take(arena, N * c->C);
+    w->dnormed = take(arena, c->pre_norm ? N * c->C : 0);
+    w->dattention = take(arena, N * Q);
+    w->dq = take(arena, N * Q);
+    w->dk = take(arena, N * KV);
+    w->dq_raw = take(arena, N * Q);
+    w->dk_raw = take(arena, N * KV);
+    w->dv = take(arena, N * KV);
+    w->dact = take(arena, N * c->F);
+    w->dgate = take(arena, N * c->F);
+    w->dup = take(arena, N * c->F);
+}
+
+static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits) {
+    const size_t S = limits->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    d->keys = take(arena, S * c->L * limits->cache_T * KV);
+    d->values = take(arena, S * c->L * limits->cache_T * KV);
+    d->scores = take(arena, S * c->NH * limits->cache_T);
+    d->x = take(arena, S * c->C);
+    d->o = take(arena, S * c->C);
+    d->h = take(arena, S * c->C);
+    d->down = take(arena, S * c->C);
+    d->normed = take(arena, S * c->C);
+    d->q_raw = take(arena, S * Q);
+    d->q = take(arena, S * Q);
+    d->attention = take(arena, S * Q);
+    d->k_raw = take(arena, S * KV);
+    d->k = take(arena, S * KV);
+    d->v = take(arena, S * KV);
+    d->gate = take(arena, S * c->F);
+    d->up = take(arena, S * c->F);
+    d->act = take(arena, S * c->F);
+    d->rstd = take(arena, S);
+}
+
+static size_t rope_rows(const OLMo2Limits *limits) {
+    return limits->T > limits->cache_T ? limits->T : limits->cache_T;
+}
+
+// Points the model's structs into the buffer, or only counts when there is none yet.
+static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
+    const OLMo2Config *c = &m->config;
+    const size_t parameters = parameter_array_size(c) * sizeof(float);
+    Arena arena = {buffer, 0};
+    lay_out_activations(&m->activations, &arena, c, &m->limits);
+    const size_t activations = arena.used;
+    lay_out_workspace(&m->workspace, &arena, c, &m->limits);
+    m->rope = take(&arena, rope_rows(&m->limits) * c->HS);
+    const size_t workspace = arena.used - activations;
+    lay_out_decoder(&m->decoder, &arena, c, &m->limits);
+    OLMo2Memory memory = {
+        .weights = parameters,
+        .gradients = m->limits.train ? parameters : 0,
+        .moments = m->limits.train ? 2 * parameters : 0,
+        .activations = activations * sizeof(float),
+        .workspace = workspace * sizeof(float),
+        .cache = (arena.used - activations - workspace) * sizeof(float),
+    };
+    memory.total = parameters + memory.gradients + memory.moments + arena.used * sizeof(float);
+    return memory;
+}
+
+OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
+    OLMo2 m = {.config = *config, .limits = *limits};
+    return lay_out(&m, NULL);
+}
+
+void olmo2_describe(char *text, size_t size) {
+    int threads = thread_count();
+    snprintf(text, size, "CPU, fp32, %d thread%s", threads, threads == 1 ? "" : "s");
+}
+
+static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
+    const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
+    m->weights = (float *)allocate(parameters, floats, "the weights", err);
+    if (m->weights == NULL) { return false; }
+    if (m->limits.train) {
+        m->gradients = (float *)allocate(parameters, floats, "the gradients", err);
+        m->moment1 = (float *)allocate(parameters, floats, "AdamW's first moments", err);
+        m->moment2 = (float *)allocate(parameters, floats, "AdamW's second moments", err);
+        if (m->gradients == NULL || m->moment1 == NULL || m->moment2 == NULL) { return false; }
+    }
+    m->tokens =
+        (uint32_t *)allocate(m->limits.B * m->limits.T, sizeof(uint32_t), "the tokens of a batch", err);
+    m->positions = (size_t *)allocate(m->limits.slots, sizeof(size_t), "the positions of the slots", err);
+    if (m->tokens == NULL || m->positions == NULL) { return false; }
+    size_t buffer = memory->activations + memory->workspace + memory->cache;
+    m->buffer = (float *)allocate(buffer, 1,
+                                  "activations, workspace and cache (a smaller micro-batch or a "
+                                  "shorter sequence needs less)",
+                                  err);
+    return m->buffer != NULL && gemm_prepare(err);
+}
+
+bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
+    *out = NULL;
+    OLMo2Memory memory = olmo2_memory(config, limits);
+    if (!memory_suffices(memory.total, err)) { return false; }
+    OLMo2 *m = (OLMo2 *)allocate(1, sizeof *m, "the model", err);
+    if (m == NULL) { return false; }
+    m->config = *config;
+    m->limits = *limits;
+    if (!allocate_model(m, &memory, err)) {
+        olmo2_free(m);
+        return false;
+    }
+    lay_out(m, m->buffer);
+    rope_table(m->rope, rope_rows(limits), config->HS, config->rope_theta);
+    *out = m;
+    return true;
+}
+
+void olmo2_free(OLMo2 *m) {
+    if (m == NULL) { return; }
+    free(m->weights);
+    free(m->gradients);
+    free(m->moment1);
+    free(m->moment2);
+    free(m->tokens);
+    free(m->positions);
+    free(m->buffer);
+    free(m);
+}
+
+const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
+
+// ---------------------------------------------------------------------------------------------
+// The model: forward, head, backward
+
+// Layer l's slice of the activations of the last forward.
+static Activations layer_activations(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const Activations *a = &m->activations;
+    const size_t N = m->B * m->T, n = m->limits.train ? l * N : 0, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    return (Activations){
+        .x = a->x + n * c->C,
+        .q_raw = a->q_raw + n * Q,
+        .k_raw = a->k_raw + n * KV,
+        .v = a->v + n * KV,
+        .q_rstd = a->q_rstd + n,
+        .k_rstd = a->k_rstd + n,
+        .attention = a->attention + n * Q,
+        .lse = a->lse + n * c->NH,
+        .o = a->o + n * c->C,
+        .attention_rstd = a->attention_rstd + n,
+        .h = a->h + n * c->C,
+        .gate = a->gate + n * c->F,
+        .up = a->up + n * c->F,
+        .down = a->down + n * c->C,
+        .feedforward_rstd = a->feedforward_rstd + n,
+    };
+}
+
+void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
+    const OLMo2Config *c = &m->config;
+    const size_t N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
+                 KV = NKV * HS;
+    const float eps = c->rms_eps;
+    const Activations *a = &m->activations;
+    const Workspace *s = &m->workspace;
+    m->B = B;
+    m->T = T;
+    memcpy(m->tokens, tokens, N * sizeof *tokens);
+
+    embedding_forward(a->x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, N, C);
+    for (size_t l = 0; l < c->L; l++) {
+        const LayerParameters w = layer_parameters(m->weights, c, l);
+        const Activations a_l = layer_activations(m, l);
+        float *x_next = layer_activations(m, l + 1).x;
+
+        // attention branch: h = x + rmsnorm(attention(x))
+        const float *in = a_l.x;
+        if (c->pre_norm) {
+            rmsnorm_forward(s->normed, a_l.attention_rstd, a_l.x, w.attention_norm, N, C, eps);
+            in = s->normed;
+        }
+        matmul_forward(a_l.q_raw, in, w.wq, N, C, Q);
+        matmul_forward(a_l.k_raw, in, w.wk, N, C, KV);
+        matmul_forward(a_l.v, in, w.wv, N, C, KV);
+        qknorm_rope_forward(s->q, a_l.q_rstd, a_l.q_raw, c->no_qk_norm ? NULL : w.q_norm, m->rope, B, T, NH,
+                            HS, eps);
+        qknorm_rope_forward(s->k, a_l.k_rstd, a_l.k_raw, c->no_qk_norm ? NULL : w.k_norm, m->rope, B, T, NKV,
+                            HS, eps);
+        attention_forward(a_l.attention, a_l.lse, s->q, s->k, a_l.v, s->tiles, B, T, NH, NKV, HS);
+        matmul_forward(a_l.o, a_l.attention, w.wo, N, Q, C);
+        rmsnorm_residual_forward(a_l.h, a_l.attention_rstd, a_l.x, a_l.o,
+                                 c->pre_norm ? NULL : w.attention_norm, N, C, eps);
+
+        // feed-forward branch: x' = h + rmsnorm(W_down (silu(W_gate h) * W_up h))
+        in = a_l.h;
+        if (c->pre_norm) {
+            rmsnorm_forward(s->normed, a_l.feedforward_rstd, a_l.h, w.feedforward_norm, N, C, eps);
+            in = s->normed;
+        }
+        matmul_forward(a_l.gate, in, w.w_gate, N, C, F);
+        matmul_forward(a_l.up, in, w.w_up, N, C, F);
+        swiglu_forward(s->act, a_l.gate, a_l.up, N, F);
+        matmul_forward(a_l.down, s->act, w.w_down, N, F, C);
+        rmsnorm_residual_forward(x_next, a_l.feedforward_rstd, a_l.h, a_l.down,
+                                 c->pre_norm ? NULL : w.feedforward_norm, N, C, eps);
+    }
+    rmsnorm_forward(a->hidden, a->hidden_rstd, layer_activations(m, c->L).x,
+                    m->weights + parameter_offset(c, FINAL_NORM, 0), N, C, eps);
+}
+
+void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
+                    float *lse) {
+    const OLMo2Config *c = &m->config;
+    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(c, &m->limits);
+    const float *hidden = m->activations.hidden, *lm_head = m->weights + parameter_offset(c, LM_HEAD, 0);
+    float *logits = m->workspace.logits;
+    for (size_t n = 0; n < N; n += chunk) {
+        const size_t rows = N - n < chunk ? N - n : chunk;
+        matmul_forward(logits, hidden + n * C, lm_head, rows, C, V);
+        classifier_forward(logprobs + n, lse + n, logits, labels + n, rows, V);
+        if (weights != NULL) {
+            classifier_backward(logits, lse + n, labels + n, weights + n, z, rows, V);
+            matmul_backward(m->workspace.dhidden + n * C, m->gradients + parameter_offset(c, LM_HEAD, 0),
+                            logits, hidden + n * C, lm_head, rows, C, V, false);
+        }
+    }
+}
+
+// olmo2_forward from its last line to its first
+void olmo2_backward(OLMo2 *m) {
+    const OLMo2Config *c = &m->config;
+    const size_t B = m->B, T = m->T, N = B * T;
+    const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;
+    const float eps = c->rms_eps;
+    const Activations *a = &m->activations;
+    const Workspace *s = &m->workspace;
+
+    rmsnorm_backward(s->dx, m->gradients + parameter_offset(c, FINAL_NORM, 0), s->dhidden,
+                     layer_activations(m, c->L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
+                     a->hidden_rstd, N, C);
+    for (size_t l = c->L; l-- > 0;) {
+        const LayerParameters w = layer_parameters(m->weights, c, l),
+                              d = layer_parameters(m->gradients, c, l);
+        const Activations a_l = layer_activations(m, l);
+
+        // A branch reads the residual stream, so what flows out of it adds to dx; in the pre-norm study it
+        // reads the normalised stream and dx receives that norm's gradient at the end.
+        float *din = c->pre_norm ? s->dnormed : s->dx;
+
+        // feed-forward branch
+        const float *in = a_l.h;
+        if (c->pre_norm) {
+            rmsnorm_forward(s->normed, a_l.feedforward_rstd, a_l.h, w.feedforward_norm, N, C, eps);
+            memset(s->dnormed, 0, N * C * sizeof(float));
+            in = s->normed;
+        }
+        rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->dx, a_l.down,
+                                  c->pre_norm ? NULL : w.feedforward_norm, a_l.feedforward_rstd, N, C);
+        swiglu_forward(s->act, a_l.gate, a_l.up, N, F);
+        matmul_backward(s->dact, d.w_down, s->dbranch, s->act, w.w_down, N, F, C, false);
+        swiglu_backward(s->dgate, s->dup, s->dact, a_l.gate, a_l.up, N, F);
+        matmul_backward(din, d.w_up, s->dup, in, w.w_up, N, C, F, true);
+        matmul_backward(din, d.w_gate, s->dgate, in, w.w_gate, N, C, F, true);
+        if (c->pre_norm) {
+            rmsnorm_backward(s->dnormed, d.feedforward_norm, s->dnormed, a_l.h, w.feedforward_norm,
+                             a_l.feedforward_rstd, N, C);
+            for (size_t i = 0; i < N * C; i++) { s->dx[i] += s->dnormed[i]; }
+        }
+
+        // attention branch
+        in = a_l.x;
+        if (c->pre_norm) {
+            rmsnorm_forward(s->normed, a_l.attention_rstd, a_l.x, w.attention_norm, N, C, eps);
+            memset(s->dnormed, 0, N * C * sizeof(float));
+            in = s->normed;
+        }
+        rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->dx, a_l.o,
+                                  c->pre_norm ? NULL : w.attention_norm, a_l.attention_rstd, N, C);
+        matmul_backward(s->dattention, d.wo, s->dbranch, a_l.attention, w.wo, N, Q, C, false);
+        qknorm_rope_forward(s->q, a_l.q_rstd, a_l.q_raw, c->no_qk_norm ? NULL : w.q_norm, m->rope, B, T, NH,
+                            HS, eps);
+        qknorm_rope_forward(s->k, a_l.k_rstd, a_l.k_raw, c->no_qk_norm ? NULL : w.k_norm, m->rope, B, T, NKV,
+                            HS, eps);
+        attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a_l.v, a_l.attention, a_l.lse,
+                           s->tiles, B, T, NH, NKV, HS);
+        qknorm_rope_backward(s->dk_raw, d.k_norm, s->dk, a_l.k_raw, c->no_qk_norm ? NULL : w.k_norm,
+                             a_l.k_rstd, m->rope, B, T, NKV, HS);
+        qknorm_rope_backward(s->dq_raw, d.q_norm, s->dq, a_l.q_raw, c->no_qk_norm ? NULL : w.q_norm,
+                             a_l.q_rstd, m->rope, B, T, NH, HS);
+        matmul_backward(din, d.wv, s->dv, in, w.wv, N, C, KV, true);
+        matmul_backward(din, d.wk, s->dk_raw, in, w.wk, N, C, KV, true);
+        matmul_backward(din, d.wq, s->dq_raw, in, w.wq, N, C, Q, true);
+        if (c->pre_norm) {
+            rmsnorm_backward(s->dnormed, d.attention_norm, s->dnormed, a_l.x, w.attention_norm,
+                             a_l.attention_rstd, N, C);
+            for (size_t i = 0; i < N * C; i++) { s->dx[i] += s->dnormed[i]; }
+        }
+    }
+    embedding_backward(m->gradients + parameter_offset(c, EMBEDDING, 0), s->dx, m->tokens, N, C);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The model: update
+
+void olmo2_zero_gradients(OLMo2 *m) {
+    memset(m->gradients, 0, parameter_array_size(&m->config) * sizeof(float));
+}
+
+// The sum of squares of a tensor, in double: PIECES sums side by side, then one over them, whoever computed
+// them.
+static double sum_of_squares(const float *x, size_t size) {
+    enum { PIECES = 64 };
+    double pieces[PIECES];
+#pragma omp parallel for
+    for (size_t p = 0; p < PIECES; p++) {
+        double lanes[LANES] = {0.0};
+        size_t i = size * p / PIECES, end = size * (p + 1) / PIECES;
+        for (; i + LANES <= end; i += LANES) {
+            for (size_t j = 0; j < LANES; j++) { lanes[j] += (double)x[i + j] * (double)x[i + j]; }
+        }
+        for (; i < end; i++) { lanes[0] += (double)x[i] * (double)x[i]; }
+        pieces[p] = 0.0;
+        for (size_t j = 0; j < LANES; j++) { pieces[p] += lanes[j]; }
+    }
+    double sum = 0.0;
+    for (size_t p = 0; p < PIECES; p++) { sum += pieces[p]; }
+    return sum;
+}
+
+double olmo2_gradient_norm(OLMo2 *m) {
+    double sum = 0.0;
+    for (size_t i = 0; i < parameter_count(&m->config); i++) {
+        const Parameter p = parameter_at(&m->config, i);
+        sum += sum_of_squares(m->gradients + p.offset, p.size);
+    }
+    return sqrt(sum);
+}
+
+void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings) {
+    for (size_t i = 0; i < parameter_count(&m->config); i++) {
+        const Parameter p = parameter_at(&m->config, i);
+        adamw_update(m->weights + p.offset, m->moment1 + p.offset, m->moment2 + p.offset,
+                     m->gradients + p.offset, p.size, settings, p.row->decay ? settings->weight_decay : 0.0f);
+    }
+}
+
+static float *parameter_array(const OLMo2 *m, OLMo2Array array) {
+    switch (array) {
+    case OLMO2_PARAMETER: return m->weights;
+    case OLMO2_GRADIENT: return m->gradients;
+    case OLMO2_MOMENT1: return m->moment1;
+    case OLMO2_MOMENT2: return m->moment2;
+    }
+    return NULL;
+}
+
+void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values) {
+    const Parameter p = parameter_at(&m->config, index);
+    memcpy(values, parameter_array(m, array) + p.offset, p.size * sizeof(float));
+}
+
+void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) {
+    const Parameter p = parameter_at(&m->config, index);
+    memcpy(parameter_array(m, array) + p.offset, values, p.size * sizeof(float));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Decoding: the forward for one position of each sequence, with the keys and values of the past in a cache
+
+// q (NH, HS) of one position against keys, values (positions, NKV, HS) -> o (NH, HS). scores (NH, cache_T)
+static void attention_decode(float *o, const float *q, const float *keys, const float *values, float *scores,
+                             size_t positions, size_t cache_T, size_t NH, size_t NKV, size_t HS) {
+    const size_t KV = NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+#pragma omp parallel for
+    for (size_t h = 0; h < NH; h++) {
+        const size_t group = h / (NH / NKV) * HS;
+        float *s = scores + h * cache_T, *o_h = o + h * HS;
+        for (size_t j = 0; j < positions; j++) { s[j] = dot(q + h * HS, keys + j * KV + group, HS) * scale; }
+        float sum = exponentials(s, s, maximum(s, positions), positions);
+        memset(o_h, 0, HS * sizeof(float));
+        for (size_t j = 0; j < positions; j++) {
+            const float *v_j = values + j * KV + group;
+            for (size_t i = 0; i < HS; i++) { o_h[i] += s[j] / sum * v_j[i]; }
+        }
+    }
+}
+
+void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
+    const OLMo2Config *c = &m->config;
+    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
+                 KV = NKV * HS;
+    const size_t cache_T = m->limits.cache_T;
+    const float eps = c->rms_eps;
+    const Decoder *d = &m->decoder;
+
+    embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, n, C);
+    for (size_t l = 0; l < L; l++) {
+        const LayerParameters w = layer_parameters(m->weights, c, l);
+        const float *in = d->x;
+        if (c->pre_norm) {
+            rmsnorm_forward(d->normed, d->rstd, d->x, w.attention_norm, n, C, eps);
+            in = d->normed;
+        }
+        matmul_forward(d->q_raw, in, w.wq, n, C, Q);
+        matmul_forward(d->k_raw, in, w.wk, n, C, KV);
+        matmul_forward(d->v, in, w.wv, n, C, KV);
+        for (size_t i = 0; i < n; i++) {
+            const size_t t = m->positions[slots[i]], past = (slots[i] * L + l) * cache_T * KV;
+            const float *rope = m->rope + t * HS;  // a sequence of length 1 that begins at position t
+            float *q = d->q + i * Q, *keys = d->keys + past, *values = d->values + past;
+            qknorm_rope_forward(q, d->rstd, d->q_raw + i * Q, c->no_qk_norm ? NULL : w.q_norm, rope, 1, 1, NH,
+                                HS, eps);
+            qknorm_rope_forward(keys + t * KV, d->rstd, d->k_raw + i * KV, c->no_qk_norm ? NULL : w.k_norm,
+                                rope, 1, 1, NKV, HS, eps);
+            memcpy(values + t * KV, d->v + i * KV, KV * sizeof(float));
+            attention_decode(d->attention + i * Q, q, keys, values, d->scores + i * NH * cache_T, t + 1,
+                             cache_T, NH, NKV, HS);
+        }
+        matmul_forward(d->o, d->attention, w.wo, n, Q, C);
+        rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, c->pre_norm ? NULL : w.attention_norm, n, C, eps);
+
+        in = d->h;
+        if (c->pre_norm) {
+            rmsnorm_forward(d->normed, d->rstd, d->h, w.feedforward_norm, n, C, eps);
+            in = d->normed;
+        }
+        matmul_forward(d->gate, in, w.w_gate, n, C, F);
+        matmul_forward(d->up, in, w.w_up, n, C, F);
+        swiglu_forward(d->act, d->gate, d->up, n, F);
+        matmul_forward(d->down, d->act, w.w_down, n, F, C);
+        rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, c->pre_norm ? NULL : w.feedforward_norm, n, C,
+                                 eps);
+    }
+    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C, eps);
+    matmul_forward(logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, C, c->V);
+    for (size_t i = 0; i < n; i++) { m->positions[slots[i]]++; }
+}
+
+void olmo2_decode_reset(OLMo2 *m, size_t slot) { m->positions[slot] = 0; }
+
+#ifndef TESTING
+#include "llmc/trainer.h"  // trainer_main: the commands, the training loop
+
+int main(int argc, char **argv) { return trainer_main(argc, argv); }
+#endif
