@@ -168,6 +168,33 @@ static inline void file_unmap(MappedFile *file) {
     file->size = 0;
 }
 
+// Writing a file: file_create, file_write as often as needed, file_finish.
+static inline bool file_create(int *descriptor, const char *path, Error *err) {
+    *descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return *descriptor >= 0 || fail(err, "%s: cannot be created: %s", path, strerror(errno));
+}
+
+static inline bool file_write(int descriptor, const void *data, size_t size, const char *path, Error *err) {
+    for (size_t done = 0; done < size;) {
+        ssize_t written = write(descriptor, (const char *)data + done, size - done);
+        if (written < 0 && errno == EINTR) { continue; }
+        if (written <= 0) {
+            return fail(err, "%s: cannot be written: %s", path, strerror(written < 0 ? errno : ENOSPC));
+        }
+        done += (size_t)written;
+    }
+    return true;
+}
+
+// Closes the file after making sure that its data is on the disk, or removes it if `ok` is false or that
+// fails.
+static inline bool file_finish(int descriptor, bool ok, const char *path, Error *err) {
+    if (ok && fsync(descriptor) != 0) { ok = fail(err, "%s: cannot be written: %s", path, strerror(errno)); }
+    if (close(descriptor) != 0 && ok) { ok = fail(err, "%s: cannot be written: %s", path, strerror(errno)); }
+    if (!ok) { unlink(path); }
+    return ok;
+}
+
 // ---------------------------------------------------------------------------------------------
 // time
 
