@@ -74,7 +74,7 @@ static float maximum(const float *x, size_t n) {
 // e^x without a branch or a call, so that loops over it become vector code. With n = round(x / ln 2) and
 // r = x - n ln 2 in [-0.347, 0.347], e^x = 2^n e^r, and e^r is its Taylor polynomial of degree 7 (the next
 // term is below 6e-9). x is held within [-87, 88], where 2^n is a normal number; NaN stays NaN. The relative
-// error is below 2e-7 (dev/test/test_layers.c).
+// error is below 2e-7 (dev/test/test_model.c).
 static inline float exponential(float x) {
     if (sizeof(float) == sizeof(double)) { return (float)exp((double)x); }  // the finite-difference tests
     const float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits

@@ -1,0 +1,260 @@
+// test_model.c: what must be equal in the CPU backend. Any number of threads gives the same bits; a batch
+// split into micro-batches gives the same gradients; decoding with the cache gives the forward's
+// probabilities; head sizes that are no power of two, NKV < NH, NH*HS != C, T from 1 up work; and the
+// exponential keeps its stated error.
+#include "check.h"
+#define TESTING
+#include "train_olmo2.c"
+
+static uint64_t random_state = 7;
+
+static uint32_t random_below(uint32_t n) {
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 33) % n;
+}
+
+static OLMo2Config small_config(size_t C, size_t NH, size_t NKV, size_t HS) {
+    return (OLMo2Config){.C = C,
+                         .L = 2,
+                         .NH = NH,
+                         .NKV = NKV,
+                         .HS = HS,
+                         .F = 3 * C / 2,
+                         .V = 101,
+                         .max_T = 128,
+                         .rms_eps = 1e-6f,
+                         .rope_theta = 500000.0f,
+                         .init_std = 0.02f};
+}
+
+// Weights large enough that attention is far from uniform.
+static void randomize(OLMo2 *m) {
+    random_state = 7;
+    for (size_t i = 0; i < parameter_count(&m->config); i++) {
+        const Parameter p = parameter_at(&m->config, i);
+        for (size_t k = 0; k < p.size; k++) {
+            const float noise = (float)random_below(2001) / 1000.0f - 1.0f;
+            m->weights[p.offset + k] = p.row->init == INIT_ONE ? 1.0f + 0.3f * noise : 0.2f * noise;
+        }
+    }
+}
+
+static OLMo2 *new_model(const OLMo2Config *config, const OLMo2Limits *limits) {
+    Error err = {{0}};
+    OLMo2 *m;
+    if (!olmo2_create(&m, config, limits, &err)) {
+        printf("%s\n", err.text);
+        exit(1);
+    }
+    randomize(m);
+    return m;
+}
+
+// ---------------------------------------------------------------------------------------------
+
+static void test_exponential(void) {
+    double largest = 0.0;
+    for (int i = 0; i <= 1750000; i++) {
+        const float x = -87.0f + (float)i * 1e-4f;
+        const double error = fabs((double)exponential(x) / exp((double)x) - 1.0);
+        largest = isnan(largest) || error <= largest ? largest : error;
+    }
+    printf("exponential: largest relative error %.2e, stated 2e-7\n", largest);
+    CHECK(largest <= 2e-7);
+    CHECK(exponential(0.0f) == 1.0f);
+    CHECK(exponential(-INFINITY) <= 1e-37f && exponential(-1000.0f) <= 1e-37f);
+    CHECK(exponential(1000.0f) >= 1e38f && isfinite(exponential(INFINITY)));
+    CHECK(isnan(exponential(NAN)));
+}
+
+static void test_rows(void) {
+    float x[50];
+    for (size_t n = 1; n <= 50; n++) {
+        double sum = 0.0, square = 0.0;
+        float largest = -INFINITY;
+        for (size_t i = 0; i < n; i++) {
+            x[i] = (float)random_below(1000) / 100.0f - 9.0f;
+            sum += exp((double)x[i]);
+            square += (double)x[i] * (double)x[i];
+            largest = fmaxf(largest, x[i]);
+        }
+        float y[50];
+        CHECK(maximum(x, n) == largest);
+        CHECK(fabs((double)dot(x, x, n) - square) <= 1e-5 * square + 1e-9);
+        CHECK(fabs((double)exponentials(y, x, 0.0f, n) - sum) <= 1e-5 * sum);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+enum { B = 8, T = 67, N = B * T };
+static uint32_t batch_tokens[N], batch_labels[N];
+static float batch_weights[N];
+
+static void make_batch(size_t V) {
+    random_state = 11;
+    for (size_t n = 0; n < N; n++) {
+        batch_tokens[n] = random_below((uint32_t)V);
+        batch_labels[n] = n % 5 == 4 ? OLMO2_NO_TOKEN : random_below((uint32_t)V);
+        batch_weights[n] = n % 5 == 4 ? 0.0f : 1.0f / (float)N;
+    }
+}
+
+// One training step of the batch in micro-batches of b sequences; the probabilities are left in logprobs and
+// lse (N).
+static void step(OLMo2 *m, size_t b, float *logprobs, float *lse) {
+    olmo2_zero_gradients(m);
+    for (size_t n = 0; n < N; n += b * T) {
+        olmo2_forward(m, batch_tokens + n, b, T);
+        olmo2_classify(m, batch_labels + n, batch_weights + n, 1e-3f, logprobs + n, lse + n);
+        olmo2_backward(m);
+    }
+    const float scale = (float)fmin(1.0, 0.1 / (olmo2_gradient_norm(m) + 1e-6));
+    const OLMo2AdamW settings = {.lr = 1e-2f,
+                                 .beta1 = 0.9f,
+                                 .beta2 = 0.95f,
+                                 .eps = 1e-8f,
+                                 .weight_decay = 0.1f,
+                                 .gradient_scale = scale,
+                                 .t = 1};
+    olmo2_update(m, &settings);
+}
+
+static void test_threads(void) {
+#ifdef _OPENMP
+    const OLMo2Config config = small_config(40, 6, 2, 12);
+    const OLMo2Limits limits = {.B = B, .T = T, .train = true};
+    const size_t size = parameter_array_size(&config) * sizeof(float);
+    float logprobs[2][N], lse[2][N];
+    const int threads_before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    OLMo2 *one = new_model(&config, &limits);
+    step(one, B, logprobs[0], lse[0]);
+    for (int threads = 2; threads <= 5; threads++) {
+        omp_set_num_threads(threads);
+        OLMo2 *many = new_model(&config, &limits);
+        step(many, B, logprobs[1], lse[1]);
+        CHECK(memcmp(logprobs[0], logprobs[1], sizeof logprobs[0]) == 0);
+        CHECK(memcmp(lse[0], lse[1], sizeof lse[0]) == 0);
+        CHECK(memcmp(one->gradients, many->gradients, size) == 0);
+        CHECK(memcmp(one->weights, many->weights, size) == 0);
+        olmo2_free(many);
+    }
+    olmo2_free(one);
+    omp_set_num_threads(threads_before);
+#else
+    printf("skipped: bits for any number of threads (built without OpenMP)\n");
+#endif
+}
+
+// max |a - b| / max |a| over one tensor; NaN if either holds one
+static double difference(const float *a, const float *b, size_t size) {
+    double error = 0.0, largest = 0.0;
+    for (size_t i = 0; i < size; i++) {
+        const double d = fabs((double)a[i] - (double)b[i]);
+        error = isnan(error) || d <= error ? error : d;
+        largest = fmax(largest, fabs((double)a[i]));
+    }
+    return error / largest;
+}
+
+static void test_micro_batches(void) {
+    const OLMo2Config config = small_config(40, 6, 2, 12);
+    const OLMo2Limits limits = {.B = B, .T = T, .train = true};
+    float logprobs[2][N], lse[2][N];
+    OLMo2 *whole = new_model(&config, &limits);
+    step(whole, B, logprobs[0], lse[0]);
+    for (size_t b = 1; b < B; b *= 2) {
+        const OLMo2Limits part_limits = {.B = b, .T = T, .train = true};
+        OLMo2 *parts = new_model(&config, &part_limits);
+        step(parts, b, logprobs[1], lse[1]);
+        double worst = 0.0;
+        for (size_t i = 0; i < parameter_count(&config); i++) {
+            const Parameter p = parameter_at(&config, i);
+            const double d = difference(whole->gradients + p.offset, parts->gradients + p.offset, p.size);
+            worst = isnan(worst) || d <= worst ? worst : d;
+        }
+        // A gradient is a sum over 536 tokens in another order: fp32 rounding, 6e-8 a term, no more.
+        printf("batch of %d as %zu x %zu: gradients differ by %.1e of the largest, allowed 1e-5\n", B, B / b,
+               b, worst);
+        CHECK(worst <= 1e-5);
+        CHECK(difference(logprobs[0], logprobs[1], N) <= 1e-6);
+        olmo2_free(parts);
+    }
+    olmo2_free(whole);
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// Two sequences decoded token by token in slots 2 and 0 give the probabilities of the forward, for every
+// shape.
+static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t length, int study) {
+    OLMo2Config config = small_config(C, NH, NKV, HS);
+    config.no_qk_norm = study == 1;
+    config.pre_norm = study == 2;
+    const OLMo2Limits limits = {.B = 2, .T = length, .slots = 3, .cache_T = length};
+    OLMo2 *m = new_model(&config, &limits);
+    make_batch(config.V);
+    uint32_t labels[N];
+    float logprobs[N], lse[N], logits[2 * 101];
+    for (size_t n = 0; n < 2 * length; n++) { labels[n] = batch_tokens[(n + 1) % (2 * length)]; }
+    olmo2_forward(m, batch_tokens, 2, length);
+    olmo2_classify(m, labels, NULL, 0.0f, logprobs, lse);
+    double worst = 0.0;
+    for (int round = 0; round < 2; round++) {  // a slot is as good as new after a reset
+        for (size_t t = 0; t < length; t++) {
+            const uint32_t tokens[] = {batch_tokens[t], batch_tokens[length + t]};
+            const size_t slots[] = {2, 0};
+            olmo2_decode(m, tokens, slots, 2, logits);
+            for (size_t i = 0; i < 2; i++) {
+                float p[101];
+                const float *row = logits + i * config.V, max = maximum(row, config.V);
+                const float row_lse = max + logf(exponentials(p, row, max, config.V));
+                const double d =
+                    fabs((double)(row[labels[i * length + t]] - row_lse - logprobs[i * length + t]));
+                worst = isnan(worst) || d <= worst ? worst : d;
+            }
+        }
+        olmo2_decode_reset(m, 2);
+        olmo2_decode_reset(m, 0);
+    }
+    // Log-probabilities near -5 from sums in another order: a few units in the last place of fp32, 5e-7.
+    printf("decode C %3zu NH %zu NKV %zu HS %3zu T %2zu study %d: log p differs by %.1e, allowed 1e-5\n", C,
+           NH, NKV, HS, length, study, worst);
+    CHECK(worst <= 1e-5);
+    olmo2_free(m);
+}
+
+// The plan is what is allocated, to the byte, and a plan beyond the machine is refused with its figure.
+static void test_memory(void) {
+    OLMo2Config config = small_config(40, 6, 2, 12);
+    const OLMo2Limits limits = {.B = 2, .T = 9, .train = true, .slots = 1, .cache_T = 12};
+    const OLMo2Memory memory = olmo2_memory(&config, &limits);
+    CHECK(memory.weights == parameter_array_size(&config) * sizeof(float));
+    CHECK(memory.moments == 2 * memory.weights && memory.gradients == memory.weights);
+    CHECK(memory.total == 4 * memory.weights + memory.activations + memory.workspace + memory.cache);
+    Error err = {{0}};
+    OLMo2 *m;
+    CHECK(olmo2_preset(&config, "32B"));
+    const OLMo2Limits huge = {.B = 1024, .T = 4096, .train = true};
+    CHECK_ERROR(olmo2_create(&m, &config, &huge, &err), err, "out of memory");
+    CHECK(m == NULL);
+}
+
+int main(void) {
+    make_batch(101);
+    test_exponential();
+    test_rows();
+    test_threads();
+    test_micro_batches();
+    test_decode(24, 2, 2, 84, 9, 0);
+    test_decode(48, 2, 1, 96, 17, 0);
+    test_decode(20, 3, 1, 208, 5, 0);
+    test_decode(12, 4, 4, 4, 67, 0);
+    test_decode(12, 4, 2, 4, 1, 0);
+    test_decode(40, 6, 2, 12, 66, 1);
+    test_decode(40, 6, 2, 12, 66, 2);
+    test_memory();
+    gemm_free();
+    return check_report();
+}
