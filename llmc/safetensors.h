@@ -319,9 +319,8 @@ static inline bool safetensors_open_shards(Safetensors *st, const Json *map, con
             opened = strcmp(st->files[i].path + strlen(dir) + 1, name) == 0;
         }
         if (opened) { continue; }
-        char *path = format_text("%s/%s", dir, name);
-        bool ok = path == NULL ? fail(err, "%s: out of memory", index) : safetensors_add_file(st, path, err);
-        free(path);
+        char path[PATH_MAX];
+        bool ok = path_join(path, dir, name, err) && safetensors_add_file(st, path, err);
         if (!ok) {
             return fail(err, "%s\n%s names this file; copy the missing ones from the same place.", err->text,
                         index);
@@ -362,20 +361,16 @@ static inline bool safetensors_open(Safetensors *st, const char *path, Error *er
         safetensors_close(st);
         return false;
     }
-    char *single = format_text("%s/model.safetensors", path);
-    char *index = format_text("%s/model.safetensors.index.json", path);
-    bool ok;
-    if (single == NULL || index == NULL) {
-        ok = fail(err, "%s: out of memory", path);
-    } else if (path_is_file(single)) {
+    char single[PATH_MAX], index[PATH_MAX];
+    bool ok = path_join(single, path, "model.safetensors", err) &&
+              path_join(index, path, "model.safetensors.index.json", err);
+    if (ok && path_is_file(single)) {
         ok = safetensors_add_file(st, single, err) && safetensors_sort(st, err);
-    } else if (path_is_file(index)) {
+    } else if (ok && path_is_file(index)) {
         ok = safetensors_open_index(st, path, index, err);
-    } else {
+    } else if (ok) {
         ok = fail(err, "%s: has neither model.safetensors nor model.safetensors.index.json", path);
     }
-    free(single);
-    free(index);
     if (!ok) { safetensors_close(st); }
     return ok;
 }

@@ -133,6 +133,13 @@ static inline bool path_is_file(const char *path) {
     return stat(path, &info) == 0 && S_ISREG(info.st_mode);
 }
 
+// Writes "dir/name" to out, PATH_MAX bytes of the caller's.
+static inline bool path_join(char *out, const char *dir, const char *name, Error *err) {
+    int length = snprintf(out, PATH_MAX, "%s/%s", dir, name);
+    return (length >= 0 && length < PATH_MAX) ||
+           fail(err, "%s/%s: the path is longer than %d", dir, name, PATH_MAX);
+}
+
 // A file's bytes, mapped read-only: nothing is copied until it is read.
 typedef struct {
     const char *data;  // NULL when the file is empty
