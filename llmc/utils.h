@@ -32,17 +32,25 @@ typedef struct {
     char text[4096];  // empty while nothing has failed
 } Error;
 
-// Writes the message and returns false, so that `return fail(err, "...", ...)` is the whole story.
-// The arguments may include err->text itself, to put words before an earlier message.
-__attribute__((format(printf, 2, 3))) static inline bool fail(Error *err, const char *format, ...) {
+// Writes the message. The arguments may include err->text itself, to put words before an earlier message.
+__attribute__((format(printf, 2, 3))) static inline int error_write(Error *err, const char *format, ...) {
     char text[sizeof err->text];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    int length = vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     memcpy(err->text, text, sizeof text);
+    return length;
+}
+
+static inline bool error_return(int length) {
+    (void)length;
     return false;
 }
+
+// Writes the message and is false, so that `return fail(err, "...", ...)` is the whole story. A macro, because
+// compilers do not look into a function with variable arguments and would not know that it is false.
+#define fail(err, ...) error_return(error_write(err, __VA_ARGS__))
 
 // ---------------------------------------------------------------------------------------------
 // memory

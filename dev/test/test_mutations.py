@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Breaks the mathematics in one place at a time and demands that test_olmo2 turns red.
+
+Each mutation is compiled into a copy of test_olmo2 and run. One that stays green is a hole in the tests. The unbroken
+source must be green, or a red would mean nothing; a mutation that does not compile or whose text is no longer in the
+source is a failure too.
+
+    python3 dev/test/test_mutations.py [NAME...]       all mutations, or those whose name contains a NAME
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import List, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+C = "train_olmo2.c"
+COMPILE = [os.environ.get("CC", "gcc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-I.", "test_olmo2.c", "-o", "mutant"]
+
+
+class Edit(NamedTuple):
+    """Every occurrence of `old` in `file` becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+# name, edits
+MUTATIONS = [
+    ("no QK-norm", [
+        Edit(C, "no_qk_norm ? NULL : w.q_norm", "no_qk_norm ? NULL : NULL"),
+        Edit(C, "no_qk_norm ? NULL : w.k_norm", "no_qk_norm ? NULL : NULL")]),
+    ("QK-norm head by head", [
+        Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, C, eps);",
+             "for (size_t i = 0; i < B * T * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, x + i * HS, "
+             "w + i % NH * HS, 1, HS, eps); }")]),
+    ("QK-norm after RoPE", [
+        Edit(C, "    if (w == NULL) {\n        memcpy(y, x, B * T * C * sizeof(float));\n    } else {\n"
+                "        rmsnorm_forward(y, rstd, x, w, B * T, C, eps);\n    }\n",
+             "    memcpy(y, x, B * T * C * sizeof(float));\n"),
+        Edit(C, "                head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n",
+             "                head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n"
+             "    rmsnorm_forward(y, rstd, y, w, B * T, C, eps);\n")]),
+    ("interleaved RoPE", [
+        Edit(C, "head[i + half]", "head[2 * i + 1]"),
+        Edit(C, "head[i]", "head[2 * i]")]),
+    ("RoPE turns the other way", [
+        Edit(C, "rope[t * HS + i + HS / 2] = sinf(angle);", "rope[t * HS + i + HS / 2] = -sinf(angle);")]),
+    ("RoPE from position 1", [
+        Edit(C, "float angle = (float)t * frequency;", "float angle = (float)(t + t / 4) * frequency;")]),
+    ("theta 10000", [Edit(C, "config->HS, config->rope_theta);", "config->HS, 10000.0f);")]),
+    ("eps 1e-5", [Edit(C, "const float eps = c->rms_eps;", "const float eps = 1e-5f;")]),
+    ("pre-norm", [Edit(C, "    m->config = *config;\n", "    m->config = *config;\n    m->config.pre_norm = true;\n")]),
+    ("up and gate swapped", [
+        Edit(C, "swiglu_forward(s->act, a_l.gate, a_l.up, N, F);", "swiglu_forward(s->act, a_l.up, a_l.gate, N, F);")]),
+    ("sigmoid for silu", [Edit(C, "a[i] = gate[i] / (1.0f +", "a[i] = 1.0f / (1.0f +")]),
+    ("missing 1/sqrt(HS)", [Edit(C, "const float scale = 1.0f / sqrtf((float)HS);", "const float scale = 1.0f;")]),
+    ("wrong query group", [Edit(C, "h / (NH / NKV) * HS", "h % NKV * HS")]),
+    ("mask lets the next token through", [
+        Edit(C, "const size_t visible = i0 + r + 1;", "const size_t visible = i0 + r + 2 < keys ? i0 + r + 2 : keys;")]),
+    ("mask hides the first token", [
+        Edit(C, "for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }",
+             "for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }\n"
+             "                    if (visible > 1) { s_i[0] = -80.0f; }")]),
+    ("tied embeddings", [
+        Edit(C, "*lm_head = m->weights + parameter_offset(c, LM_HEAD, 0)",
+             "*lm_head = m->weights + parameter_offset(c, EMBEDDING, 0)")]),
+    ("feed-forward reads x", [Edit(C, "        in = a_l.h;\n", "        in = a_l.x;\n")]),
+    ("last layer dropped", [
+        Edit(C, "    for (size_t l = 0; l < c->L; l++) {\n        const LayerParameters w = layer_parameters(m->weights",
+             "    for (size_t l = 0; l + 1 < c->L; l++) {\n        const LayerParameters w = layer_parameters(m->weights")]),
+    ("padding columns left out of the softmax", [
+        Edit(C, "for (size_t j = 0; j < V; j += 256)", "for (size_t j = 0; j < V - 4; j += 256)"),
+        Edit(C, "V - j < 256 ? V - j : 256", "V - 4 - j < 256 ? V - 4 - j : 256")]),
+    ("z-loss gradient missing", [
+        Edit(C, "const float factor = weights[n] * (1.0f + 2.0f * z * lse[n]);", "const float factor = weights[n];")]),
+    ("z-loss gradient without its 2", [Edit(C, "(1.0f + 2.0f * z * lse[n])", "(1.0f + z * lse[n])")]),
+    ("labels not shifted", [
+        Edit("llmc/objectives.h", "labels[i] = trained ? tokens[i + 1]", "labels[i] = trained ? tokens[i]")]),
+    ("= for += in a weight gradient", [
+        Edit(C, "O, I, N, true);", "O, I, N, false);")]),
+    ("= for += in a norm's gradient", [Edit(C, "{ dw[c] += dy[n * C + c]", "{ dw[c] = dy[n * C + c]")]),
+    ("= for += in the embedding's gradient", [
+        Edit(C, "dtable[tokens[n] * C + c] += dx", "dtable[tokens[n] * C + c] = dx")]),
+    ("gradients of a group's query heads not added", [
+        Edit(C, "(Matrix){q + query, Q, 1}, keys, HS, rows, true);",
+             "(Matrix){q + query, Q, 1}, keys, HS, rows, h > g * group && false);")]),
+    ("softmax backward without its mean", [Edit(C, "p_i[j] * (ds_i[j] - mean) * scale", "p_i[j] * ds_i[j] * scale")]),
+    ("rmsnorm backward without its mean", [
+        Edit(C, "dx_n[c] = s * (dx_n[c] - x_n[c] * s * mean);", "dx_n[c] = s * dx_n[c];")]),
+    ("branch gradient not added to the residual", [
+        Edit(C, "matmul_backward(din, d.wv, s->dv, in, w.wv, N, C, KV, true);",
+             "matmul_backward(din, d.wv, s->dv, in, w.wv, N, C, KV, false);")]),
+    ("decay on embeddings", [
+        Edit(C, "p.row->decay ? settings->weight_decay : 0.0f", "settings->weight_decay")]),
+    ("no decay on norms", [
+        Edit(C, "p.row->decay ? settings->weight_decay : 0.0f",
+             "p.row->decay && p.columns > 1 ? settings->weight_decay : 0.0f")]),
+    ("no bias correction of m", [
+        Edit(C, "(float)(1.0 - pow((double)s->beta1, (double)s->t))", "1.0f")]),
+    ("no bias correction of v", [
+        Edit(C, "(float)sqrt(1.0 - pow((double)s->beta2, (double)s->t))", "1.0f")]),
+    ("bias correction stays at the first step", [Edit(C, "(double)s->t)", "1.0)")]),
+    ("clip after the update", [Edit(C, "g[i] * s->gradient_scale", "g[i]")]),
+    ("eps inside the square root", [
+        Edit(C, "(sqrtf(v[i]) / correction2 + s->eps)", "sqrtf(v[i] / (correction2 * correction2) + s->eps)")]),
+    ("gradient norm of the last tensor missing", [
+        Edit(C, "for (size_t i = 0; i < parameter_count(&m->config); i++) {\n"
+                "        const Parameter p = parameter_at(&m->config, i);\n        sum +=",
+             "for (size_t i = 0; i + 1 < parameter_count(&m->config); i++) {\n"
+             "        const Parameter p = parameter_at(&m->config, i);\n        sum +=")]),
+]
+
+
+def verdict(name: str, edits: List[Edit]) -> str:
+    """'red', 'green', or what went wrong, for a copy of the project with these edits."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary)
+        shutil.copytree(ROOT / "llmc", copy / "llmc")
+        for file in ("train_olmo2.c", "test_olmo2.c"):
+            shutil.copy(ROOT / file, copy)
+        (copy / "dev").mkdir()
+        (copy / "dev/reference").symlink_to(ROOT / "dev/reference")
+        (copy / "dev/test").symlink_to(ROOT / "dev/test")
+        for edit in edits:
+            text = (copy / edit.file).read_text()
+            if edit.old not in text:
+                return f"its text is not in {edit.file}: {edit.old!r}"
+            (copy / edit.file).write_text(text.replace(edit.old, edit.new))
+        build = subprocess.run(COMPILE + ["-w", "-lm"], cwd=copy, capture_output=True, text=True)
+        if build.returncode != 0:
+            return "does not compile: " + build.stderr.strip().splitlines()[0]
+        try:
+            run = subprocess.run(["./mutant"], cwd=copy, capture_output=True, timeout=120)
+        except subprocess.TimeoutExpired:
+            return "red"
+        return "green" if run.returncode == 0 else "red"
+
+
+def main() -> int:
+    chosen = [m for m in MUTATIONS if not sys.argv[1:] or any(word in m[0] for word in sys.argv[1:])]
+    passed = failed = 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        wanted = [("the source as it is", [], "green")] + [(name, edits, "red") for name, edits in chosen]
+        for (name, _, want), got in zip(wanted, pool.map(lambda w: verdict(w[0], w[1]), wanted)):
+            passed += got == want
+            failed += got != want
+            print(f"{name:48} {got}{'' if got == want else f'   WRONG: should be {want}'}", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,546 @@
+// test_olmo2.c: the backend against PyTorch, tensor by tensor.
+//
+// dev/reference/dump.py computed two small models in float64 and stored every number: activations, gradients,
+// and ten AdamW steps. Here the same numbers come from train_olmo2.c. A tensor passes when
+//     max |got - reference| <= tolerance * max |reference|
+// which is written so that NaN fails; a tensor that is all zeros where the reference is not fails as well,
+// and the reference itself must be finite and not all zeros. The exit code is the verdict.
+//
+//     ./test_olmo2 [-v] [DUMP...]      -v prints every tensor, otherwise the worst of each kind
+#include "llmc/safetensors.h"
+#include "llmc/objectives.h"
+#include "llmc/schedule.h"
+#define TESTING
+#include "train_olmo2.c"
+
+// ---------------------------------------------------------------------------------------------
+// tolerances, one for each kind of tensor
+//
+// fp32 has a relative rounding error of u = 6e-8. A sum of n terms of size s in lanes errs by about sqrt(n) u
+// s, and the largest sums here have a hundred terms, so one layer errs by a few 1e-7 of its largest value.
+
+typedef enum { ACTIVATION, LOSS, LAYER_GRADIENT, GRADIENT, AFTER_1, AFTER_10, KINDS } Kind;
+
+// clang-format off
+static const struct { const char *name; double tolerance; const char *why; } kinds[] = {
+    { "activations",                  1e-5, "errors of two layers, each dozens of u, grown by norms of small rows" },
+    { "losses, logprobs, norms, lr",  1e-5, "sums of the above, in double" },
+    { "gradients of one layer",       1e-5, "one backward from exact inputs: sums of a hundred products" },
+    { "gradients of the whole model", 1e-4, "the forward's errors, again through two layers of backward" },
+    { "parameters after 1 step",      1e-4, "AdamW's first step is lr g / (|g| + eps): errors of small g count in full" },
+    { "parameters after 10 steps",    1e-4, "ten of these, each from slightly different parameters" },
+};
+// clang-format on
+static_assert(sizeof kinds / sizeof kinds[0] == KINDS, "one row for each kind");
+
+// ---------------------------------------------------------------------------------------------
+// the comparator
+
+typedef struct {
+    double reached;  // max |got - reference| / max |reference|, NaN if either is not finite
+    bool ok;
+} Comparison;
+
+static Comparison compare(const float *got, const float *reference, size_t size, double tolerance) {
+    double error = 0.0, largest = 0.0, largest_got = 0.0;
+    for (size_t i = 0; i < size; i++) {
+        if (!isfinite(got[i]) || !isfinite(reference[i])) { return (Comparison){NAN, false}; }
+        error = fmax(error, fabs((double)got[i] - (double)reference[i]));
+        largest = fmax(largest, fabs((double)reference[i]));
+        largest_got = fmax(largest_got, fabs((double)got[i]));
+    }
+    const bool something = size > 0 && largest > 0.0 && largest_got > 0.0;
+    return (Comparison){error / largest, something && error <= tolerance * largest};
+}
+
+// A comparator that lets anything through would make every line below green, so it is tested first.
+static bool comparator_works(void) {
+    enum { SIZE = 64 };
+    float reference[SIZE], got[SIZE];
+    for (int i = 0; i < SIZE; i++) { got[i] = reference[i] = sinf((float)i + 1.0f); }
+    bool works = compare(got, reference, SIZE, 1e-5).ok;
+    const float spoilers[] = {NAN, INFINITY, -INFINITY, 0.9f};
+    for (size_t k = 0; k < sizeof spoilers / sizeof spoilers[0]; k++) {
+        const float kept = got[SIZE - 1];
+        got[SIZE - 1] = spoilers[k];
+        works &= !compare(got, reference, SIZE, 1e-5).ok;
+        works &= !compare(reference, got, SIZE, 1e-5).ok;
+        got[SIZE - 1] = kept;
+    }
+    memset(got, 0, sizeof got);  // all zeros, against a reference that is not, even within a wide tolerance
+    works &= !compare(got, reference, SIZE, 1e-5).ok && !compare(got, reference, SIZE, 2.0).ok;
+    works &= !compare(got, got, SIZE, 1e-5).ok && !compare(got, got, 0, 1e-5).ok;
+    works &= !compare(reference + 1, reference, SIZE - 1, 1e-5).ok;  // shifted by one
+    for (int i = 0; i < SIZE; i++) { got[i] = reference[i] * (1.0f + 2e-5f); }
+    works &= !compare(got, reference, SIZE, 1e-5).ok && compare(got, reference, SIZE, 1e-4).ok;
+    return works;
+}
+
+// ---------------------------------------------------------------------------------------------
+// the report
+
+static int passed, failed;
+static bool verbose;
+static struct {
+    double reached;
+    char name[128];
+    int count;
+} worst[KINDS];
+
+static void report(Kind kind, const char *name, const float *got, const float *reference, size_t size) {
+    const Comparison c = compare(got, reference, size, kinds[kind].tolerance);
+    passed += c.ok;
+    failed += !c.ok;
+    if (verbose || !c.ok) {
+        printf("%-60s reached %8.1e  allowed %.0e  %s\n", name, c.reached, kinds[kind].tolerance,
+               c.ok ? "ok" : "WRONG");
+    }
+    worst[kind].count++;
+    if (!(c.reached <= worst[kind].reached)) {
+        worst[kind].reached = c.reached;
+        snprintf(worst[kind].name, sizeof worst[kind].name, "%s", name);
+    }
+}
+
+static void must(bool ok, const char *what) {
+    passed += ok;
+    failed += !ok;
+    if (verbose || !ok) { printf("%-60s %s\n", what, ok ? "ok" : "WRONG"); }
+}
+
+// ---------------------------------------------------------------------------------------------
+// one dump: the file, the model built from it, and buffers for its largest tensor
+
+typedef struct {
+    const char *path;
+    Safetensors file;
+    OLMo2Config config;
+    OLMo2 *m;
+    size_t B, T, N;
+    float z;
+} Dump;
+
+__attribute__((noreturn)) static void stop(const char *message) {
+    fprintf(stderr, "error: %s\n", message);
+    exit(1);
+}
+
+static const SafetensorsTensor *tensor(const Dump *d, const char *name) {
+    const SafetensorsTensor *t = safetensors_find(&d->file, name);
+    if (t == NULL) {
+        fprintf(stderr,
+                "error: %s: no tensor \"%s\"\n       Make the dumps again with dev/reference/dump.py.\n",
+                d->path, name);
+        exit(1);
+    }
+    return t;
+}
+
+// The numbers of a tensor, in memory that the caller frees.
+static float *floats(const Dump *d, const char *name, size_t *size) {
+    const SafetensorsTensor *t = tensor(d, name);
+    Error err = {{0}};
+    float *values = (float *)malloc((t->count + 1) * sizeof(float));
+    if (values == NULL || !safetensors_to_float(t, values, &err)) { stop(err.text); }
+    if (size != NULL) { *size = t->count; }
+    return values;
+}
+
+static float number(const Dump *d, const char *name, size_t index) {
+    size_t size;
+    float *values = floats(d, name, &size), value = index < size ? values[index] : NAN;
+    free(values);
+    return value;
+}
+
+// The bytes of a tensor of integers, copied, since they are not aligned in the file.
+static void *integers(const Dump *d, const char *name) {
+    const SafetensorsTensor *t = tensor(d, name);
+    void *values = malloc(t->bytes + 1);
+    if (values == NULL) { stop("out of memory"); }
+    return memcpy(values, t->data, t->bytes);
+}
+
+static int64_t integer(const Dump *d, const char *name) {
+    int64_t *values = (int64_t *)integers(d, name), value = values[0];
+    free(values);
+    return value;
+}
+
+// got (size) against the tensor of that name; its size must be the same.
+static void check(const Dump *d, Kind kind, const char *name, const float *got, size_t size) {
+    size_t reference_size;
+    float *reference = floats(d, name, &reference_size);
+    if (reference_size != size) { must(false, name); }
+    if (reference_size == size) { report(kind, name, got, reference, size); }
+    free(reference);
+}
+
+// The name "PREFIXlayers.L.NAME", in a buffer of the caller.
+static const char *in_layer(char buffer[128], const char *prefix, size_t l, const char *name) {
+    snprintf(buffer, 128, "%slayers.%zu.%s", prefix, l, name);
+    return buffer;
+}
+
+static void write_parameters(const Dump *d) {
+    for (size_t i = 0; i < parameter_count(&d->config); i++) {
+        char name[128];
+        snprintf(name, sizeof name, "parameter.%s", parameter_at(&d->config, i).name);
+        float *values = floats(d, name, NULL);
+        olmo2_write(d->m, OLMO2_PARAMETER, i, values);
+        free(values);
+    }
+}
+
+static void check_parameters(const Dump *d, Kind kind, OLMo2Array array, const char *prefix) {
+    for (size_t i = 0; i < parameter_count(&d->config); i++) {
+        const Parameter p = parameter_at(&d->config, i);
+        char name[128];
+        snprintf(name, sizeof name, "%s.%s", prefix, p.name);
+        float *values = (float *)malloc(p.size * sizeof(float));
+        if (values == NULL) { stop("out of memory"); }
+        olmo2_read(d->m, array, i, values);
+        check(d, kind, name, values, p.size);
+        free(values);
+    }
+}
+
+static void open_dump(Dump *d, const char *path) {
+    Error err = {{0}};
+    memset(d, 0, sizeof *d);
+    d->path = path;
+    if (!safetensors_open(&d->file, path, &err)) { stop(err.text); }
+    int64_t *c = (int64_t *)integers(d, "config");
+    d->B = (size_t)c[0];
+    d->T = (size_t)c[1];
+    d->N = d->B * d->T;
+    d->config = (OLMo2Config){.C = (size_t)c[2],
+                              .L = (size_t)c[3],
+                              .NH = (size_t)c[4],
+                              .NKV = (size_t)c[5],
+                              .HS = (size_t)c[6],
+                              .F = (size_t)c[7],
+                              .V = (size_t)c[8],
+                              .max_T = (size_t)c[1]};
+    free(c);
+    d->config.rms_eps = number(d, "rms_eps", 0);
+    d->config.rope_theta = number(d, "rope_theta", 0);
+    d->z = number(d, "z", 0);
+    const OLMo2Limits limits = {.B = d->B, .T = d->T, .train = true};
+    if (!olmo2_create(&d->m, &d->config, &limits, &err)) { stop(err.text); }
+    write_parameters(d);
+}
+
+// ---------------------------------------------------------------------------------------------
+// the whole model: one forward and backward
+
+static void test_activations(const Dump *d) {
+    const OLMo2 *m = d->m;
+    const OLMo2Config *c = &d->config;
+    const size_t N = d->N, C = c->C, F = c->F, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    char name[128];
+    for (size_t l = 0; l < c->L; l++) {
+        const Activations a = layer_activations(m, l);
+        const LayerParameters w = layer_parameters(m->weights, c, l);
+        const Workspace *s = &m->workspace;
+        check(d, ACTIVATION, in_layer(name, "", l, "x"), a.x, N * C);
+        check(d, ACTIVATION, in_layer(name, "", l, "q_raw"), a.q_raw, N * Q);
+        check(d, ACTIVATION, in_layer(name, "", l, "k_raw"), a.k_raw, N * KV);
+        check(d, ACTIVATION, in_layer(name, "", l, "v"), a.v, N * KV);
+        check(d, ACTIVATION, in_layer(name, "", l, "attention"), a.attention, N * Q);
+        check(d, ACTIVATION, in_layer(name, "", l, "o"), a.o, N * C);
+        check(d, ACTIVATION, in_layer(name, "", l, "h"), a.h, N * C);
+        check(d, ACTIVATION, in_layer(name, "", l, "gate"), a.gate, N * F);
+        check(d, ACTIVATION, in_layer(name, "", l, "up"), a.up, N * F);
+        check(d, ACTIVATION, in_layer(name, "", l, "down"), a.down, N * C);
+        // what the model computes again in the backward, or adds to the residual stream at once
+        qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, d->B, d->T, c->NH, c->HS, c->rms_eps);
+        qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, d->B, d->T, c->NKV, c->HS,
+                            c->rms_eps);
+        swiglu_forward(s->act, a.gate, a.up, N, F);
+        check(d, ACTIVATION, in_layer(name, "", l, "q"), s->q, N * Q);
+        check(d, ACTIVATION, in_layer(name, "", l, "k"), s->k, N * KV);
+        check(d, ACTIVATION, in_layer(name, "", l, "act"), s->act, N * F);
+        rmsnorm_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, N, Q, c->rms_eps);
+        rmsnorm_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, N, KV, c->rms_eps);
+        check(d, ACTIVATION, in_layer(name, "", l, "q_normed"), s->q, N * Q);
+        check(d, ACTIVATION, in_layer(name, "", l, "k_normed"), s->k, N * KV);
+        rmsnorm_forward(s->dx, a.attention_rstd, a.o, w.attention_norm, N, C, c->rms_eps);
+        check(d, ACTIVATION, in_layer(name, "", l, "o_normed"), s->dx, N * C);
+        rmsnorm_forward(s->dx, a.feedforward_rstd, a.down, w.feedforward_norm, N, C, c->rms_eps);
+        check(d, ACTIVATION, in_layer(name, "", l, "down_normed"), s->dx, N * C);
+    }
+    check(d, ACTIVATION, in_layer(name, "", c->L, "x"), layer_activations(m, c->L).x, N * C);
+    check(d, ACTIVATION, "hidden", m->activations.hidden, N * C);
+    float *logits = (float *)malloc(N * c->V * sizeof(float));
+    if (logits == NULL) { stop("out of memory"); }
+    matmul_forward(logits, m->activations.hidden, m->weights + parameter_offset(c, LM_HEAD, 0), N, C, c->V);
+    check(d, ACTIVATION, "logits", logits, N * c->V);
+    free(logits);
+}
+
+static void test_model(const Dump *d) {
+    const size_t N = d->N;
+    uint32_t *tokens = (uint32_t *)integers(d, "tokens"),
+             *reference_labels = (uint32_t *)integers(d, "labels");
+    uint8_t *mask = (uint8_t *)integers(d, "mask");
+    uint32_t *labels = (uint32_t *)malloc(N * sizeof *labels);
+    bool *filtered = (bool *)calloc(d->B, sizeof *filtered);
+    float *weights = (float *)malloc(N * sizeof(float)), *logprobs = (float *)malloc(N * sizeof(float));
+    float *lse = (float *)malloc(N * sizeof(float));
+    if (labels == NULL || filtered == NULL || weights == NULL || logprobs == NULL || lse == NULL) {
+        stop("out of memory");
+    }
+    objective_labels(labels, tokens, mask, filtered, d->B, d->T);
+    must(memcmp(labels, reference_labels, N * sizeof *labels) == 0, "labels");
+    const size_t normalizer = lm_normalizer(labels, filtered, d->B, d->T);
+    lm_weights(weights, labels, N, normalizer);
+    check(d, LOSS, "weights", weights, N);
+
+    olmo2_forward(d->m, tokens, d->B, d->T);
+    olmo2_zero_gradients(d->m);
+    olmo2_classify(d->m, labels, weights, d->z, logprobs, lse);
+    olmo2_backward(d->m);
+    check(d, LOSS, "logprobs", logprobs, N);
+    check(d, LOSS, "lse", lse, N);
+    LmSums sums = {0};
+    lm_add(&sums, labels, logprobs, lse, N, (double)d->z);
+    const float ce = (float)(sums.ce / (double)normalizer), z_loss = (float)(sums.z / (double)normalizer);
+    const float norm = (float)olmo2_gradient_norm(d->m);
+    check(d, LOSS, "ce", &ce, 1);
+    check(d, LOSS, "z_loss", &z_loss, 1);
+    check(d, LOSS, "gradient_norm", &norm, 1);
+    check_parameters(d, GRADIENT, OLMO2_GRADIENT, "gradient");
+    test_activations(d);
+    free(tokens);
+    free(reference_labels);
+    free(mask);
+    free(labels);
+    free(filtered);
+    free(weights);
+    free(logprobs);
+    free(lse);
+}
+
+// ---------------------------------------------------------------------------------------------
+// layer by layer: each backward alone, from the reference's own inputs and output gradient
+
+static float *layer_floats(const Dump *d, const char *prefix, size_t l, const char *name) {
+    char buffer[128];
+    return floats(d, in_layer(buffer, prefix, l, name), NULL);
+}
+
+static void check_in_layer(const Dump *d, size_t l, const char *name, const float *got, size_t size) {
+    char buffer[128];
+    check(d, LAYER_GRADIENT, in_layer(buffer, "d.", l, name), got, size);
+}
+
+static void test_attention_branch(const Dump *d, size_t l) {
+    const OLMo2Config *c = &d->config;
+    const Workspace *s = &d->m->workspace;
+    const Activations a = layer_activations(d->m, l);  // its rstd and lse are those of the forward above
+    const LayerParameters w = layer_parameters(d->m->weights, c, l),
+                          g = layer_parameters(d->m->gradients, c, l);
+    const size_t B = d->B, T = d->T, N = d->N, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, Q = NH * HS,
+                 KV = NKV * HS;
+    float *dh = layer_floats(d, "d.", l, "h"), *d_o = layer_floats(d, "d.", l, "o");
+    float *dattention = layer_floats(d, "d.", l, "attention"), *dq = layer_floats(d, "d.", l, "q");
+    float *dk = layer_floats(d, "d.", l, "k"), *dv = layer_floats(d, "d.", l, "v");
+    float *dq_raw = layer_floats(d, "d.", l, "q_raw"), *dk_raw = layer_floats(d, "d.", l, "k_raw");
+    float *q = layer_floats(d, "", l, "q"), *k = layer_floats(d, "", l, "k"),
+          *v = layer_floats(d, "", l, "v");
+    float *x = layer_floats(d, "", l, "x"), *o = layer_floats(d, "", l, "o");
+    float *q_raw = layer_floats(d, "", l, "q_raw"), *k_raw = layer_floats(d, "", l, "k_raw");
+    float *attention = layer_floats(d, "", l, "attention");
+
+    check_in_layer(d, l, "o_normed", dh, N * C);
+    rmsnorm_residual_backward(s->dbranch, g.attention_norm, dh, o, w.attention_norm, a.attention_rstd, N, C);
+    check_in_layer(d, l, "o", s->dbranch, N * C);
+    matmul_backward(s->dattention, g.wo, d_o, attention, w.wo, N, Q, C, false);
+    check_in_layer(d, l, "attention", s->dattention, N * Q);
+    attention_backward(s->dq, s->dk, s->dv, dattention, q, k, v, attention, a.lse, s->tiles, B, T, NH, NKV,
+                       HS);
+    check_in_layer(d, l, "q", s->dq, N * Q);
+    check_in_layer(d, l, "k", s->dk, N * KV);
+    check_in_layer(d, l, "v", s->dv, N * KV);
+    qknorm_rope_backward(s->dq_raw, g.q_norm, dq, q_raw, w.q_norm, a.q_rstd, d->m->rope, B, T, NH, HS);
+    qknorm_rope_backward(s->dk_raw, g.k_norm, dk, k_raw, w.k_norm, a.k_rstd, d->m->rope, B, T, NKV, HS);
+    check_in_layer(d, l, "q_raw", s->dq_raw, N * Q);
+    check_in_layer(d, l, "k_raw", s->dk_raw, N * KV);
+    check_in_layer(d, l, "q_normed", dq, N * Q);  // turned back in place
+    check_in_layer(d, l, "k_normed", dk, N * KV);
+    matmul_backward(dh, g.wv, dv, x, w.wv, N, C, KV, true);
+    matmul_backward(dh, g.wk, dk_raw, x, w.wk, N, C, KV, true);
+    matmul_backward(dh, g.wq, dq_raw, x, w.wq, N, C, Q, true);
+    check_in_layer(d, l, "x", dh, N * C);
+
+    float *all[] = {dh, d_o, dattention, dq, dk, dv, dq_raw, dk_raw, q, k, v, x, o, q_raw, k_raw, attention};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { free(all[i]); }
+}
+
+static void test_feedforward_branch(const Dump *d, size_t l) {
+    const OLMo2Config *c = &d->config;
+    const Workspace *s = &d->m->workspace;
+    const Activations a = layer_activations(d->m, l);
+    const LayerParameters w = layer_parameters(d->m->weights, c, l),
+                          g = layer_parameters(d->m->gradients, c, l);
+    const size_t N = d->N, C = c->C, F = c->F;
+    float *dy = layer_floats(d, "d.", l + 1, "x"), *ddown = layer_floats(d, "d.", l, "down");
+    float *dact = layer_floats(d, "d.", l, "act"), *dgate = layer_floats(d, "d.", l, "gate");
+    float *dup = layer_floats(d, "d.", l, "up"), *h = layer_floats(d, "", l, "h");
+    float *gate = layer_floats(d, "", l, "gate"), *up = layer_floats(d, "", l, "up");
+    float *act = layer_floats(d, "", l, "act"), *down = layer_floats(d, "", l, "down");
+
+    check_in_layer(d, l, "down_normed", dy, N * C);
+    rmsnorm_residual_backward(s->dbranch, g.feedforward_norm, dy, down, w.feedforward_norm,
+                              a.feedforward_rstd, N, C);
+    check_in_layer(d, l, "down", s->dbranch, N * C);
+    matmul_backward(s->dact, g.w_down, ddown, act, w.w_down, N, F, C, false);
+    check_in_layer(d, l, "act", s->dact, N * F);
+    swiglu_backward(s->dgate, s->dup, dact, gate, up, N, F);
+    check_in_layer(d, l, "gate", s->dgate, N * F);
+    check_in_layer(d, l, "up", s->dup, N * F);
+    matmul_backward(dy, g.w_up, dup, h, w.w_up, N, C, F, true);
+    matmul_backward(dy, g.w_gate, dgate, h, w.w_gate, N, C, F, true);
+    check_in_layer(d, l, "h", dy, N * C);
+
+    float *all[] = {dy, ddown, dact, dgate, dup, h, gate, up, act, down};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { free(all[i]); }
+}
+
+static void test_head(const Dump *d) {
+    const OLMo2Config *c = &d->config;
+    const Workspace *s = &d->m->workspace;
+    const size_t N = d->N, C = c->C, V = c->V;
+    float *logits = floats(d, "logits", NULL), *lse = floats(d, "lse", NULL),
+          *weights = floats(d, "weights", NULL);
+    float *dlogits = floats(d, "d.logits", NULL), *hidden = floats(d, "hidden", NULL);
+    float *dhidden = floats(d, "d.hidden", NULL), *x = layer_floats(d, "", c->L, "x");
+    uint32_t *labels = (uint32_t *)integers(d, "labels");
+
+    classifier_backward(logits, lse, labels, weights, d->z, N, V);
+    check(d, LAYER_GRADIENT, "d.logits", logits, N * V);
+    matmul_backward(s->dhidden, d->m->gradients + parameter_offset(c, LM_HEAD, 0), dlogits, hidden,
+                    d->m->weights + parameter_offset(c, LM_HEAD, 0), N, C, V, false);
+    check(d, LAYER_GRADIENT, "d.hidden", s->dhidden, N * C);
+    rmsnorm_backward(s->dx, d->m->gradients + parameter_offset(c, FINAL_NORM, 0), dhidden, x,
+                     d->m->weights + parameter_offset(c, FINAL_NORM, 0), d->m->activations.hidden_rstd, N, C);
+    check_in_layer(d, c->L, "x", s->dx, N * C);
+
+    float *all[] = {logits, lse, weights, dlogits, hidden, dhidden, x};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { free(all[i]); }
+    free(labels);
+}
+
+static void test_layers(const Dump *d) {
+    olmo2_zero_gradients(d->m);
+    test_head(d);
+    for (size_t l = d->config.L; l-- > 0;) {
+        test_feedforward_branch(d, l);
+        test_attention_branch(d, l);
+    }
+    // The parameters' gradients of the layers have come together too, all but the embedding's.
+    float *dx = layer_floats(d, "d.", 0, "x");
+    uint32_t *tokens = (uint32_t *)integers(d, "tokens");
+    embedding_backward(d->m->gradients + parameter_offset(&d->config, EMBEDDING, 0), dx, tokens, d->N,
+                       d->config.C);
+    check_parameters(d, LAYER_GRADIENT, OLMO2_GRADIENT, "gradient");
+    free(dx);
+    free(tokens);
+}
+
+// ---------------------------------------------------------------------------------------------
+// ten updates, each from micro-batches that are accumulated
+
+static void test_updates(const Dump *d) {
+    const SafetensorsTensor *t = tensor(d, "steps.tokens");
+    const size_t steps = t->shape[0], micro_batches = t->shape[1], N = d->N;
+    uint32_t *tokens = (uint32_t *)integers(d, "steps.tokens");
+    uint8_t *mask = (uint8_t *)integers(d, "steps.mask");
+    const size_t all = micro_batches * N;
+    uint32_t *labels = (uint32_t *)malloc(all * sizeof *labels);
+    bool *filtered = (bool *)calloc(micro_batches * d->B, sizeof *filtered);
+    float *weights = (float *)malloc(all * sizeof(float)), *logprobs = (float *)malloc(all * sizeof(float));
+    float *lse = (float *)malloc(all * sizeof(float));
+    float *reached[4];  // ce, z, norm, lr of every step
+    for (int i = 0; i < 4; i++) { reached[i] = (float *)malloc(steps * sizeof(float)); }
+    const Schedule schedule = {.kind = SCHEDULE_COSINE,
+                               .peak = (double)number(d, "settings.peak_lr", 0),
+                               .warmup = integer(d, "settings.warmup"),
+                               .total = integer(d, "settings.total"),
+                               .final_fraction = (double)number(d, "settings.final_fraction", 0)};
+    write_parameters(d);
+    for (size_t step = 0; step < steps; step++) {
+        const uint32_t *step_tokens = tokens + step * all;
+        objective_labels(labels, step_tokens, mask + step * all, filtered, micro_batches * d->B, d->T);
+        const size_t normalizer = lm_normalizer(labels, filtered, micro_batches * d->B, d->T);
+        lm_weights(weights, labels, all, normalizer);
+        LmSums sums = {0};
+        olmo2_zero_gradients(d->m);
+        for (size_t n = 0; n < all; n += N) {
+            olmo2_forward(d->m, step_tokens + n, d->B, d->T);
+            olmo2_classify(d->m, labels + n, weights + n, d->z, logprobs + n, lse + n);
+            olmo2_backward(d->m);
+            lm_add(&sums, labels + n, logprobs + n, lse + n, N, (double)d->z);
+        }
+        const double norm = olmo2_gradient_norm(d->m), lr = schedule_lr(&schedule, (int64_t)step + 1);
+        const OLMo2AdamW settings = {
+            .lr = (float)lr,
+            .beta1 = number(d, "settings.beta1", 0),
+            .beta2 = number(d, "settings.beta2", 0),
+            .eps = number(d, "settings.eps", 0),
+            .weight_decay = number(d, "settings.weight_decay", 0),
+            .gradient_scale = (float)fmin(1.0, (double)number(d, "settings.clip", 0) / (norm + 1e-6)),
+            .t = (int64_t)step + 1,
+        };
+        olmo2_update(d->m, &settings);
+        reached[0][step] = (float)(sums.ce / (double)normalizer);
+        reached[1][step] = (float)(sums.z / (double)normalizer);
+        reached[2][step] = (float)norm;
+        reached[3][step] = (float)lr;
+        if (step == 0) { check_parameters(d, AFTER_1, OLMO2_PARAMETER, "after1"); }
+    }
+    check_parameters(d, AFTER_10, OLMO2_PARAMETER, "after10");
+    const char *names[] = {"steps.ce", "steps.z_loss", "steps.gradient_norm", "steps.lr"};
+    for (int i = 0; i < 4; i++) {
+        check(d, LOSS, names[i], reached[i], steps);
+        free(reached[i]);
+    }
+    free(tokens);
+    free(mask);
+    free(labels);
+    free(filtered);
+    free(weights);
+    free(logprobs);
+    free(lse);
+}
+
+static void test_dump(const char *path) {
+    Dump d;
+    open_dump(&d, path);
+    const OLMo2Config *c = &d.config;
+    printf("%s: B %zu T %zu C %zu L %zu NH %zu NKV %zu HS %zu F %zu V %zu\n", path, d.B, d.T, c->C, c->L,
+           c->NH, c->NKV, c->HS, c->F, c->V);
+    test_model(&d);
+    test_layers(&d);
+    test_updates(&d);
+    olmo2_free(d.m);
+    safetensors_close(&d.file);
+}
+
+int main(int argc, char **argv) {
+    const char *dumps[] = {"dev/reference/dump_mha.safetensors", "dev/reference/dump_gqa.safetensors"};
+    verbose = argc > 1 && strcmp(argv[1], "-v") == 0;
+    const int first = verbose ? 2 : 1;
+    must(comparator_works(), "the comparator fails what it must");
+    for (int i = first; i < argc; i++) { test_dump(argv[i]); }
+    for (size_t i = 0; first >= argc && i < sizeof dumps / sizeof dumps[0]; i++) { test_dump(dumps[i]); }
+    printf("%-30s tensors  reached  allowed  worst tensor; why this tolerance\n", "kind");
+    for (int k = 0; k < KINDS; k++) {
+        printf("%-30s %7d  %7.1e  %7.0e  %s\n%58s%s\n", kinds[k].name, worst[k].count, worst[k].reached,
+               kinds[k].tolerance, worst[k].name, "", kinds[k].why);
+    }
+    gemm_free();
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed > 0 || passed == 0;
+}
