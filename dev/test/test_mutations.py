@@ -51,7 +51,7 @@ MUTATIONS = [
         Edit(C, "head[i]", "head[2 * i]")]),
     ("RoPE turns the other way", [
         Edit(C, "rope[t * HS + i + HS / 2] = sinf(angle);", "rope[t * HS + i + HS / 2] = -sinf(angle);")]),
-    ("RoPE from position 1", [
+    ("RoPE with stretched positions", [
         Edit(C, "float angle = (float)t * frequency;", "float angle = (float)(t + t / 4) * frequency;")]),
     ("theta 10000", [Edit(C, "config->HS, config->rope_theta);", "config->HS, 10000.0f);")]),
     ("eps 1e-5", [Edit(C, "const float eps = c->rms_eps;", "const float eps = 1e-5f;")]),
@@ -88,8 +88,9 @@ MUTATIONS = [
     ("= for += in the embedding's gradient", [
         Edit(C, "dtable[tokens[n] * C + c] += dx", "dtable[tokens[n] * C + c] = dx")]),
     ("gradients of a group's query heads not added", [
-        Edit(C, "(Matrix){q + query, Q, 1}, keys, HS, rows, true);",
-             "(Matrix){q + query, Q, 1}, keys, HS, rows, h > g * group && false);")]),
+        Edit(C, "for (size_t h = g * group; h < (g + 1) * group; h++) {",
+             "for (size_t h = g * group; h < (g + 1) * group; h++) {\n"
+             "                memset(dk + key, 0, HS * sizeof(float));")]),
     ("softmax backward without its mean", [Edit(C, "p_i[j] * (ds_i[j] - mean) * scale", "p_i[j] * ds_i[j] * scale")]),
     ("rmsnorm backward without its mean", [
         Edit(C, "dx_n[c] = s * (dx_n[c] - x_n[c] * s * mean);", "dx_n[c] = s * dx_n[c];")]),
@@ -139,7 +140,7 @@ def verdict(name: str, edits: List[Edit]) -> str:
             run = subprocess.run(["./mutant"], cwd=copy, capture_output=True, timeout=120)
         except subprocess.TimeoutExpired:
             return "red"
-        return "green" if run.returncode == 0 else "red"
+        return {0: "green", 1: "red"}.get(run.returncode, f"ended by signal {-run.returncode}")
 
 
 def main() -> int:
