@@ -55,7 +55,7 @@ MUTATIONS = [
         Edit(C, "float angle = (float)t * frequency;", "float angle = (float)(t + t / 4) * frequency;")]),
     ("theta 10000", [Edit(C, "config->HS, config->rope_theta);", "config->HS, 10000.0f);")]),
     ("eps 1e-5", [Edit(C, "const float eps = c->rms_eps;", "const float eps = 1e-5f;")]),
-    ("pre-norm", [Edit(C, "    m->config = *config;\n", "    m->config = *config;\n    m->config.pre_norm = true;\n")]),
+    ("pre-norm", [Edit(C, "c->pre_norm", "true")]),
     ("up and gate swapped", [
         Edit(C, "swiglu_forward(s->act, a_l.gate, a_l.up, N, F);", "swiglu_forward(s->act, a_l.up, a_l.gate, N, F);")]),
     ("sigmoid for silu", [Edit(C, "a[i] = gate[i] / (1.0f +", "a[i] = 1.0f / (1.0f +")]),
