@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-# One code path on every x86 processor, and one thread, so that the same bytes come out everywhere. These are read
-# when torch is loaded.
+# One code path on every x86 processor, so that the same bytes come out everywhere. torch reads these when
+# it is loaded.
 os.environ["ATEN_CPU_CAPABILITY"] = "default"
 os.environ["MKL_CBWR"] = "COMPATIBLE"
 
@@ -44,10 +44,9 @@ class Model:
     linear_std: float
 
 
-# mha: as many key/value heads as query heads; a sequence longer than the 64 queries that train_olmo2.c takes at a
-# time; small weights, so that layer 0 has rows whose mean square is near rms_eps.
-# gqa: three query heads to a key/value head, NH*HS != C, no dimension a multiple of 16; weights large enough for
-# every path to matter.
+# mha: as many key/value heads as query heads; a sequence longer than the 64 queries that train_olmo2.c takes
+# at a time; small weights, so that layer 0 has rows whose mean square is near rms_eps.
+# gqa: three query heads to a key/value head; NH*HS != C; no width a multiple of 16; larger weights.
 MODELS = {
     "mha": Model(
         Config(C=32, L=2, NH=4, NKV=4, HS=8, F=52, V=97),
@@ -59,8 +58,8 @@ MODELS = {
     ),
 }  # fmt: skip
 
-# Far from the recipe where the recipe would hide a mistake in ten steps: z-loss and decay large, epsilon of the
-# size of small gradients, and a clip that some steps exceed and others do not.
+# Far from the recipe where the recipe would hide a mistake in ten steps: z-loss and decay large, epsilon of
+# the size of small gradients, a clip that some steps exceed and others do not.
 TRAINING = Training(
     z=1e-3, peak_lr=4e-3, warmup=3, total=STEPS, final_fraction=0.1,
     beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.5, clip=3.2,
@@ -68,7 +67,7 @@ TRAINING = Training(
 
 
 def initial_parameters(model: Model, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Random weights, rounded to F32 so that the file holds exactly what is computed with; norms spread around 1."""
+    """Random weights, rounded to F32 so that the file holds exactly what is computed with."""
     parameters = {}
     for name, shape in olmo2.parameter_shapes(model.config).items():
         values = rng.standard_normal(shape)
@@ -95,7 +94,9 @@ def compute(model: Model, backend: ModuleType = olmo2) -> dict[str, np.ndarray]:
         array = value.detach().numpy() if isinstance(value, torch.Tensor) else np.array([value])
         out[name] = np.ascontiguousarray(array.astype(dtype))
 
-    out["config"] = np.array([B, T, config.C, config.L, config.NH, config.NKV, config.HS, config.F, V], np.int64)
+    out["config"] = np.array(
+        [B, T, config.C, config.L, config.NH, config.NKV, config.HS, config.F, V], np.int64
+    )
     put("rms_eps", config.rms_eps)
     put("rope_theta", config.rope_theta)
     put("z", settings.z)
@@ -123,15 +124,17 @@ def compute(model: Model, backend: ModuleType = olmo2) -> dict[str, np.ndarray]:
         put(name if name.startswith("gradient.") else f"d.{name}", gradient)
     put("gradient_norm", backend.gradient_norm(dict(zip(leaves, gradients[len(activations) :]))).item())
 
-    # ten updates. Every third batch uses few different tokens, which makes its gradient larger, and the second
-    # micro-batch has fewer labels than the first.
+    # ten updates. Every third batch has only three different tokens, which makes its gradient larger, and the
+    # second micro-batch has fewer labels than the first.
     for name in ("peak_lr", "final_fraction", "beta1", "beta2", "eps", "weight_decay", "clip"):
         put(f"settings.{name}", getattr(settings, name))
     put("settings.warmup", settings.warmup, np.int64)
     put("settings.total", settings.total, np.int64)
     highest = np.where(np.arange(STEPS) % 3 == 2, 3, V)[:, None, None, None]
     step_tokens = torch.from_numpy(rng.integers(0, highest, (STEPS, MICRO_BATCHES, B, T)))
-    step_mask = torch.from_numpy(rng.random((STEPS, MICRO_BATCHES, B, T)) < np.array([0.9, 0.5])[:, None, None])
+    step_mask = torch.from_numpy(
+        rng.random((STEPS, MICRO_BATCHES, B, T)) < np.array([0.9, 0.5])[:, None, None]
+    )
     put("steps.tokens", step_tokens, np.uint32)
     put("steps.mask", step_mask, np.uint8)
     trainer = backend.Trainer(parameters, config, settings)
@@ -153,8 +156,8 @@ def serialize(model: Model) -> bytes:
 
 
 def compare(path: Path, fresh: bytes) -> bool:
-    """Whether the file is what `fresh` is. Another processor may round the last bit of a float64 sum otherwise,
-    which can move a value to the next F32: that, and no more, passes too."""
+    """Whether the file is what `fresh` is. Another processor may round the last bit of a float64 sum
+    otherwise, which can move a value to the next F32: that, and no more, passes too."""
     stored = path.read_bytes()
     if stored == fresh:
         print(f"{path.name}: identical, {len(stored)} bytes")

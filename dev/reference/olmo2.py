@@ -1,8 +1,8 @@
 """OLMo 2 in plain PyTorch: the model, its loss and a training step, in any floating-point type.
 
-The order and the names are those of train_olmo2.c, with autograd in the place of the backward functions. Shapes:
-B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads, HS head size, F feed-forward
-hidden size, V vocabulary rows. A linear layer's weight is (outputs, inputs).
+The order and the names are those of train_olmo2.c, with autograd in the place of the backward functions.
+Shapes: B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads, HS head size,
+F feed-forward hidden size, V vocabulary rows. A linear layer's weight is (outputs, inputs).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def rope(x: Tensor, HS: int, theta: float) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, HS: int) -> Tensor:
-    """q (B, T, NH*HS), k and v (B, T, NKV*HS) -> (B, T, NH*HS), causal; query head h reads head h // (NH/NKV)."""
+    """q (B, T, NH*HS), k and v (B, T, NKV*HS) -> (B, T, NH*HS). Query head h reads head h // (NH / NKV)."""
     q, k, v = (x.unflatten(-1, (-1, HS)) for x in (q, k, v))
     T, group = q.shape[1], q.shape[2] // k.shape[2]
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
