@@ -259,7 +259,7 @@ MUTATIONS = [
     (
         "per-head QK-norm",
         'rmsnorm(a["k_raw"], w["self_attn.k_norm"], c.rms_eps)',
-        'rmsnorm(a["k_raw"].unflatten(-1, (-1, c.HS)), w["self_attn.k_norm"].view(-1, c.HS), 1e-6).flatten(2)',
+        'rmsnorm(a["k_raw"].unflatten(2, (-1, c.HS)), w["self_attn.k_norm"].view(-1, c.HS), 1e-6).flatten(2)',
     ),
     (
         "QK-norm after RoPE",
