@@ -88,19 +88,19 @@ static inline bool npy_read_header(const char *data, size_t size, size_t *offset
 // Finds the tokens in the bytes (data, size) of a token file.
 static inline bool tokens_locate(const char *data, size_t size, size_t *offset, size_t *tokens,
                                  const char *path, Error *err) {
-    if (size == 0) { return fail(err, "%s: is empty, expected token ids", path); }
-    if (size >= 6 && memcmp(data, "\x93NUMPY", 6) == 0) {
-        return npy_read_header(data, size, offset, tokens, path, err);
+    bool numpy = size >= 6 && memcmp(data, "\x93NUMPY", 6) == 0;
+    if (numpy && !npy_read_header(data, size, offset, tokens, path, err)) { return false; }
+    if (!numpy) {
+        *offset = 0;
+        *tokens = size / 4;
+        if (size % 4 != 0) {
+            return fail(err,
+                        "%s: %zu bytes are no multiple of 4, expected raw little-endian uint32: the file is "
+                        "truncated or of another kind",
+                        path, size);
+        }
     }
-    *offset = 0;
-    *tokens = size / 4;
-    if (size % 4 != 0) {
-        return fail(err,
-                    "%s: %zu bytes are no multiple of 4: a token file is raw little-endian uint32; "
-                    "this one is truncated or of another kind",
-                    path, size);
-    }
-    return true;
+    return *tokens > 0 || fail(err, "%s: is empty, expected token ids", path);
 }
 
 static inline void token_file_close(TokenFile *f) {
@@ -198,6 +198,7 @@ typedef struct {
     uint64_t instances;  // in all files, to notice that they have changed
 } LoaderState;
 
+// The files are mapped into memory, so they must not be cut short while the loader is open.
 typedef struct {
     LoaderSettings settings;
     TokenFile *files;  // (file_count)

@@ -16,6 +16,7 @@ typedef struct {
 } Schedule;
 
 // The learning rate of an update; step 1 is the first, so no update has rate 0 only because of the warmup.
+// Steps may be any unit that the settings use too: OLMo's own runs counted tokens.
 //   warmup    peak * step / warmup
 //   cosine    from the peak to final along half a cosine, between the warmup and `total`
 //   linear    from the peak to final along a line, between the warmup and `total`

@@ -1,0 +1,433 @@
+// test_dataloader.c: instances, order, masks, the filter and resuming of the data loader; its errors; the
+// writer.
+#include <sys/resource.h>
+
+#include <signal.h>
+
+#include "llmc/dataloader.h"
+
+#include "check.h"
+
+enum { T = 4, V = 1000 };
+
+static char directory[] = "/tmp/test_dataloader.XXXXXX";
+
+// directory/name, in one of four buffers used in turn
+static const char *path_of(const char *name) {
+    static char buffers[4][256];
+    static size_t turn;
+    char *buffer = buffers[turn++ % 4];
+    snprintf(buffer, sizeof buffers[0], "%s/%s", directory, name);
+    return buffer;
+}
+
+static void write_file(const char *name, const void *data, size_t size) {
+    FILE *f = fopen(path_of(name), "wb");
+    if (!CHECK(f != NULL)) { exit(1); }
+    CHECK(fwrite(data, 1, size, f) == size);
+    CHECK(fclose(f) == 0);
+}
+
+// n tokens first, first + 1, ...
+static void write_tokens(const char *name, uint32_t first, size_t n) {
+    uint32_t tokens[256];
+    for (size_t i = 0; i < n; i++) { tokens[i] = first + (uint32_t)i; }
+    write_file(name, tokens, 4 * n);
+}
+
+// A NumPy file with this dictionary, padded as numpy.save pads it, and n tokens.
+static void write_npy(const char *name, int version, const char *dictionary, size_t n) {
+    unsigned char bytes[1024];
+    size_t start = version == 1 ? 10 : 12, length = (start + strlen(dictionary) + 64) / 64 * 64 - start;
+    memcpy(bytes, "\x93NUMPY", 6);
+    memset(bytes + 6, 0, 6);
+    bytes[6] = (unsigned char)version;
+    bytes[8] = (unsigned char)length;
+    memset(bytes + start, ' ', length);
+    memcpy(bytes + start, dictionary, strlen(dictionary));
+    bytes[start + length - 1] = '\n';
+    for (size_t i = 0; i < n; i++) {
+        uint32_t token = (uint32_t)i;
+        memcpy(bytes + start + length + 4 * i, &token, 4);
+    }
+    write_file(name, bytes, start + length + 4 * n);
+}
+
+static LoaderSettings settings_of(size_t batch, bool shuffle) {
+    LoaderSettings s = {T, V, batch, shuffle, 6198, false, 0, 0, 0};
+    return s;
+}
+
+static bool open_one(DataLoader *l, const char *name, const LoaderSettings *s, Error *err) {
+    const char *pattern = path_of(name);
+    return dataloader_open(l, &pattern, 1, s, err);
+}
+
+static uint32_t tokens[64 * T];
+static uint8_t mask[64 * T];
+static bool filtered[64];
+
+// The first token of the next instance, which tells instances apart.
+static uint32_t next_first(DataLoader *l) {
+    Error err = {""};
+    CHECK(dataloader_next(l, 1, tokens, mask, filtered, &err));
+    return tokens[0];
+}
+
+// Three files of 2, 0 and 3 instances: each drops its own tail, none is joined with the next.
+static void test_instances_in_order(void) {
+    const uint32_t firsts[] = {0, 4, 200, 204, 208};
+    const char *patterns[] = {path_of("plain-*.npy")};
+    LoaderSettings s = settings_of(1, false);
+    DataLoader l;
+    Error err = {""};
+    write_tokens("plain-a.npy", 0, 2 * T + 3);
+    write_tokens("plain-b.npy", 100, T - 1);
+    write_tokens("plain-c.npy", 200, 3 * T);
+    if (!CHECK(dataloader_open(&l, patterns, 1, &s, &err))) { return; }
+    CHECK(dataloader_instances(&l) == 5);
+    for (uint64_t epoch = 0; epoch < 2; epoch++) {
+        CHECK(dataloader_next(&l, 5, tokens, mask, filtered, &err));
+        for (size_t b = 0; b < 5; b++) {
+            for (uint32_t t = 0; t < T; t++) { CHECK(tokens[b * T + t] == firsts[b] + t); }
+            CHECK(!filtered[b]);
+        }
+        for (size_t i = 0; i < 5 * T; i++) { CHECK(mask[i] == 1); }
+        CHECK(l.state.epoch == epoch && l.state.position == 5);
+    }
+    dataloader_close(&l);
+
+    const char *twice[] = {path_of("plain-c.npy"), path_of("plain-[ac].npy"), path_of("plain-c.npy")};
+    if (!CHECK(dataloader_open(&l, twice, 3, &s, &err))) { return; }
+    CHECK(dataloader_instances(&l) == 3 + 5 + 3);  // a file given again is repeated
+    for (size_t i = 0; i < 3; i++) { next_first(&l); }
+    CHECK(next_first(&l) == 0);
+    dataloader_close(&l);
+
+    write_tokens("odd[1]*.npy", 300, T);  // a name that is also a pattern
+    if (CHECK(open_one(&l, "odd[1]*.npy", &s, &err))) {
+        CHECK(next_first(&l) == 300);
+        dataloader_close(&l);
+    }
+}
+
+// The order of an epoch is that of PCG64(seed + epoch) over all instances, without the rest that fills no
+// batch.
+static void test_shuffled_epochs(void) {
+    enum { N = 23, BATCH = 5 };
+    LoaderSettings s = settings_of(BATCH, true);
+    DataLoader l;
+    Error err = {""};
+    write_tokens("shuffled.npy", 0, N * T);
+    if (!CHECK(open_one(&l, "shuffled.npy", &s, &err))) { return; }
+    for (uint64_t epoch = 0; epoch < 3; epoch++) {
+        uint32_t order[N];
+        Pcg64 rng;
+        for (uint32_t i = 0; i < N; i++) { order[i] = i; }
+        pcg64_seed(&rng, s.seed + epoch);
+        pcg64_shuffle(&rng, order, N);
+        for (size_t i = 0; i < N / BATCH * BATCH; i++) {
+            CHECK(next_first(&l) == order[i] * T);
+            CHECK(l.state.epoch == epoch && l.state.position == i + 1);
+        }
+    }
+    dataloader_close(&l);
+}
+
+// From any saved state a new loader goes on with the same instances, whatever the size of its micro-batches.
+static void test_restore(void) {
+    enum { N = 23, BATCH = 4, STEPS = 60 };
+    LoaderSettings s = settings_of(BATCH, true);
+    uint32_t firsts[STEPS];
+    LoaderState states[STEPS];
+    DataLoader l;
+    Error err = {""};
+    write_tokens("restored.npy", 0, N * T);
+    if (!CHECK(open_one(&l, "restored.npy", &s, &err))) { return; }
+    for (size_t i = 0; i < STEPS; i++) {
+        states[i] = l.state;
+        firsts[i] = next_first(&l);
+    }
+    dataloader_close(&l);
+    s.seed = 1;  // the state has its own
+    for (size_t from = 0; from + 3 <= STEPS; from++) {
+        if (!CHECK(open_one(&l, "restored.npy", &s, &err))) { return; }
+        CHECK(dataloader_restore(&l, &states[from], &err));
+        CHECK(dataloader_next(&l, 3, tokens, mask, filtered, &err));
+        for (size_t b = 0; b < 3; b++) { CHECK(tokens[b * T] == firsts[from + b]); }
+        dataloader_close(&l);
+    }
+    if (!CHECK(open_one(&l, "restored.npy", &s, &err))) { return; }
+    LoaderState other = states[7];
+    other.instances = N + 1;
+    CHECK_ERROR(dataloader_restore(&l, &other, &err), err, "sequence 7 of 24, the files now hold 23");
+    other.instances = N;
+    other.position = N + 1;
+    CHECK_ERROR(dataloader_restore(&l, &other, &err), err, "sequence 24 of 23");
+    CHECK(l.state.position == 0 && l.state.seed == 1);
+    dataloader_close(&l);
+}
+
+static void test_masks(void) {
+    uint8_t bytes[3 * T + 1] = {0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0, 1};
+    LoaderSettings s = settings_of(1, false);
+    const char *patterns[] = {path_of("masked*")};
+    DataLoader l;
+    Error err = {""};
+    write_tokens("masked.npy", 0, sizeof bytes);
+    write_file("masked.npy.mask", bytes, sizeof bytes);
+    if (!CHECK(dataloader_open(&l, patterns, 1, &s, &err))) { return; }  // the mask is no token file
+    CHECK(dataloader_instances(&l) == 3);
+    CHECK(dataloader_next(&l, 3, tokens, mask, filtered, &err));
+    CHECK(memcmp(mask, bytes, 3 * T) == 0);
+    dataloader_close(&l);
+
+    bytes[6] = 2;
+    write_file("masked.npy.mask", bytes, sizeof bytes);
+    if (!CHECK(open_one(&l, "masked.npy", &s, &err))) { return; }
+    CHECK(dataloader_next(&l, 1, tokens, mask, filtered, &err));
+    CHECK_ERROR(dataloader_next(&l, 1, tokens, mask, filtered, &err), err, "masked.npy.mask: byte 6 is 2");
+    dataloader_close(&l);
+
+    write_file("masked.npy.mask", bytes, sizeof bytes - 1);
+    CHECK_ERROR(open_one(&l, "masked.npy", &s, &err), err, "mask of 12 bytes for 13 tokens");
+    write_file("masked.npy.mask", bytes, 0);
+    CHECK_ERROR(open_one(&l, "masked.npy", &s, &err), err, "mask of 0 bytes for 13 tokens");
+}
+
+static void test_numpy_files(void) {
+    const char *good = "{'descr': '<u4', 'fortran_order': False, 'shape': (9,), }";
+    LoaderSettings s = settings_of(1, false);
+    DataLoader l;
+    Error err = {""};
+    for (int version = 1; version <= 3; version++) {
+        write_npy("true.npy", version, good, 9);
+        if (!CHECK(open_one(&l, "true.npy", &s, &err))) { return; }
+        CHECK(dataloader_instances(&l) == 2 && next_first(&l) == 0 && next_first(&l) == T);
+        dataloader_close(&l);
+    }
+    write_npy("true.npy", 1, good, 8);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "says 9 tokens of 4 bytes, 32 bytes follow");
+    write_npy("true.npy", 1, good, 10);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "says 9 tokens of 4 bytes, 40 bytes follow");
+    write_npy("true.npy", 1, "{'descr': '<u4', 'fortran_order': False, 'shape': (0,), }", 0);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "is empty");
+    write_npy("true.npy", 1, "{'descr': '<u4', 'fortran_order': False, 'shape': (4611686018427387913,), }",
+              9);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "damaged or truncated");
+    write_npy("true.npy", 1, "{'descr': '<u2', 'fortran_order': False, 'shape': (9,), }", 9);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "dtype '<u2', expected '<u4'");
+    write_npy("true.npy", 1, "{'fortran_order': False, 'shape': (9,), }", 9);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "dtype unknown");
+    write_npy("true.npy", 1, "{'descr': '<u4', 'fortran_order': True, 'shape': (9,), }", 9);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "'fortran_order': False");
+    write_npy("true.npy", 1, "{'descr': '<u4', 'fortran_order': False, 'shape': (3, 3), }", 9);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "shape (tokens,)");
+    write_npy("true.npy", 1, "{'descr': '<u4', 'fortran_order': False, 'shape': (), }", 1);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "shape (tokens,)");
+    write_npy("true.npy", 1, "{'descr': '<u4', 'fortran_order': False, }", 9);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "shape (tokens,)");
+    write_file("true.npy", "\x93NUMPY\x01", 7);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "truncated");
+    write_file("true.npy", "\x93NUMPY\x01\x00\x76\x00{'descr'", 18);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "says it is 118 bytes long");
+}
+
+static void test_bad_files(void) {
+    LoaderSettings s = settings_of(1, false);
+    DataLoader l;
+    Error err = {""};
+    CHECK_ERROR(open_one(&l, "missing.npy", &s, &err), err, "missing.npy: no such file");
+    CHECK_ERROR(open_one(&l, "missing*.npy", &s, &err), err, "matches no token file");
+    CHECK_ERROR(open_one(&l, "", &s, &err), err, "not a regular file");
+    write_file("empty.npy", "", 0);
+    CHECK_ERROR(open_one(&l, "empty.npy", &s, &err), err, "empty.npy: is empty");
+    write_file("cut.npy", "1234567", 7);
+    CHECK_ERROR(open_one(&l, "cut.npy", &s, &err), err, "cut.npy: 7 bytes are no multiple of 4");
+
+    write_tokens("short.npy", 0, 3 * T - 1);
+    s.T = 3 * T;
+    CHECK_ERROR(open_one(&l, "short.npy", &s, &err), err,
+                "short.npy: 11 tokens, fewer than one sequence of T = 12");
+    s = settings_of(3, true);
+    CHECK_ERROR(open_one(&l, "short.npy", &s, &err), err,
+                "2 sequences of T = 4 tokens, fewer than one batch of 3");
+    CHECK(l.files == NULL && l.order == NULL);
+
+    s = settings_of(1, false);
+    write_tokens("large.npy", V - 6, 2 * T);
+    if (!CHECK(open_one(&l, "large.npy", &s, &err))) { return; }
+    CHECK(dataloader_next(&l, 1, tokens, mask, filtered, &err));
+    CHECK_ERROR(dataloader_next(&l, 1, tokens, mask, filtered, &err), err,
+                "large.npy: token 6 has id 1000, the vocabulary has 1000 rows");
+    dataloader_close(&l);
+}
+
+static void test_bad_settings(void) {
+    DataLoader l;
+    Error err = {""};
+    LoaderSettings s = settings_of(0, false);
+    write_tokens("fine.npy", 0, 2 * T);
+    CHECK_ERROR(open_one(&l, "fine.npy", &s, &err), err, "expected 1 or more");
+    s = settings_of(1, false);
+    s.T = 0;
+    CHECK_ERROR(open_one(&l, "fine.npy", &s, &err), err, "expected 1 or more");
+    s.T = T;
+    CHECK_ERROR(dataloader_open(&l, NULL, 0, &s, &err), err, "0 patterns");
+    s.filter = true;
+    const size_t bad[][3] = {{0, 13, 32}, {5, 4, 32}, {1, 13, 2}};
+    for (size_t i = 0; i < 3; i++) {
+        s.min_period = bad[i][0];
+        s.max_period = bad[i][1];
+        s.max_count = bad[i][2];
+        CHECK_ERROR(open_one(&l, "fine.npy", &s, &err), err, "instance filter");
+    }
+}
+
+// From the definition: a span of `count` equal n-grams that follow each other.
+static bool repeats_by_definition(const uint32_t *a, size_t n, size_t low, size_t high, size_t count) {
+    for (size_t p = low; p <= high; p++) {
+        for (size_t start = 0; start + count * p <= n; start++) {
+            bool same = true;
+            for (size_t i = p; same && i < count * p; i++) { same = a[start + i] == a[start + i % p]; }
+            if (same) { return true; }
+        }
+    }
+    return false;
+}
+
+static void test_ngram_repeats(void) {
+    enum { LENGTH = 4096 };
+    static uint32_t a[LENGTH];
+    // The boundary at every period: 32 p - 1 tokens of the pattern pass, 32 p do not, anywhere.
+    for (size_t p = 1; p <= 13; p++) {
+        const size_t starts[] = {0, 1, 1000, LENGTH - 32 * p};
+        for (size_t k = 0; k < 4; k++) {
+            for (size_t i = 0; i < LENGTH; i++) { a[i] = (uint32_t)i; }
+            for (size_t i = 0; i < 32 * p; i++) { a[starts[k] + i] = 100000 + (uint32_t)(i % p); }
+            CHECK(ngram_repeats(a, LENGTH, 1, 13, 32));
+            CHECK(ngram_repeats(a, LENGTH, p, p, 32));
+            CHECK(!ngram_repeats(a, LENGTH, p + 1, 13, 32));
+            CHECK(!ngram_repeats(a, LENGTH, 1, p - 1, 32));
+            CHECK(!ngram_repeats(a, LENGTH, 1, 13, 33));
+            a[starts[k] + 32 * p - 1] = 99;
+            CHECK(!ngram_repeats(a, LENGTH, 1, 13, 32));
+        }
+    }
+    for (size_t i = 0; i < LENGTH; i++) { a[i] = (uint32_t)(i % 14); }
+    CHECK(!ngram_repeats(a, LENGTH, 1, 13, 32));
+
+    Pcg64 rng;
+    size_t disagreements = 0, found = 0;
+    pcg64_seed(&rng, 4);
+    for (size_t round = 0; round < 5000; round++) {
+        size_t n = pcg64_bounded(&rng, 40), low = 1 + pcg64_bounded(&rng, 2),
+               count = 3 + pcg64_bounded(&rng, 3);
+        for (size_t i = 0; i < n; i++) { a[i] = pcg64_bounded(&rng, 1); }
+        bool expected = repeats_by_definition(a, n, low, low + 4, count);
+        disagreements += ngram_repeats(a, n, low, low + 4, count) != expected;
+        found += expected;
+    }
+    CHECK(disagreements == 0);
+    CHECK(found > 1000 && found < 4000);
+    CHECK(!ngram_repeats(a, 0, 1, 13, 3));
+    CHECK(!ngram_repeats(a, 5, 1, SIZE_MAX - 1, SIZE_MAX));
+}
+
+static void test_filter(void) {
+    uint32_t ids[3 * 8] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 1, 2, 1, 2, 9, 1, 2, 3, 3, 3, 4, 5, 6};
+    LoaderSettings s = {8, V, 1, false, 0, true, 1, 3, 3};
+    DataLoader l;
+    Error err = {""};
+    write_file("repeats.npy", ids, sizeof ids);
+    if (!CHECK(open_one(&l, "repeats.npy", &s, &err))) { return; }
+    CHECK(dataloader_next(&l, 3, tokens, mask, filtered, &err));
+    CHECK(!filtered[0] && filtered[1] && filtered[2]);
+    CHECK(memcmp(tokens, ids, sizeof ids) == 0);  // a filtered instance keeps its place and its tokens
+    dataloader_close(&l);
+}
+
+static size_t file_size(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 ? (size_t)info.st_size : SIZE_MAX;
+}
+
+static void test_writer(void) {
+    const uint32_t ids[] = {0, 1, 258, UINT32_MAX};
+    const unsigned char bytes[] = {0, 0, 0, 0, 1, 0, 0, 0, 2, 1, 0, 0, 255, 255, 255, 255};
+    TokensWriter w;
+    Error err = {""};
+    if (!CHECK(tokens_write_begin(&w, path_of("out.npy"), &err))) { return; }
+    CHECK(tokens_write_append(&w, ids, 3, &err) && tokens_write_append(&w, ids, 0, &err));
+    CHECK(!path_is_file(path_of("out.npy")));  // nothing stands there before it is complete
+    CHECK(path_is_file(path_of(".writing-out.npy")));
+    CHECK(tokens_write_append(&w, ids + 3, 1, &err) && tokens_write_end(&w, &err));
+    CHECK(w.tokens == 4);
+    CHECK(!path_is_file(path_of(".writing-out.npy")));
+    MappedFile file;
+    if (!CHECK(file_map(&file, path_of("out.npy"), &err))) { return; }
+    CHECK(file.size == sizeof bytes && memcmp(file.data, bytes, sizeof bytes) == 0);
+    file_unmap(&file);
+
+    CHECK(tokens_write_begin(&w, path_of("out.npy"), &err) && tokens_write_append(&w, ids, 1, &err));
+    tokens_write_cancel(&w);
+    tokens_write_cancel(&w);
+    CHECK(file_size(path_of("out.npy")) == sizeof bytes);  // the old file stays
+    CHECK(!path_is_file(path_of(".writing-out.npy")));
+
+    CHECK_ERROR(tokens_write_begin(&w, path_of("no/such/out.npy"), &err), err,
+                "no/such/out.npy: cannot be created");
+    CHECK_ERROR(tokens_write_begin(&w, directory, &err), err, "cannot be created: Is a directory");
+    CHECK_ERROR(tokens_write_begin(&w, path_of(""), &err), err, "cannot be created");
+    CHECK_ERROR(tokens_write_begin(&w, "", &err), err, "cannot be created");
+}
+
+// A disk that fills up, here a limit on the size of files: the old file stays, the new one leaves nothing.
+static void test_writer_on_a_full_disk(void) {
+    static uint32_t ids[10000];
+    struct rlimit before, small = {1000, RLIM_INFINITY};
+    TokensWriter w;
+    Error err = {""};
+    write_tokens("full.npy", 0, T);
+    getrlimit(RLIMIT_FSIZE, &before);
+    small.rlim_max = before.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    CHECK(tokens_write_begin(&w, path_of("full.npy"), &err));
+    CHECK_ERROR(tokens_write_append(&w, ids, 10000, &err), err,
+                "full.npy: cannot be written: File too large");
+    CHECK(tokens_write_begin(&w, path_of("full.npy"), &err));
+    CHECK(tokens_write_append(&w, ids, 300, &err));  // still in the buffer
+    CHECK_ERROR(tokens_write_end(&w, &err), err, "full.npy: cannot be written: File too large");
+    setrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, SIG_DFL);
+    CHECK(file_size(path_of("full.npy")) == 4 * T);
+    CHECK(!path_is_file(path_of(".writing-full.npy")));
+}
+
+static void remove_directory(void) {
+    glob_t files;
+    char pattern[300];
+    snprintf(pattern, sizeof pattern, "%s/*", directory);
+    CHECK(glob(pattern, 0, NULL, &files) == 0);
+    for (size_t i = 0; i < files.gl_pathc; i++) { unlink(files.gl_pathv[i]); }
+    globfree(&files);
+    CHECK(rmdir(directory) == 0);  // fails if a temporary file was left
+}
+
+int main(void) {
+    if (!CHECK(mkdtemp(directory) != NULL)) { return check_report(); }
+    test_instances_in_order();
+    test_shuffled_epochs();
+    test_restore();
+    test_masks();
+    test_numpy_files();
+    test_bad_files();
+    test_bad_settings();
+    test_ngram_repeats();
+    test_filter();
+    test_writer();
+    test_writer_on_a_full_disk();
+    remove_directory();
+    return check_report();
+}
