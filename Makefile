@@ -1,17 +1,18 @@
 # make            train_olmo2, the CPU program
-# make test       every test that needs only a C compiler, make and Python with NumPy
+# make test       every test that needs only a C compiler, make and plain Python
 # make sanitize   the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
-# make fuzz       a short run of every fuzz target (clang)
+# make fuzz       a short run of every fuzz target (clang); FUZZ_SECONDS for each
+# make warnings   everything with gcc and clang at -Werror, and the headers as C++
 # make format     clang-format over the C sources
-# Variables: CC (gcc or clang), CFLAGS (optimisation), PYTHON
+# Variables: CC (gcc or clang), CFLAGS (optimisation)
 
-CC ?= gcc
-PYTHON ?= python3
 CFLAGS ?= -O3 -march=native
+FUZZ_SECONDS ?= 20
 # -ffp-contract=fast lets a * b + c be one fused instruction. It is not fast-math: NaN, infinity and the order of
 # every sum stay as the source says.
 FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -I. -MMD -MP
 LIBS = -lm
+SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
 # On macOS, Apple's clang takes OpenMP from Homebrew's libomp; without it one thread is used, and the program says so.
 ifeq ($(shell uname -s),Darwin)
@@ -21,10 +22,11 @@ else
   OPENMP = -fopenmp
 endif
 
-TESTS = $(patsubst dev/test/%.c,build/%,$(wildcard dev/test/test_*.c)) build/test_olmo2
-FUZZERS = $(patsubst dev/test/%.c,build/%,$(wildcard dev/test/fuzz_*.c))
-TOOLS = $(patsubst dev/test/%.c,build/%,$(wildcard dev/test/*_driver.c))
-SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+UNITS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/test_*.c))
+DRIVERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/*_driver.c))
+FUZZERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/fuzz_*.c))
+HEADERS = $(wildcard llmc/*.h)
+SOURCES = train_olmo2.c test_olmo2.c $(HEADERS) $(wildcard dev/test/*.[ch] dev/bench/*.c)
 
 all: train_olmo2
 
@@ -37,15 +39,61 @@ build/test_olmo2: test_olmo2.c | build
 build/%: dev/test/%.c | build
 	$(CC) $(CFLAGS) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
+build/%: dev/bench/%.c | build
+	$(CC) $(CFLAGS) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
+
+build/sanitize/train_olmo2: train_olmo2.c | build
+	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
+
+build/sanitize/test_olmo2: test_olmo2.c | build
+	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
+
+build/sanitize/%: dev/test/%.c | build
+	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
+
 build/fuzz_%: dev/test/fuzz_%.c | build
 	clang -O1 -g $(FLAGS) -fsanitize=fuzzer,address,undefined $< -o $@ $(LIBS)
 
 build:
-	mkdir -p build
+	mkdir -p build/sanitize
+
+# Every unit test, then the program as a whole; `make -k` goes on after a failure.
+RUN_UNITS = $(addprefix run/,$(UNITS) test_olmo2)
+test: $(RUN_UNITS) run/mutations run/command_line
+
+run/mutations: run/test_olmo2
+	@dev/test/suite.sh mutations python3 dev/test/test_mutations.py
+
+run/command_line: train_olmo2
+	@dev/test/suite.sh "command line" bash dev/test/test_cli.sh
+
+run/%: build/%
+	@dev/test/suite.sh $* build/$*
+
+RUN_SANITIZED = $(addprefix run_sanitized/,$(UNITS) test_olmo2)
+sanitize: $(RUN_SANITIZED)
+
+run_sanitized/%: build/sanitize/%
+	@dev/test/suite.sh "$* sanitized" build/sanitize/$*
+
+fuzz: $(addprefix run_fuzz/,$(FUZZERS))
+
+run_fuzz/%: build/%
+	@dev/test/suite.sh $* dev/test/fuzz.sh $* $(FUZZ_SECONDS)
+
+warnings:
+	@dev/test/suite.sh warnings dev/test/test_warnings.sh
+
+drivers: $(addprefix build/,$(DRIVERS))
+
+format:
+	clang-format -i $(SOURCES)
 
 clean:
 	rm -rf build train_olmo2
 
 -include $(wildcard build/*.d)
 
-.PHONY: all clean
+# Nothing may vanish between a build and its run.
+.SECONDARY:
+.PHONY: all test sanitize fuzz warnings drivers format clean
