@@ -465,6 +465,12 @@ static inline const Json *json_member(const Json *object, const char *key) {
     return NULL;
 }
 
+// A finite number in decimal, always with a point or an exponent: 1.0, not 1. `text` is the caller's.
+static inline void json_format_float(char text[40], double value, int digits) {
+    snprintf(text, 40, "%.*g", digits, value);
+    if (strpbrk(text, ".e") == NULL) { snprintf(text + strlen(text), 3, ".0"); }
+}
+
 // A few words for messages: what a value is. `buffer` is the caller's.
 static inline const char *json_describe(char buffer[64], const Json *value) {
     const char *words[] = {"null", "", "", "", "an array", "an object"};
@@ -475,7 +481,7 @@ static inline const char *json_describe(char buffer[64], const Json *value) {
         if (value->integral) {
             snprintf(buffer, 64, "%lld", (long long)value->integer);
         } else {
-            snprintf(buffer, 64, "%.15g", value->number);
+            json_format_float(buffer, value->number, 15);
         }
         return buffer;
     case JSON_STRING: snprintf(buffer, 64, "the string \"%.40s\"", value->string); return buffer;
@@ -670,16 +676,14 @@ static inline void json_integer(JsonWriter *w, const char *key, int64_t value) {
     json_raw(w, key, text);
 }
 
-// Always with a point or an exponent, so that a reader which tells 1 from 1.0 sees a float; NaN and
-// infinities, which JSON does not have, are null.
+// A reader that tells 1 from 1.0 sees a float. NaN and infinities, which JSON does not have, are null.
 static inline void json_append_float(JsonWriter *w, const char *key, double value, int digits) {
     char text[40];
     if (!isfinite(value)) {
         json_null(w, key);
         return;
     }
-    snprintf(text, sizeof text, "%.*g", digits, value);
-    if (strpbrk(text, ".e") == NULL) { snprintf(text + strlen(text), 3, ".0"); }
+    json_format_float(text, value, digits);
     json_raw(w, key, text);
 }
 
