@@ -1,0 +1,199 @@
+// log.h: what a run tells: a line for the person who watches, and log.jsonl, one JSON object a line, for
+// everything that reads it later.
+#ifndef LLMC_LOG_H
+#define LLMC_LOG_H
+
+#include "json.h"
+
+// ---------------------------------------------------------------------------------------------
+// numbers for people
+
+// "950", "12.3k", "5.00T": at most 5 characters below 1000T.
+static inline const char *format_count(char buffer[32], double value) {
+    const char *units[] = {"", "k", "M", "B", "T"};
+    int unit = 0;
+    while (value >= 999.5 && unit < 4) {
+        value /= 1000.0;
+        unit++;
+    }
+    int decimals = unit == 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+    snprintf(buffer, 32, "%.*f%s", decimals, value, units[unit]);
+    return buffer;
+}
+
+// "59s", "12m34s", "3h05m", "2d03h": at most 6 characters below 1000 days.
+static inline const char *format_duration(char buffer[32], double seconds) {
+    if (!(seconds >= 0.0 && seconds < 1e15)) { return "?"; }
+    long long s = (long long)(seconds + 0.5);
+    if (s < 60) {
+        snprintf(buffer, 32, "%llds", s);
+    } else if (s < 3600) {
+        snprintf(buffer, 32, "%lldm%02llds", s / 60, s % 60);
+    } else if (s < 86400) {
+        snprintf(buffer, 32, "%lldh%02lldm", s / 3600, s / 60 % 60);
+    } else {
+        snprintf(buffer, 32, "%lldd%02lldh", s / 86400, s / 3600 % 24);
+    }
+    return buffer;
+}
+
+// With that many decimals if it fits the width, else with an exponent.
+static inline const char *format_fixed(char buffer[32], double value, int width, int decimals) {
+    int length = snprintf(buffer, 32, "%.*f", decimals, value);
+    if (length > width) { snprintf(buffer, 32, "%.1e", value); }
+    return buffer;
+}
+
+// ---------------------------------------------------------------------------------------------
+// the lines of a step
+
+typedef struct {
+    int64_t step, tokens;  // of the whole run so far
+    double loss;           // mean cross-entropy, without the z term
+    double z;              // the z term of the objective
+    double gradient_norm;  // before clipping
+    double lr;
+    double tokens_per_second;
+    double seconds_left;
+    size_t masked;  // sequences that the instance filter left untrained
+    bool skipped;   // no update was made
+} StepReport;
+
+static const char *const step_header = "   step  tokens     loss        z    norm       lr  tok/s    left";
+
+// The step in at most 79 characters, under step_header.
+static inline void step_line(char line[256], const StepReport *r) {
+    char tokens[32], loss[32], norm[32], speed[32], left[32], masked[32] = "";
+    if (r->masked > 0) { snprintf(masked, sizeof masked, " mask %zu", r->masked); }
+    snprintf(line, 256, "%7lld %7s %8s %8.2e %7s %8.2e %6s %7s%s%s", (long long)r->step,
+             format_count(tokens, (double)r->tokens), format_fixed(loss, r->loss, 8, 4), r->z,
+             format_fixed(norm, r->gradient_norm, 7, 3), r->lr, format_count(speed, r->tokens_per_second),
+             format_duration(left, r->seconds_left), r->skipped ? " skip" : "", masked);
+}
+
+// What stands on the screen. On a terminal a step's line is refreshed in place until one is to stay.
+typedef struct {
+    bool terminal;
+    bool refreshed;  // the last line is one that the next may overwrite
+    bool headed;     // the last line belongs to the table of steps
+} Progress;
+
+// Prints text between the lines of steps.
+__attribute__((format(printf, 2, 3))) static inline void progress_print(Progress *p, const char *format,
+                                                                        ...) {
+    va_list arguments;
+    if (p->refreshed) { fputs("\r\033[K", stdout); }
+    p->refreshed = p->headed = false;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    fflush(stdout);
+}
+
+// Prints the step's line; one that is not to stay is shown on a terminal only.
+static inline void progress_step(Progress *p, const StepReport *report, bool stays) {
+    char line[256];
+    if (!stays && !p->terminal) { return; }
+    if (!p->headed) { progress_print(p, "%s\n", step_header); }
+    step_line(line, report);
+    printf("%s%s%s", p->refreshed ? "\r\033[K" : "", line, stays ? "\n" : "");
+    p->refreshed = !stays;
+    p->headed = true;
+    fflush(stdout);
+}
+
+// ---------------------------------------------------------------------------------------------
+// log.jsonl
+
+typedef struct {
+    FILE *file;
+    char *path;
+} RunLog;
+
+static inline void run_log_close(RunLog *log) {
+    if (log->file != NULL) { fclose(log->file); }
+    free(log->path);
+    log->file = NULL;
+    log->path = NULL;
+}
+
+// Whether the line tells of no more than the first `step` steps. A line that was cut short does not.
+static inline bool run_log_keeps(const char *line, size_t size, int64_t step) {
+    JsonDocument doc;
+    Error ignored;
+    size_t at = 0;
+    if (!json_parse(&doc, line, size, "log", &ignored)) { return false; }
+    bool keeps = json_get_size(doc.root, "step", false, &at, "log", &ignored) && (int64_t)at <= step;
+    json_free(&doc);
+    return keeps && doc.root == NULL;
+}
+
+// The bytes of the log's lines up to the first that tells of a step after `step`.
+static inline bool run_log_length(const char *path, int64_t step, size_t *length, Error *err) {
+    MappedFile file;
+    *length = 0;
+    if (!file_map(&file, path, err)) { return false; }
+    while (*length < file.size) {
+        const char *line = file.data + *length;
+        const char *end = (const char *)memchr(line, '\n', file.size - *length);
+        if (end == NULL || !run_log_keeps(line, (size_t)(end - line), step)) { break; }
+        *length += (size_t)(end - line) + 1;
+    }
+    file_unmap(&file);
+    return true;
+}
+
+// Opens the log of a run that has made `step` steps. Lines about later ones, which a crash has left, are cut:
+// they will be written again. Release with run_log_close.
+static inline bool run_log_open(RunLog *log, const char *run, int64_t step, bool *fresh, Error *err) {
+    size_t length = 0;
+    log->file = NULL;
+    log->path = format_text("%s/log.jsonl", run);
+    if (log->path == NULL) { return fail(err, "out of memory: the path of a log"); }
+    bool exists = path_is_file(log->path);
+    if (exists && !run_log_length(log->path, step, &length, err)) { return false; }
+    if (exists && truncate(log->path, (off_t)length) != 0) {
+        return fail(err, "%s: cannot be cut to step %lld: %s", log->path, (long long)step, strerror(errno));
+    }
+    *fresh = length == 0;
+    log->file = fopen(log->path, "ab");
+    if (log->file == NULL) { return fail(err, "%s: cannot be written: %s", log->path, strerror(errno)); }
+    return true;
+}
+
+// Appends what the writer holds as one line, and frees it.
+static inline bool run_log_write(RunLog *log, JsonWriter *line, Error *err) {
+    json_append_text(line, "\n");
+    bool memory = !line->failed;
+    bool written =
+        memory && fwrite(line->text, 1, line->length, log->file) == line->length && fflush(log->file) == 0;
+    json_writer_free(line);
+    if (!memory) { return fail(err, "out of memory: a line of %s", log->path); }
+    return written || fail(err, "%s: cannot be written: %s", log->path, strerror(errno));
+}
+
+// Makes sure that the log is on the disk: a checkpoint must not be newer than the log of its steps.
+static inline bool run_log_sync(RunLog *log, Error *err) {
+    return fsync(fileno(log->file)) == 0 ||
+           fail(err, "%s: cannot be written: %s", log->path, strerror(errno));
+}
+
+static inline bool run_log_step(RunLog *log, const StepReport *r, Error *err) {
+    JsonWriter w;
+    memset(&w, 0, sizeof w);
+    json_begin_object(&w, NULL);
+    json_string(&w, "type", "step");
+    json_integer(&w, "step", r->step);
+    json_integer(&w, "tokens", r->tokens);
+    json_number(&w, "loss", r->loss);
+    json_number(&w, "z", r->z);
+    json_number(&w, "gradient_norm", r->gradient_norm);
+    json_number(&w, "lr", r->lr);
+    json_number(&w, "tokens_per_second", r->tokens_per_second);
+    json_bool(&w, "skipped", r->skipped);
+    json_integer(&w, "masked", (int64_t)r->masked);
+    json_end_object(&w);
+    return run_log_write(log, &w, err);
+}
+
+#endif
