@@ -3,10 +3,10 @@
 
     python3 data/text.py book.txt notes/ more.jsonl.gz https://host/corpus.jsonl.zst --out runs/mine/data
 
-A line of a .jsonl file is a document of its own (the member "text"). A .txt file is cut at paragraph ends into
-documents of about --chunk characters, so that a few long books still give a validation set; --whole keeps each file
-as one document and --split-on cuts where a pattern matches. The split is by document: which side a document goes to
-depends on its text and the seed alone, so copies of it stay together and new files move nothing.
+A line of a .jsonl file is a document of its own (the member "text"). A .txt file is cut at paragraph ends
+into documents of about --chunk characters, so that a few long books still give a validation set; --whole
+keeps each file as one document and --split-on cuts where a pattern matches. The split is by document: which
+side one goes to depends on its text and the seed alone, so copies stay together and new files move nothing.
 
 The other scripts of this folder use the functions below for reading, downloading and writing.
 """
@@ -74,7 +74,8 @@ def open_text(path: Path, encoding: str = "utf-8") -> Iterator[TextIO]:
 def open_zst(path: Path) -> Iterator[IO[bytes]]:
     if shutil.which("zstd") is None:
         raise DataError(f"{path}: needs the program zstd; install the package of that name")
-    with subprocess.Popen(["zstd", "-dcq", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = ["zstd", "-dcq", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         yield process.stdout
         message = process.stderr.read().decode(errors="replace").strip()
         if process.wait() != 0:
@@ -94,7 +95,7 @@ def find_files(sources: Iterable[str]) -> list[Path]:
         elif not path.exists():
             raise DataError(f"{path}: there is no such file")
         elif not path.name.endswith(SUFFIXES):
-            raise DataError(f"{path}: the name ends in none of {', '.join(SUFFIXES)}; convert or rename the file")
+            raise DataError(f"{path}: the name ends in none of {', '.join(SUFFIXES)}; convert or rename it")
         else:
             files.append(path)
     return files
@@ -126,7 +127,7 @@ def read_lines(path: Path, file: TextIO) -> Iterator[str]:
         text = record.get("text") if isinstance(record, dict) else None
         if not isinstance(text, str):
             found = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
-            raise DataError(f'{path}:{number}: expected an object with a string "text", found {found or "nothing"}')
+            raise DataError(f'{path}:{number}: expected an object with a string "text", found: {found}')
         yield text.encode("utf-8", "replace").decode("utf-8")  # JSON can spell half of a surrogate pair
 
 
@@ -163,8 +164,8 @@ PIECE = re.compile(r"\w+|[^\w\s]+")
 def repeats(text: str, max_period: int = 13, max_count: int = 32) -> bool:
     """True if some span of 1 to 13 pieces (words, runs of punctuation) comes 32 times or more in a row.
 
-    A pattern of period p comes n times in a row exactly when (n - 1) p pieces one after another each equal the one
-    p places earlier.
+    A pattern of period p comes n times in a row exactly when (n - 1) p pieces one after another each equal
+    the one p places earlier.
     """
     numbers: dict[str, int] = {}
     pieces = np.array([numbers.setdefault(piece, len(numbers)) for piece in PIECE.findall(text)])
@@ -237,11 +238,15 @@ class Splitter:
             needed = self.counts[1] == 0 and self.counts[0] > 0 and self.val_fraction > 0
             self.write(self.waiting[1], self.waiting[2], 1 if needed else 0)
         if self.counts[0] == 0:
-            raise DataError("no document was left for training; give more text, or see --chunk and --val-fraction")
+            raise DataError("no document was left for training; give more text, or a smaller --val-fraction")
+
+    def report(self, out: Path) -> None:
+        for name, count, size in zip(("train", "val"), self.counts, self.characters):
+            print(f"{out / name}.jsonl: {count:,} documents, {size / 1e6:,.2f} million characters")
 
 
 def write_split(documents: Iterable[str], out: Path, seed: int, val_fraction: float) -> None:
-    """Writes the documents to out/train.jsonl and out/val.jsonl, leaves out empty and repetitive ones, reports."""
+    """Writes the documents to out/train.jsonl and out/val.jsonl without the empty and the repetitive ones."""
     empty = repetitive = 0
     out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / "train.jsonl") as train, atomic_write(out / "val.jsonl") as val:
@@ -255,8 +260,7 @@ def write_split(documents: Iterable[str], out: Path, seed: int, val_fraction: fl
             else:
                 splitter.add({"text": text}, text)
         splitter.finish()
-    for name, count, size in zip(("train", "val"), splitter.counts, splitter.characters):
-        print(f"{out / name}.jsonl: {count:,} documents, {size / 1e6:,.2f} million characters")
+    splitter.report(out)
     print(f"left out: {empty:,} empty, {repetitive:,} with an n-gram repeated 32 times or more")
 
 
@@ -268,8 +272,11 @@ FATAL = (400, 401, 403, 404, 410)
 
 
 def download(url: str, path: Path, size: int | None = None, sha256: str | None = None) -> None:
-    """Fetches a URL to a file, unless the file is there already. What was received is kept in PATH.part: a broken
-    connection, or a second call, goes on from there. The size and SHA-256 are checked where they are known."""
+    """Fetches a URL to a file, unless the file is there already.
+
+    What was received is kept in PATH.part: a broken connection, or a second call, goes on from there. The
+    size and the SHA-256 are checked where they are known.
+    """
     if path.exists():
         verify(path, url, size, sha256)
         return
@@ -303,14 +310,14 @@ RETRY_SECONDS = 0.5
 
 
 def receive(url: str, part: Path, start: int) -> int | None:
-    """Appends to `part` what the server has from byte `start` on; returns the full size, or None if it is unknown."""
+    """Appends to `part` what the server has from byte `start` on; returns the full size, None if unknown."""
     request = urllib.request.Request(url, headers={"User-Agent": "olmo2-data", "Accept-Encoding": "identity"})
     if start > 0:
         request.add_header("Range", f"bytes={start}-")
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: nothing lies beyond `start`, so either all is here or the file has changed
+        if error.code != 416:  # 416: nothing lies beyond `start`, so all is here or the file has changed
             raise
         total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         if total is None or int(total[1]) != start:
@@ -320,9 +327,9 @@ def receive(url: str, part: Path, start: int) -> int | None:
     with response:
         length = response.headers.get("Content-Length")
         if start > 0 and response.status == 206:
-            served = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-            if served is None or int(served[1]) != start:
-                raise ConnectionError(f"the server sent {response.headers.get('Content-Range')}, not from {start}")
+            served = response.headers.get("Content-Range", "")
+            if not served.startswith(f"bytes {start}-"):
+                raise ConnectionError(f'the server sent "{served}" when asked for the bytes from {start} on')
         else:
             start = 0  # the server does not know Range: it sends the whole file
         with open(part, "ab" if start > 0 else "wb") as file:
@@ -351,6 +358,12 @@ def file_sha256(path: Path) -> str:
 
 
 # ----------------------------------------------------------------------------------------------
+# the command line
+
+def new_parser(description: str) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=formatter)
+
 
 def fraction(text: str) -> float:
     value = float(text)
@@ -380,20 +393,21 @@ def encoding(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text} is no encoding that Python knows") from None
 
 
-def add_split_flags(parser: argparse.ArgumentParser) -> None:
+def add_split_flags(parser: argparse.ArgumentParser, val_fraction: float = 0.05) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for train.jsonl and val.jsonl")
-    parser.add_argument("--val-fraction", type=fraction, default=0.05, help="share held out (default %(default)s)")
+    parser.add_argument("--val-fraction", type=fraction, default=val_fraction,
+                        help="share held out for validation (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
 
 
 def add_cut_flags(parser: argparse.ArgumentParser) -> None:
     cutting = parser.add_mutually_exclusive_group()
     cutting.add_argument("--chunk", type=positive, default=8000, metavar="N",
-                         help="cut .txt files at paragraph ends into N characters at most (default %(default)s)")
+                         help="cut .txt files at paragraph ends, N characters at most (%(default)s)")
     cutting.add_argument("--whole", action="store_true", help="each .txt file is one document")
     cutting.add_argument("--split-on", type=pattern, metavar="REGEX",
                          help=r"cut .txt files where REGEX matches, for example '\n{4,}' or '(?=^CHAPTER)'")
-    parser.add_argument("--encoding", type=encoding, default="utf-8", help="of the files (default %(default)s)")
+    parser.add_argument("--encoding", type=encoding, default="utf-8", help="of the files (%(default)s)")
 
 
 def cutter(args: argparse.Namespace) -> Callable[[str], Iterable[str]]:
@@ -405,8 +419,9 @@ def cutter(args: argparse.Namespace) -> Callable[[str], Iterable[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a .txt or .jsonl file (.gz, .zst), folder or URL")
+    parser = new_parser(__doc__)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE",
+                        help="a .txt or .jsonl file (also .gz, .zst), a folder, or a URL")
     parser.add_argument("--sha256", help="the checksum that the download of the one URL must have")
     add_cut_flags(parser)
     add_split_flags(parser)

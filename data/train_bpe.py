@@ -3,13 +3,12 @@
 
     python3 data/train_bpe.py --vocab-size 4096 --out tokenizer.json train.jsonl
 
-The file is built like OLMo 2's own: the pattern of cl100k cuts the text into pieces, each piece is a row of bytes,
-and merges join the pair of neighbours that is most frequent in the training text, one pair at a time. Ids: the 256
-bytes, the merges in order, then the special tokens of OLMo 2. The same text always gives the same file.
+The file is built like OLMo 2's own: the pattern of cl100k cuts the text into pieces, each piece is a row of
+bytes, and merges join the pair of neighbours that is most frequent in the training text, one pair at a time.
+Ids: the 256 bytes, the merges in order, then OLMo 2's special tokens. The same text gives the same file.
 """
 from __future__ import annotations
 
-import argparse
 import collections
 import heapq
 import json
@@ -20,7 +19,7 @@ import unicodedata
 from pathlib import Path
 from typing import Iterable
 
-from text import DataError, atomic_write, find_files, positive, read_documents, run
+from text import DataError, atomic_write, find_files, new_parser, positive, read_documents, run
 
 PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
            r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -53,7 +52,7 @@ def compile_pattern() -> re.Pattern[str]:
     classes = {
         r"\p{L}": character_class(code for code, kind in enumerate(kinds) if kind == "L"),
         r"\p{N}": character_class(code for code, kind in enumerate(kinds) if kind == "N"),
-        r"\s": r"\t-\r \x85" + character_class(code for code, kind in enumerate(kinds) if kind == "Z" and code > 32),
+        r"\s": r"\t-\r\x85" + character_class(code for code, kind in enumerate(kinds) if kind == "Z"),
     }
     text = PATTERN.replace(r"\S", r"[^\s]")
     text = re.sub(r"\[[^]]*\]", lambda match: expand(match[0], classes), text)
@@ -84,8 +83,8 @@ def count_pieces(documents: Iterable[str]) -> collections.Counter[str]:
 class Trainer:
     """The pieces as rows of ids, with the count of every pair of neighbours and the rows that hold it.
 
-    The heap's entries may be stale: a count that has fallen since is corrected when the entry comes to the top, and
-    a count that rises gets a new entry. Among equal counts the pair of lower ids wins.
+    The heap's entries may be stale: a count that has fallen since is corrected when the entry comes to the
+    top, and a new pair gets a new entry. Among equal counts the pair of lower ids wins.
     """
 
     def __init__(self, rows: list[list[int]], counts: list[int]) -> None:
@@ -156,8 +155,9 @@ def train(pieces: collections.Counter[str], vocab_size: int) -> tuple[list[str],
     while len(tokens) < target:
         pair = trainer.most_frequent()
         if pair is None:
+            largest = len(tokens) + len(ADDED_TOKENS)
             raise DataError(f"the text holds no pair of tokens twice after {len(merges):,} merges: "
-                            f"ask for --vocab-size {len(tokens) + len(ADDED_TOKENS)} at most, or give more text")
+                            f"ask for --vocab-size {largest} or less, or give more text")
         left, right = tokens[pair[0]], tokens[pair[1]]
         if left + right not in ids:  # two different merges can spell the same token
             ids[left + right] = len(tokens)
@@ -169,8 +169,9 @@ def train(pieces: collections.Counter[str], vocab_size: int) -> tuple[list[str],
 
 def tokenizer_json(tokens: list[str], merges: list[tuple[str, str]]) -> dict[str, object]:
     contents = [content for content, _ in ADDED_TOKENS]
-    added = [{"id": len(tokens) + i, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": special} for i, (content, special) in enumerate(ADDED_TOKENS)]
+    added = [{"id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
+              "normalized": False, "special": special}
+             for number, (content, special) in enumerate(ADDED_TOKENS, len(tokens))]
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
@@ -186,9 +187,9 @@ def tokenizer_json(tokens: list[str], merges: list[tuple[str, str]]) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", help=".jsonl files from data/text.py or data/primer.py, or .txt (.gz, .zst)")
-    parser.add_argument("--vocab-size", type=positive, required=True, help="all tokens, special ones included")
+    parser = new_parser(__doc__)
+    parser.add_argument("files", nargs="+", help=".jsonl from data/text.py or data/primer.py, or .txt")
+    parser.add_argument("--vocab-size", type=positive, required=True, help="number of tokens, all in all")
     parser.add_argument("--out", type=Path, required=True, help="the tokenizer.json to write")
     args = parser.parse_args()
     smallest = 256 + len(ADDED_TOKENS)
@@ -196,14 +197,14 @@ def main() -> None:
         parser.error(f"--vocab-size {args.vocab_size}: the bytes and the special tokens alone are {smallest}")
 
     begin = time.monotonic()
-    documents = (text for path in find_files(args.files) for text in read_documents(path, lambda text: [text]))
-    pieces = count_pieces(documents)
+    files = find_files(args.files)
+    pieces = count_pieces(text for path in files for text in read_documents(path, lambda text: [text]))
     tokens, merges = train(pieces, args.vocab_size)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.out) as file:
         json.dump(tokenizer_json(tokens, merges), file, ensure_ascii=False)
-    print(f"{args.out}: {args.vocab_size:,} tokens from {sum(pieces.values()):,} pieces, {len(pieces):,} of them "
-          f"different, in {time.monotonic() - begin:.1f} s; longest: {max(tokens, key=len)!r}")
+    print(f"{args.out}: {args.vocab_size:,} tokens from {sum(pieces.values()):,} pieces "
+          f"({len(pieces):,} different) in {time.monotonic() - begin:.1f} s")
 
 
 if __name__ == "__main__":
