@@ -86,6 +86,10 @@ warnings:
 
 drivers: $(addprefix build/,$(DRIVERS))
 
+# All that test, sanitize and fuzz run, for building side by side first.
+programs: train_olmo2 drivers $(addprefix build/,$(UNITS) test_olmo2 $(if $(shell command -v clang),$(FUZZERS))) \
+          $(addprefix build/sanitize/,$(UNITS) test_olmo2)
+
 format:
 	clang-format -i $(SOURCES)
 
@@ -96,4 +100,4 @@ clean:
 
 # Nothing may vanish between a build and its run.
 .SECONDARY:
-.PHONY: all test sanitize fuzz warnings drivers format clean
+.PHONY: all test sanitize fuzz warnings drivers programs format clean

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# scripts/test.sh              everything that needs no PyTorch
+# scripts/test.sh --reference  also PyTorch, transformers, tokenizers and OLMo-core in .venv, and the checks against them
+#
+# Sets itself up: says what it installs and why. Every suite is one line; the last line is the sum.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+reference=no
+case "${1:-}" in
+    "") ;;
+    --reference) reference=yes ;;
+    *)
+        echo "error: unknown argument '$1'; expected nothing or --reference" >&2
+        exit 2
+        ;;
+esac
+. scripts/setup.sh
+setup_build_tools || exit 1
+setup_test_tools
+setup_venv || exit 1
+python=.venv/bin/python
+
+rm -f build/tests/results
+mkdir -p build/tests
+suite() { dev/test/suite.sh "$@"; }
+begin=$(date +%s)
+
+# Built two at a time, run one at a time, so that the seconds of a suite are its own.
+make -s -k -j "$(getconf _NPROCESSORS_ONLN)" programs || echo "some programs did not build; their suites fail below"
+make -s -k test
+make -s -k sanitize
+make -s warnings
+if command -v clang >/dev/null; then make -s -k fuzz; else echo "skipped: fuzz targets (clang not installed)"; fi
+suite "crash" "$python" dev/test/test_crash.py
+suite "data scripts" "$python" dev/test/test_data.py
+suite "formulas of dev/doc" "$python" dev/doc/check.py
+
+if [ $reference = yes ]; then
+    setup_reference || exit 1
+    make -s drivers
+    suite "reference" "$python" dev/reference/test_reference.py
+    suite "dumps" "$python" dev/reference/dump.py --check
+    for check in dev/test/reference_*.py; do
+        name=$(basename "$check" .py)
+        suite "$name" "$python" "$check"
+    done
+else
+    echo "not run: the checks against PyTorch, transformers, tokenizers and OLMo-core (scripts/test.sh --reference)"
+fi
+
+awk -v seconds="$(($(date +%s) - begin))" '
+    { passed += $1; failed += $2; skipped += $3 }
+    END {
+        printf "%d suites in %d s\n", NR, seconds
+        printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+        exit failed > 0 || passed == 0
+    }' build/tests/results
