@@ -61,7 +61,7 @@ typedef struct {
 
 static const char *const step_header = "   step  tokens     loss        z    norm       lr  tok/s    left";
 
-// The step in at most 79 characters, under step_header.
+// The step in at most 80 characters, under step_header.
 static inline void step_line(char line[256], const StepReport *r) {
     char tokens[32], loss[32], norm[32], speed[32], left[32], masked[32] = "";
     if (r->masked > 0) { snprintf(masked, sizeof masked, " mask %zu", r->masked); }

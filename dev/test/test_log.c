@@ -1,0 +1,154 @@
+// The run log and the lines on the screen.
+#include "dev/test/check.h"
+#include "llmc/log.h"
+
+static void test_numbers(void) {
+    char b[32];
+    CHECK(strcmp(format_count(b, 0), "0") == 0 && strcmp(format_count(b, 950), "950") == 0);
+    CHECK(strcmp(format_count(b, 999.4), "999") == 0 && strcmp(format_count(b, 999.6), "1.00k") == 0);
+    CHECK(strcmp(format_count(b, 12345), "12.3k") == 0 && strcmp(format_count(b, 99960), "100k") == 0);
+    CHECK(strcmp(format_count(b, 999999), "1.00M") == 0 && strcmp(format_count(b, 5e12), "5.00T") == 0);
+    CHECK(strcmp(format_duration(b, 0.2), "0s") == 0 && strcmp(format_duration(b, 59.6), "1m00s") == 0);
+    CHECK(strcmp(format_duration(b, 3599), "59m59s") == 0 && strcmp(format_duration(b, 11100), "3h05m") == 0);
+    CHECK(strcmp(format_duration(b, 183600), "2d03h") == 0 && strcmp(format_duration(b, NAN), "?") == 0);
+    CHECK(strcmp(format_duration(b, INFINITY), "?") == 0 && strcmp(format_duration(b, -1), "?") == 0);
+}
+
+// No line is wider than a terminal of 80 columns, and its columns stand under the header.
+static void test_lines(void) {
+    double values[] = {0.0, 1e-9, 5.9414, 123.456, 123456.0, 1e12, 1e300, INFINITY, NAN};
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        StepReport r = {9999999, 5000000000000, values[i], values[i], values[i],
+                        4e-4,    999e9,         80000000,  999,       true};
+        char line[256];
+        step_line(line, &r);
+        if (!CHECK(strlen(line) <= 80)) { printf("       %s\n", line); }
+    }
+    StepReport r = {12, 3072, 5.5, 1e-3, 1.25, 4e-4, 1234, 61, 0, false};
+    char line[256];
+    step_line(line, &r);
+    CHECK(strlen(line) == strlen(step_header));
+    CHECK(strcmp(line, "     12   3.07k   5.5000 1.00e-03   1.250 4.00e-04  1.23k   1m01s") == 0);
+}
+
+static char *read_text(const char *path) {
+    MappedFile file;
+    Error err;
+    if (!file_map(&file, path, &err)) { return NULL; }
+    char *text = format_text("%.*s", (int)file.size, file.data == NULL ? "" : file.data);
+    file_unmap(&file);
+    return text;
+}
+
+static bool holds(const char *path, const char *expected) {
+    char *text = read_text(path);
+    bool ok = text != NULL && strcmp(text, expected) == 0;
+    if (!ok) { printf("       found %s\n       expected %s\n", text == NULL ? "nothing" : text, expected); }
+    free(text);
+    return ok;
+}
+
+static void append(RunLog *log, const char *type, int64_t step) {
+    JsonWriter w;
+    Error err;
+    memset(&w, 0, sizeof w);
+    json_begin_object(&w, NULL);
+    json_string(&w, "type", type);
+    if (step > 0) { json_integer(&w, "step", step); }
+    json_end_object(&w);
+    CHECK(run_log_write(log, &w, &err) && w.text == NULL);
+}
+
+static void write_text(const char *path, const char *text, const char *mode) {
+    FILE *file = fopen(path, mode);
+    CHECK(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+#define RUN_LINE "{\"type\": \"run\"}\n"
+#define STEP_LINE(n) "{\"type\": \"step\", \"step\": " #n "}\n"
+
+// A resumed run finds the lines of its own past, and none of a future that never was.
+static void test_run_log(const char *dir) {
+    RunLog log;
+    Error err;
+    bool fresh;
+    char path[PATH_MAX];
+    CHECK(path_join(path, dir, "log.jsonl", &err));
+    CHECK(run_log_open(&log, dir, 0, &fresh, &err) && fresh);
+    append(&log, "run", 0);
+    for (int64_t step = 1; step <= 3; step++) { append(&log, "step", step); }
+    CHECK(run_log_sync(&log, &err));
+    run_log_close(&log);
+    CHECK(holds(path, RUN_LINE STEP_LINE(1) STEP_LINE(2) STEP_LINE(3)));
+
+    write_text(path, "{\"type\": \"step\", \"st", "a");  // killed while it wrote
+    CHECK(run_log_open(&log, dir, 2, &fresh, &err) && !fresh);
+    CHECK(holds(path, RUN_LINE STEP_LINE(1) STEP_LINE(2)));
+    append(&log, "step", 3);
+    run_log_close(&log);
+    CHECK(holds(path, RUN_LINE STEP_LINE(1) STEP_LINE(2) STEP_LINE(3)));
+
+    CHECK(run_log_open(&log, dir, 7, &fresh, &err) && !fresh);
+    run_log_close(&log);
+    CHECK(holds(path, RUN_LINE STEP_LINE(1) STEP_LINE(2) STEP_LINE(3)));
+
+    write_text(path, RUN_LINE STEP_LINE(1) "damaged\n" STEP_LINE(2), "w");
+    CHECK(run_log_open(&log, dir, 2, &fresh, &err) && !fresh);
+    run_log_close(&log);
+    CHECK(holds(path, RUN_LINE STEP_LINE(1)));
+
+    CHECK(unlink(path) == 0 && run_log_open(&log, dir, 5, &fresh, &err) && fresh);
+    run_log_close(&log);
+    CHECK(unlink(path) == 0);
+    CHECK_ERROR(run_log_open(&log, "/nonexistent", 0, &fresh, &err), err, "/nonexistent/log.jsonl");
+    run_log_close(&log);
+}
+
+// What a step's line holds, NaN included, is JSON that reads back exactly.
+static void test_step_json(const char *dir) {
+    StepReport r = {12, 3072, 5.1234567890123456, 1e-3, NAN, 4e-4, 1234.5, 61, 3, true};
+    RunLog log;
+    Error err;
+    bool fresh, skipped = false;
+    double loss = 0.0;
+    size_t masked = 0;
+    char path[PATH_MAX];
+    CHECK(path_join(path, dir, "log.jsonl", &err) && run_log_open(&log, dir, 0, &fresh, &err));
+    CHECK(run_log_step(&log, &r, &err));
+    run_log_close(&log);
+    JsonDocument doc;
+    CHECK(json_parse_file(&doc, path, &err));
+    CHECK(json_get_double(doc.root, "loss", true, &loss, path, &err) && loss == r.loss);
+    CHECK(json_get_size(doc.root, "masked", true, &masked, path, &err) && masked == 3);
+    CHECK(json_get_bool(doc.root, "skipped", true, &skipped, path, &err) && skipped);
+    const Json *norm = json_member(doc.root, "gradient_norm");
+    CHECK(norm != NULL && norm->type == JSON_NULL);
+    json_free(&doc);
+    CHECK(unlink(path) == 0);
+}
+
+// A full disk is an error with the file's name, not a silent loss.
+static void test_full_disk(void) {
+    RunLog log = {fopen("/dev/full", "ab"), format_text("/dev/full")};
+    StepReport r;
+    Error err;
+    memset(&r, 0, sizeof r);
+    if (log.file == NULL) {
+        printf("skipped: a full disk (/dev/full not present)\n");
+    } else {
+        CHECK_ERROR(run_log_step(&log, &r, &err), err, "/dev/full: cannot be written");
+    }
+    run_log_close(&log);
+}
+
+int main(void) {
+    char dir[] = "/tmp/test_log_XXXXXX";
+    if (!CHECK(mkdtemp(dir) != NULL)) { return check_report(); }
+    test_numbers();
+    test_lines();
+    test_run_log(dir);
+    test_step_json(dir);
+    test_full_disk();
+    CHECK(rmdir(dir) == 0);
+    return check_report();
+}
