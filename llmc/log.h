@@ -37,10 +37,11 @@ static inline const char *format_duration(char buffer[32], double seconds) {
     return buffer;
 }
 
-// With that many decimals if it fits the width, else with an exponent.
+// With that many decimals if it fits the width, else with an exponent and as many digits as fit.
 static inline const char *format_fixed(char buffer[32], double value, int width, int decimals) {
     int length = snprintf(buffer, 32, "%.*f", decimals, value);
-    if (length > width) { snprintf(buffer, 32, "%.1e", value); }
+    if (length > width) { length = snprintf(buffer, 32, "%.1e", value); }
+    if (length > width) { snprintf(buffer, 32, "%.0e", value); }
     return buffer;
 }
 
