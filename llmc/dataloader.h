@@ -55,8 +55,10 @@ static inline bool npy_read_header(const char *data, size_t size, size_t *offset
     if (start == 12) { length |= (size_t)bytes[10] << 16 | (size_t)bytes[11] << 24; }
     char header[4096];
     if (length > size - start || length >= sizeof header) {
-        return fail(err, "%s: NumPy header says it is %zu bytes long, the file has %zu: damaged or truncated",
-                    path, length, size);
+        return fail(err,
+                    "%s: NumPy header says it is %zu bytes long, expected less than %zu and no more than the "
+                    "file's %zu: damaged or truncated",
+                    path, length, sizeof header, size - start);
     }
     memcpy(header, data + start, length);
     header[length] = '\0';

@@ -11,7 +11,7 @@ typedef struct {
     double peak;            // the learning rate at the end of the warmup
     int64_t warmup;         // steps that rise linearly from 0 to the peak; 0 for none
     int64_t total;          // the step at which the fall ends, and after which the rate no longer changes
-    int64_t decay;          // WSD: the steps of the fall, the last ones before `total`
+    int64_t decay;          // WSD: the steps of the fall, the last before `total`; warmup + decay <= total
     double final_fraction;  // the rate after the fall, as a fraction of the peak
 } Schedule;
 

@@ -227,6 +227,9 @@ static void test_numpy_files(void) {
     CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "shape (tokens,)");
     write_npy("true.npy", 1, "{'descr': '<u4', 'fortran_order': False, }", 9);
     CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "shape (tokens,)");
+    char long_header[6000] = "\x93NUMPY\x01\x00\x88\x13";  // 5000 bytes: more than any such array needs
+    write_file("true.npy", long_header, sizeof long_header);
+    CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "says it is 5000 bytes long");
     write_file("true.npy", "\x93NUMPY\x01", 7);
     CHECK_ERROR(open_one(&l, "true.npy", &s, &err), err, "truncated");
     write_file("true.npy", "\x93NUMPY\x01\x00\x76\x00{'descr'", 18);
@@ -331,7 +334,9 @@ static void test_ngram_repeats(void) {
     CHECK(disagreements == 0);
     CHECK(found > 1000 && found < 4000);
     CHECK(!ngram_repeats(a, 0, 1, 13, 3));
-    CHECK(!ngram_repeats(a, 5, 1, SIZE_MAX - 1, SIZE_MAX));
+    for (uint32_t i = 0; i < 5; i++) { a[i] = i; }
+    CHECK(
+        !ngram_repeats(a, 5, 1, SIZE_MAX - 1, SIZE_MAX / 2 + 2));  // twice one less than the count wraps to 0
 }
 
 static void test_filter(void) {

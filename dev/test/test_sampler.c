@@ -51,6 +51,19 @@ static void test_strange_logits(void) {
     }
 }
 
+// Infinite logits share the choice; a total that rounding made too large does not lead to a token of weight
+// 0.
+static void test_limits_of_weights(void) {
+    const float infinite[] = {1.0f, INFINITY, NAN, INFINITY, 0.0f};
+    const SamplerCandidate candidates[] = {{1.0, 0.0f, 5}, {2.0, 0.0f, 6}, {0.0, 0.0f, 7}};
+    size_t counts[5] = {0};
+    Pcg64 rng;
+    for (uint64_t seed = 0; seed < 100; seed++) { counts[sample(infinite, 5, 1.0, 0, 1.0, seed)]++; }
+    CHECK(counts[1] > 20 && counts[3] > 20 && counts[1] + counts[3] == 100);
+    pcg64_seed(&rng, 1);
+    CHECK(sampler_draw(candidates, 3, 1e9, &rng) == 6);
+}
+
 // The tokens that may be chosen, from their definition: the rank of a token is the number of tokens preferred
 // to it; top-k keeps ranks below k; top-p keeps a token if those of lower rank hold less than p of what top-k
 // kept. Returns how many are kept and sets probabilities (V), 0 for the others.
@@ -155,6 +168,7 @@ static void test_large(void) {
 int main(void) {
     test_greedy();
     test_strange_logits();
+    test_limits_of_weights();
     test_distribution();
     test_kept_sets();
     test_large();
