@@ -295,7 +295,8 @@ static inline bool safetensors_sort(Safetensors *st, Error *err) {
     for (size_t i = 1; i < st->count; i++) {
         const SafetensorsTensor *a = &st->tensors[i - 1], *b = &st->tensors[i];
         if (strcmp(a->name, b->name) == 0) {
-            return fail(err, "tensor \"%.200s\" is in two files, %s and %s", a->name, a->file, b->file);
+            return fail(err, "%s: tensor \"%.200s\" is also in %s, expected in one file", b->file, b->name,
+                        a->file);
         }
     }
     return true;

@@ -1,0 +1,30 @@
+// fuzz_config.c: any bytes as a config.json. A configuration that is accepted must be one that a model can be
+// made of, whose sizes do not overflow, and must survive being written and read.
+#include "llmc/checkpoint.h"
+
+#include "stub_model.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static char path[] = "/tmp/fuzz_config_XXXXXX";
+    JsonDocument doc;
+    OLMo2Config config, again;
+    Error err;
+    if (!json_parse(&doc, (const char *)data, size, "fuzz", &err)) { return 0; }
+    bool ok = config_read_root(&config, doc.root, "fuzz", &err);
+    json_free(&doc);
+    if (!ok) {
+        if (strncmp(err.text, "fuzz: ", 6) != 0) { abort(); }
+        return 0;
+    }
+    size_t total = parameter_total(&config), bytes;
+    if (total == 0 || total > parameter_array_size(&config) || !multiply_sizes(total, 16, &bytes)) {
+        abort();
+    }
+    if (strcmp(path + strlen(path) - 6, "XXXXXX") == 0 && mkstemp(path) < 0) { abort(); }
+    unlink(path);
+    if (!config_write(&config, path, &err) || !config_read(&again, path, &err) ||
+        memcmp(&config, &again, sizeof config) != 0) {
+        abort();
+    }
+    return 0;
+}
