@@ -28,8 +28,7 @@ typedef struct {
     size_t instances;       // tokens / T
 } TokenFile;
 
-// The value of a key in the header of a .npy file, a Python dictionary as numpy.save writes it; NULL if
-// absent.
+// The value of a key in the header of a .npy file, a Python dictionary as numpy.save writes it, or NULL.
 static inline const char *npy_value(const char *header, const char *key) {
     char quoted[32];
     snprintf(quoted, sizeof quoted, "'%s':", key);
@@ -37,8 +36,9 @@ static inline const char *npy_value(const char *header, const char *key) {
     return found == NULL ? NULL : found + strlen(quoted) + strspn(found + strlen(quoted), " ");
 }
 
-static inline bool starts_with(const char *text, const char *start) {
-    return text != NULL && strncmp(text, start, strlen(start)) == 0;
+// Whether a value is there and starts with this text.
+static inline bool npy_is(const char *value, const char *start) {
+    return value != NULL && strncmp(value, start, strlen(start)) == 0;
 }
 
 // Reads the header of a NumPy file (data, size) that starts with NumPy's magic: where the tokens start, and
@@ -65,14 +65,14 @@ static inline bool npy_read_header(const char *data, size_t size, size_t *offset
 
     const char *descr = npy_value(header, "descr"), *order = npy_value(header, "fortran_order");
     const char *shape = npy_value(header, "shape");
-    if (!starts_with(descr, "'<u4'")) {
+    if (!npy_is(descr, "'<u4'")) {
         int width = descr == NULL ? 0 : (int)strcspn(descr, ",}\n");
         return fail(err, "%s: NumPy array of dtype %.*s, expected '<u4': save it with .astype('<u4')", path,
                     width > 0 ? width : 7, width > 0 ? descr : "unknown");
     }
     char *end = NULL;
-    unsigned long long count = starts_with(shape, "(") ? strtoull(shape + 1, &end, 10) : 0;
-    if (!starts_with(order, "False") || end == NULL || end == shape + 1 || !starts_with(end, ",)")) {
+    unsigned long long count = npy_is(shape, "(") ? strtoull(shape + 1, &end, 10) : 0;
+    if (!npy_is(order, "False") || end == NULL || end == shape + 1 || !npy_is(end, ",)")) {
         return fail(err,
                     "%s: NumPy header %.300s\n       expected 'fortran_order': False and a shape (tokens,)",
                     path, header);
