@@ -140,6 +140,14 @@ static inline bool state_open(Trainer *t, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // setting up: the settings and what follows from them
 
+// Keeps other processes from writing to the run as long as this one lives.
+static inline bool run_lock(Trainer *t, const char *run, Error *err) {
+    t->lock = open(run, O_RDONLY | O_CLOEXEC);
+    if (t->lock < 0) { return fail(err, "%s: cannot be opened: %s", run, strerror(errno)); }
+    return flock(t->lock, LOCK_EX | LOCK_NB) == 0 ||
+           fail(err, "%s: another process is training this run; wait for it or stop it", run);
+}
+
 // With --resume: the settings of the run, and over them the few flags that may be given anew.
 static inline bool trainer_resume_settings(Trainer *t, const Command *command, int argc, char **argv,
                                            Error *err) {
@@ -147,7 +155,7 @@ static inline bool trainer_resume_settings(Trainer *t, const Command *command, i
     Error warning;
     char *run = strdup(s->resume);
     bool ok = run != NULL || fail(err, "out of memory: the name of a run");
-    ok = ok && checkpoint_newest(t->source, run, &warning, err);
+    ok = ok && run_lock(t, run, err) && checkpoint_newest(t->source, run, &warning, err);
     if (ok && warning.text[0] != '\0') { fprintf(stderr, "warning: %s\n", warning.text); }
     ok = ok && state_open(t, err);
     if (ok) {
@@ -379,16 +387,6 @@ static inline bool run_check_unused(const char *run, Error *err) {
                run, run);
 }
 
-// Keeps other processes from writing to the run as long as this one lives.
-static inline bool run_lock(Trainer *t, Error *err) {
-    const char *run = t->settings.out;
-    if (!directory_create(run, err)) { return false; }
-    t->lock = open(run, O_RDONLY | O_CLOEXEC);
-    if (t->lock < 0) { return fail(err, "%s: cannot be opened: %s", run, strerror(errno)); }
-    return flock(t->lock, LOCK_EX | LOCK_NB) == 0 ||
-           fail(err, "%s: another process is training this run; wait for it or stop it", run);
-}
-
 // The log's first line: the whole configuration.
 static inline bool log_run(Trainer *t, Error *err) {
     char backend[128];
@@ -410,10 +408,17 @@ static inline bool log_run(Trainer *t, Error *err) {
     return run_log_write(&t->log, &w, err);
 }
 
+// Opens the run's directory and its log.
+static inline bool trainer_enter_run(Trainer *t, Error *err) {
+    const char *run = t->settings.out;
+    bool fresh, resumed = t->settings.resume != NULL;
+    bool ok = resumed ? checkpoint_clean(run, err) : directory_create(run, err) && run_lock(t, run, err);
+    return ok && run_log_open(&t->log, run, t->step, &fresh, err) && (!fresh || log_run(t, err));
+}
+
 // Everything up to the first step. Nothing is written before all input is known to be good.
 static inline bool trainer_open(Trainer *t, const Command *command, int argc, char **argv, Error *err) {
     Settings *s = &t->settings;
-    bool fresh;
     if (!flags_check_train(s, err)) { return false; }
     if (s->resume != NULL && !trainer_resume_settings(t, command, argc, argv, err)) { return false; }
     if (s->resume == NULL && !run_check_unused(s->out, err)) { return false; }
@@ -425,8 +430,7 @@ static inline bool trainer_open(Trainer *t, const Command *command, int argc, ch
         return false;
     }
     trainer_print_plan(t);
-    return trainer_create_model(t, err) && run_lock(t, err) &&
-           run_log_open(&t->log, s->out, t->step, &fresh, err) && (!fresh || log_run(t, err));
+    return trainer_create_model(t, err) && trainer_enter_run(t, err);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -1,0 +1,519 @@
+#!/usr/bin/env bash
+# test_cli.sh [PROGRAM]: the program as a person meets it. What must be equal is equal bit for bit; every bad input is a
+# clear error with exit code 1, after which every file is as it was. Needs bash and Python 3.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+program=${1:-./train_olmo2}
+program=$(cd "$(dirname "$program")" && pwd)/$(basename "$program")
+here=$(mktemp -d)
+trap 'rm -rf "$here"' EXIT
+cd "$here" || exit 1
+export OMP_NUM_THREADS=1
+passed=0 failed=0
+
+pass() { passed=$((passed + 1)); }
+fail() {  # WHAT [DETAILS]
+    failed=$((failed + 1))
+    echo "FAILED $1"
+    [ -z "${2:-}" ] || sed 's/^/       /' <<<"$2" | tail -n 20
+}
+
+# check WHAT COMMAND...: the command must succeed.
+check() {
+    local what=$1 output
+    shift
+    if output=$("$@" 2>&1); then pass; else fail "$what: exit code $? of: $*" "$output"; fi
+}
+
+# run ARGUMENTS...: the program must succeed; its output is in the file `output`.
+run() {
+    if "$program" "$@" >output 2>errors </dev/null; then pass; else fail "$*: exit code $?" "$(cat output errors)"; fi
+}
+
+# says WORDS: the last run's output has them.
+says() {
+    if grep -qF -- "$1" output; then pass; else fail "expected the output to say: $1" "$(cat output)"; fi
+}
+
+files() { find . -type f ! -name output ! -name errors ! -name before ! -name after -exec cksum {} + | sort; }
+
+# refuse WORDS ARGUMENTS...: exit code 1, "error: " with the words on stderr, and no file made, changed or removed.
+refuse() {
+    local words=$1 code
+    shift
+    files >before
+    "$program" "$@" >output 2>errors </dev/null
+    code=$?
+    files >after
+    if [ $code -eq 1 ] && grep -q '^error: ' errors && grep -qF -- "$words" errors && cmp -s before after; then
+        pass
+    else
+        fail "$*: exit code $code, expected 1 and \"$words\"" "$(cat errors; diff before after)"
+    fi
+}
+
+python() { python3 -c "$@"; }
+
+# ---------------------------------------------------------------------------------------------
+# a tiny model, a tokenizer of single bytes, two small texts
+
+python3 - <<'END'
+import json, random, re, struct
+
+def tokenizer(extra):
+    """Bytes and nothing else: the alphabet of byte-level BPE, then the added tokens."""
+    plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
+    rest = iter(range(256, 512))
+    letters = [chr(b) if b in plain else chr(next(rest)) for b in range(256)]
+    added = ["<|endoftext|>", "<|pad|>"] + [f"<|extra{i}|>" for i in range(extra)]
+    pattern = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+        "added_tokens": [{"id": 256 + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+                          "normalized": False, "special": True} for i, text in enumerate(added)],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                  "vocab": {letter: i for i, letter in enumerate(letters)}, "merges": []}}
+
+def write(name, value):
+    with open(name, "w") as file:
+        json.dump(value, file) if not isinstance(value, str) else file.write(value)
+
+write("tokenizer.json", tokenizer(0))
+write("larger.json", tokenizer(100))
+write("wordpiece.json", {**tokenizer(0), "model": {"type": "WordPiece", "vocab": {"a": 0}}})
+write("broken.json", json.dumps(tokenizer(0))[:500])
+
+config = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_size": 8, "num_hidden_layers": 2,
+          "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 260,
+          "max_position_embeddings": 16, "rms_norm_eps": 1e-6, "rope_theta": 500000, "eos_token_id": 256,
+          "pad_token_id": 257}
+write("config.json", config)
+write("llama.json", {**config, "model_type": "llama"})
+write("olmo1.json", {**config, "model_type": "olmo"})
+write("odd.json", {**config, "num_key_value_heads": 3})
+write("half.json", json.dumps(config)[:100])
+
+random.seed(1)
+words = "the cat sat on a mat and ran to see who saw it".split()
+stories = [" ".join(random.choices(words, k=20)) + ".\n" for _ in range(120)]
+write("train.jsonl", "".join(json.dumps({"text": story}) + "\n" for story in stories[:100]))
+write("val.jsonl", "".join(json.dumps({"text": story, "id": 1}) + "\n" for story in stories[100:]))
+write("bad.jsonl", '{"text": "good"}\n{"txt": "bad"}\n')
+write("broken.jsonl", '{"text": "good"}\n{"text": "bad\n')
+write("a.txt", "The end. \u00e9\n")
+write("empty.txt", "")
+write("empty.npy", "")
+write("truncated.npy", "12345")
+write("text.npy", "text, not tokens")
+with open("masked.npy", "wb") as file:
+    file.write(struct.pack("<200I", *[i % 250 for i in range(200)]))
+with open("masked.npy.mask", "wb") as file:
+    file.write(bytes(199))
+with open("repeats.npy", "wb") as file:
+    file.write(struct.pack("<640I", *([1, 2] * 320)))
+header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10,), }".ljust(117) + b"\n"
+with open("int64.npy", "wb") as file:
+    file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(80))
+END
+
+new=(train --config config.json --tokenizer tokenizer.json --data train.npy --batch-size 8)
+
+# ---------------------------------------------------------------------------------------------
+# help
+
+check "--help" "$program" --help
+for command in train generate eval soup tokenize detokenize inspect; do
+    run $command --help
+    says "--help"
+    if [ -z "$(grep -vF "$program" output | awk 'length > 80')" ]; then pass; else fail "$command --help is wider than 80 columns"; fi
+done
+run train --help
+says "(default: 0.9)"
+refuse "trian: no such command; did you mean train?" trian
+refuse "--batch-siez=4: no such flag; did you mean --batch-size?" train --batch-siez=4
+"$program" >output 2>errors
+if [ $? -eq 1 ] && grep -q '^usage:' errors; then pass; else fail "no arguments: expected the usage and exit code 1"; fi
+
+# ---------------------------------------------------------------------------------------------
+# tokens in and out
+
+run tokenize --tokenizer tokenizer.json --out train.npy train.jsonl
+says "100 documents"
+run tokenize --tokenizer . --out=val.npy val.jsonl
+run tokenize --tokenizer tokenizer.json --out a.npy a.txt train.jsonl a.txt
+run detokenize --tokenizer tokenizer.json a.npy
+{ cat a.txt; printf '<|endoftext|>'; python 'import json
+for line in open("train.jsonl"): print(json.loads(line)["text"], end="<|endoftext|>")'
+  cat a.txt; printf '<|endoftext|>'; } >expected
+check "detokenize gives the text back" cmp output expected
+refuse "--out train.npy: exists" tokenize --tokenizer tokenizer.json --out train.npy a.txt
+refuse "nothing.txt" tokenize --tokenizer tokenizer.json --out new.npy a.txt nothing.txt
+refuse "empty.txt: is empty" tokenize --tokenizer tokenizer.json --out new.npy empty.txt
+refuse 'bad.jsonl line 2: expected an object with a string "text"' tokenize --tokenizer . --out new.npy bad.jsonl
+refuse "broken.jsonl line 2" tokenize --tokenizer . --out new.npy broken.jsonl
+refuse "new/x.npy" tokenize --tokenizer . --out new/x.npy a.txt
+refuse "WordPiece" tokenize --tokenizer wordpiece.json --out new.npy a.txt
+refuse "broken.json" tokenize --tokenizer broken.json --out new.npy a.txt
+refuse "nothing.json" tokenize --tokenizer nothing.json --out new.npy a.txt
+refuse "text.npy: token 0 has id" detokenize --tokenizer tokenizer.json text.npy
+
+# ---------------------------------------------------------------------------------------------
+# 20 steps = 10 + resume + 10 = 7 + SIGTERM + ..., and the same bits for any number of threads
+
+whole=("${new[@]}" --val-data val.npy --steps 20 --eval-every 5 --eval-instances 9 --save-every 10 --sample-every 10
+    --sample-tokens 12)
+run "${whole[@]}" --out whole
+says "whole: complete, 20 steps"
+says "validation at step 20: loss"
+says "bits per byte"
+check "the plan and the lines fit 80 columns" python 'import sys
+plan = open("output", errors="replace").read().split("sample at")[0]
+sys.exit(max(map(len, plan.splitlines())) > 80)'
+
+same() {  # RUN STEP [RUN]: weights and optimizer of both runs have the same bits
+    local step=step-$(printf %08d "$2") other=${3:-whole}
+    check "$1 and $other at $2: weights" cmp "$1/$step/model.safetensors" "$other/$step/model.safetensors"
+    check "$1 and $other at $2: optimizer" \
+        cmp "$1/$step/trainer/optimizer.safetensors" "$other/$step/trainer/optimizer.safetensors"
+}
+
+same_log() {  # RUN: its log is that of the whole run, but for the speed, the settings and additional saves
+    check "the log of $1" python 'import json, sys
+def lines(run):
+    for line in map(json.loads, open(run + "/log.jsonl")):
+        line.pop("tokens_per_second", None)
+        if line["type"] == "run":
+            line.pop("backend"); line.pop("settings")
+        if line["type"] != "save":
+            yield line
+a, b = list(lines("whole")), list(lines(sys.argv[1]))
+sys.exit(f"{a} {b}" if a != b or len(a) != 1 + 20 + 4 + 2 else 0)' "$1"
+}
+
+run "${whole[@]}" --out again
+same again 20
+run "${whole[@]}" --out halves --stop-at 10
+says "stopped at step 10 of 20"
+says "train --resume halves"
+run train --resume halves
+same halves 20
+same_log halves
+run train --resume halves
+says "halves: complete, 20 steps"
+
+run "${whole[@]}" --out odd --stop-at 7
+run train --resume odd --stop-at 13 --threads 1
+run train --resume odd --log-every 5 --threads 2
+same odd 20
+same_log odd
+
+export OMP_NUM_THREADS=2
+run "${whole[@]}" --out two --threads 2
+says "2 threads"
+same two 20
+export OMP_NUM_THREADS=1
+
+# The signal comes at some moment after the first step; whatever step it is, the run ends with the same bits.
+for signal in TERM INT; do
+    set -m
+    "$program" "${new[@]}" --out "stop$signal" --steps 3000 --save-every 0 >output 2>errors &
+    pid=$!
+    set +m
+    for _ in $(seq 200); do
+        grep -q '"step"' "stop$signal/log.jsonl" 2>/dev/null && break
+        sleep 0.02
+    done
+    kill -$signal $pid
+    wait $pid
+    code=$?
+    if [ $code -eq 0 ]; then pass; else fail "SIG$signal: exit code $code" "$(cat output errors)"; fi
+    says "$program train --resume stop$signal"
+    at=$(sed -n 's/^stopped at step \([0-9]*\) of 3000.*/\1/p' output)
+    more=$((at + 5))
+    run train --resume "stop$signal" --stop-at $more
+    run "${new[@]}" --out "through$signal" --steps 3000 --save-every 0 --stop-at $more
+    same "stop$signal" $more "through$signal"
+done
+
+# ---------------------------------------------------------------------------------------------
+# one batch in parts of any size
+
+for micro in 8 4 3 1; do run "${new[@]}" --out "micro$micro" --steps 5 --micro-batch-size $micro; done
+check "micro-batches of 8, 4, 3 and 1 sequences" python 'import json, sys
+def steps(micro):
+    return [line for line in map(json.loads, open(f"micro{micro}/log.jsonl")) if line["type"] == "step"]
+for micro in (4, 3, 1):
+    for a, b in zip(steps(8), steps(micro)):
+        for key in ("loss", "z", "gradient_norm"):
+            print(micro, a["step"], key, a[key], b[key])
+            if not abs(a[key] - b[key]) <= 2e-5 * abs(a[key]): sys.exit(1)'
+
+# ---------------------------------------------------------------------------------------------
+# settings that change the run
+
+value() { python 'import json, sys
+rows = [line for line in map(json.loads, open(sys.argv[1] + "/log.jsonl")) if line["type"] == "step"]
+print(*(row[sys.argv[2]] for row in rows))' "$1" "$2"; }
+equal() { if [ "$2" = "$3" ]; then pass; else fail "$1: found $2, expected $3"; fi; }
+
+run "${new[@]}" --out ablated --steps 2 --ablate qk-norm,post-norm,z-loss
+equal "z-loss off" "$(value ablated z)" "0.0 0.0"
+check "a study model names itself" grep -q olmo2-study ablated/step-00000002/config.json
+run generate --load ablated --max-tokens 3
+run "${new[@]}" --out linear --tokens 1000 --schedule linear --lr 1e-3 --warmup-steps 2
+equal "1000 tokens are 8 steps of 8 x 16" "$(value linear lr | cut -d' ' -f1,2,8)" "0.0005 0.001 0.0"
+repeats=(train --config config.json --data repeats.npy --batch-size 40)
+run "${repeats[@]}" --out masked --epochs 1 --filter-max-count 7
+says "mask 40"
+equal "every instance repeats" "$(value masked masked) $(value masked loss)" "40 0.0"
+run "${repeats[@]}" --out unmasked --epochs 3 --instance-filter off
+equal "the filter is off" "$(value unmasked masked)" "0 0 0"
+run "${new[@]}" --out kept --steps 9 --save-every 1 --keep 2 --keep-every 4
+equal "checkpoints kept" "$(cd kept && echo step-*)" "step-00000004 step-00000008 step-00000009"
+run train --config 1M --vocab-size 260 --seq-len 16 --data train.npy --batch-size 4 --steps 1 --out preset
+equal "no tokenizer, no tokenizer.json" "$(cd preset/step-00000001 && echo tokenizer*)" "tokenizer*"
+run train --config 1M --tokenizer tokenizer.json --seq-len 16 --data train.npy --batch-size 4 --steps 1 --out rounded
+check "the tokenizer's size, rounded up" grep -q '"vocab_size": 384' rounded/step-00000001/config.json
+check "its end of document" grep -q '"eos_token_id": 256' rounded/step-00000001/config.json
+check "a line is refreshed on a terminal" python 'import os, pty, sys
+data = b""
+def read(fd):
+    global data
+    chunk = os.read(fd, 65536)
+    data += chunk
+    return chunk
+code = pty.spawn(sys.argv[1:], read, lambda fd: b"")
+sys.exit(code != 0 or data.count(b"\r\x1b[K") < 4 or b"complete, 6 steps" not in data)' \
+    "$program" "${new[@]}" --out terminal --steps 6 --log-every 6
+
+# ---------------------------------------------------------------------------------------------
+# a model in use
+
+run train --load whole --data train.npy --batch-size 8 --steps 2 --out further
+check "fresh moments" python 'import json
+assert json.load(open("further/step-00000002/trainer/state.json"))["updates"] == 2'
+run train --load whole --load-optimizer --data train.npy --batch-size 8 --steps 2 --out midtrain
+check "the optimizer's count goes on" python 'import json
+assert json.load(open("midtrain/step-00000002/trainer/state.json"))["updates"] == 22'
+
+run generate --load whole --prompt "the cat" --max-tokens 6 --temperature 0
+cp output greedy
+run generate --load whole/step-00000020 --prompt "the cat" --max-tokens 6 --temperature 0 --seed 5
+check "greedy text has one outcome" cmp output greedy
+check "it begins with the prompt" grep -q '^the cat' greedy
+run generate --load whole --max-tokens 12 --seed 7
+cp output drawn
+run generate --load whole --max-tokens 12 --seed 7
+check "the same seed draws the same" cmp output drawn
+run generate --load whole --max-tokens 12 --seed 8
+if cmp -s output drawn; then fail "another seed draws the same"; else pass; fi
+
+run eval --load whole --data val.npy --batch-size 3
+cp output evaluation
+run eval --load whole --data val.npy --batch-size 8
+check "eval does not depend on the batch" python 'import math, re
+a, b = ([float(x) for x in re.findall(r"-?\d+\.\d+(?:e-\d+)?", open(name).read())] for name in ("evaluation", "output"))
+assert len(a) == 4 and all(abs(x - y) <= 1e-5 * abs(x) for x, y in zip(a, b)), (a, b)
+text = open("output").read()
+loss, tokens = re.search(r"([\d.]+) nats per token, (\d+) tokens", text).groups()
+bits, size = re.search(r"bits per byte  ([\d.]+), (\d+) bytes", text).groups()
+assert abs(float(bits) - float(loss) * int(tokens) / math.log(2) / int(size)) < 1e-5, text
+ids = open("val.npy", "rb").read()
+ids = [int.from_bytes(ids[i:i + 4], "little") for i in range(0, len(ids), 4)]
+labels = [ids[i] for i in range(len(ids) // 16 * 16) if i % 16 != 0]
+assert int(tokens) == len(labels) and int(size) == sum(id < 256 for id in labels), text'
+
+run soup --out soup1 whole whole whole
+check "the mean of a model with itself" cmp soup1/model.safetensors whole/step-00000020/model.safetensors
+run soup --out soup2 whole further
+check "the mean of two models" python 'import array, json, struct
+def tensors(path):
+    data = open(path + "/model.safetensors", "rb").read()
+    n = struct.unpack("<Q", data[:8])[0]
+    for name, t in sorted(json.loads(data[8:8 + n]).items()):
+        if name != "__metadata__":
+            begin, end = t["data_offsets"]
+            yield from array.array("f", data[8 + n + begin:8 + n + end])
+count = 0
+for a, b, mean in zip(*map(tensors, ("whole/step-00000020", "further/step-00000002", "soup2"))):
+    assert mean == struct.unpack("<f", struct.pack("<f", (a + b) / 2))[0]
+    count += a != b
+assert count > 1000'
+run generate --load soup2 --max-tokens 3
+refuse "soup1: exists" soup --out soup1 whole whole
+refuse "their config.json differ" soup --out new whole preset
+refuse "nothing" soup --out new whole nothing
+
+for what in whole whole/step-00000020 whole/step-00000020/config.json whole/step-00000020/model.safetensors 32B; do
+    run inspect $what
+done
+says "32234279936"
+refuse "nothing" inspect nothing
+refuse "train.npy" inspect train.npy
+
+# ---------------------------------------------------------------------------------------------
+# bad input: data
+
+fresh=(train --config config.json --out new --steps 2 --batch-size 4)
+refuse "nothing.npy: no such file" "${fresh[@]}" --data nothing.npy
+refuse "nothing*: no such file" "${fresh[@]}" --data 'nothing*'
+refuse "empty.npy: is empty" "${fresh[@]}" --data empty.npy
+refuse "truncated.npy: 5 bytes" "${fresh[@]}" --data truncated.npy
+refuse "int64.npy: NumPy array of dtype '<i8'" "${fresh[@]}" --data int64.npy
+refuse "masked.npy.mask: a label mask of 199 bytes for 200 tokens" "${fresh[@]}" --data masked.npy
+refuse "a.npy" "${fresh[@]}" --data train.npy --val-data nothing/a.npy
+refuse "fewer than one sequence" train --config 1M --seq-len 99999 --data train.npy --out new --steps 2
+refuse "fewer than one batch" train --config config.json --batch-size 9999 --data train.npy --out new --steps 2
+refuse "text.npy: token 0 has id" eval --load whole --data text.npy --seq-len 2
+refuse "--seq-len 17" eval --load whole --data train.npy --seq-len 17
+# An id that the vocabulary has not, in the data of a run: found when it is read, before anything is saved.
+python 'import struct; open("high.npy", "wb").write(struct.pack("<64I", *([1] * 63 + [260])))'
+"$program" "${fresh[@]}" --data high.npy >output 2>errors
+if [ $? -eq 1 ] && grep -q "high.npy: token 63 has id 260, the vocabulary has 260 rows" errors &&
+    [ "$(ls new)" = log.jsonl ]; then pass; else fail "an id above the vocabulary" "$(cat errors)"; fi
+rm -r new
+
+# ---------------------------------------------------------------------------------------------
+# bad input: models and tokenizers
+
+data=(--data train.npy --out new --steps 2 --batch-size 2)
+refuse "did you mean 14M?" train --config 14m "${data[@]}"
+refuse "Llama" train --config llama.json "${data[@]}"
+refuse "OLMo 1" train --config olmo1.json "${data[@]}"
+refuse "odd.json" train --config odd.json "${data[@]}"
+refuse "half.json" train --config half.json "${data[@]}"
+refuse "empty.txt" train --config empty.txt "${data[@]}"
+refuse "larger.json: has ids up to 357" train --config config.json --tokenizer larger.json "${data[@]}"
+refuse "wordpiece.json" train --config config.json --tokenizer wordpiece.json "${data[@]}"
+refuse "--tokenizer" train --config config.json --sample-every 1 "${data[@]}"
+refuse "--seq-len 17" train --config config.json --seq-len 17 "${data[@]}"
+refuse "--micro-batch-size 3" train --config config.json --micro-batch-size 3 "${data[@]}"
+refuse "--warmup-steps 3" train --config config.json --warmup-steps 3 "${data[@]}"
+refuse "larger.json: has ids up to 357" eval --load whole --data val.npy --tokenizer larger.json
+refuse "nothing: is no directory" generate --load nothing
+refuse "--tokenizer" generate --load preset
+refuse "--prompt" generate --load whole --prompt "more than the sixteen tokens of the model"
+refuse "holds another run" "${new[@]}" --out whole --steps 5
+refuse "--load" train --load whole --config config.json "${data[@]}"
+refuse "optimizer.safetensors" train --load soup1 --load-optimizer "${data[@]}"
+
+# damage WORDS CHANGE: a copy of a model, changed by Python code, is refused by every command that loads it.
+damage() {
+    rm -rf damaged
+    cp -r whole/step-00000020 damaged
+    rm -rf damaged/trainer
+    python "import json, struct
+from pathlib import Path
+model = Path('damaged/model.safetensors')
+data = model.read_bytes()
+size = struct.unpack('<Q', data[:8])[0]
+header, body = json.loads(data[8:8 + size]), data[8 + size:]
+def write():
+    text = json.dumps(header).encode()
+    model.write_bytes(struct.pack('<Q', len(text)) + text + body)
+config = Path('damaged/config.json')
+def set_config(**values):
+    config.write_text(json.dumps({**json.loads(config.read_text()), **values}))
+norm = header['model.norm.weight']
+$2"
+    refuse "$1" generate --load damaged --max-tokens 2
+    refuse "$1" eval --load damaged --data val.npy
+    refuse "$1" train --load damaged "${data[@]}"
+    refuse "$1" soup --out new damaged damaged
+}
+damage "damaged" "config.unlink()"
+damage "config.json" "config.write_text('')"
+damage "Llama" "set_config(model_type='llama')"
+damage "intermediate_size 24" "set_config(intermediate_size=24)"
+damage "(3 layers)" "set_config(num_hidden_layers=3)"
+damage "(1 layers)" "set_config(num_hidden_layers=1)"
+damage "model.safetensors" "model.unlink()"
+damage "model.safetensors" "model.write_bytes(b'')"
+damage "model.safetensors" "model.write_bytes(data[:-100])"
+damage "model.safetensors" "model.write_bytes(b'\xff' * 100)"
+damage "model.norm.weight" "norm['data_offsets'][1] += 4; write()"
+damage "model.norm.weight" "norm['data_offsets'] = [10**15, 10**15 + 32]; write()"
+damage "model.norm.weight" "norm['shape'] = [2**62, 8]; write()"
+damage "model.norm.weight" "norm['dtype'] = 'I64'; norm['shape'] = [4]; write()"
+damage "model.norm.weight" "del header['model.norm.weight']; write()"
+damage "input_layernorm" "header['model.layers.0.input_layernorm.weight'] = header.pop('model.norm.weight'); write()"
+
+# ---------------------------------------------------------------------------------------------
+# bad input: runs
+
+refuse "nothing: cannot be opened" train --resume nothing
+mkdir hollow
+refuse "holds no checkpoint" train --resume hollow
+refuse "--lr: cannot be given with --resume" train --resume whole --lr 1e-3
+cp -r odd moved
+python 'import json
+from pathlib import Path
+for state in Path("moved").glob("step-*/trainer/state.json"):
+    value = json.loads(state.read_text())
+    value["settings"]["data"] = ["a.npy"]
+    state.write_text(json.dumps(value))'
+refuse "the data or the sequence length has changed" train --resume moved
+python 'from pathlib import Path
+for state in Path("moved").glob("step-*/trainer/state.json"): state.write_text("{}")'
+refuse "settings" train --resume moved
+# A damaged newest checkpoint is passed over, with a warning, and replaced.
+cp -r whole torn
+head -c 1000 whole/step-00000020/model.safetensors >torn/step-00000020/model.safetensors
+run train --resume torn
+check "the warning names it" grep -q "warning: .*step-00000020" errors
+same torn 20
+
+# ---------------------------------------------------------------------------------------------
+# no memory, no disk
+
+refuse "out of memory: the model and its buffers need" \
+    train --config 32B --seq-len 16 --data train.npy --out new --steps 1 --batch-size 1
+(
+    ulimit -v 4000000
+    "$program" train --config 7B --vocab-size 260 --seq-len 16 --data train.npy --out new --steps 1 --batch-size 1
+) >output 2>errors
+if [ $? -eq 1 ] && grep -q "out of memory: .* need" errors && [ ! -e new ]; then pass; else
+    fail "a machine of 4 GB" "$(cat errors)"
+fi
+
+# A save that fails: the message says so, the checkpoints before it are whole, and the run goes on from there.
+save_fails() {  # RUN: after a failed save at step 10
+    if [ "$code" -eq 1 ] && grep -q "step-00000010 was not saved" errors; then pass; else
+        fail "$1: exit code $code, expected a failed save" "$(cat errors)"
+    fi
+    equal "$1: the checkpoints" "$(cd "$1" && echo step-*)" "step-00000005"
+}
+mkdir -p disk
+if unshare --user --map-root-user --mount true 2>/dev/null; then
+    unshare --user --map-root-user --mount bash -c '
+        mount -t tmpfs -o size=150k none disk || exit 99
+        "$0" "$@" --out disk/full
+        code=$?
+        cp -r disk/full small
+        exit $code' "$program" "${new[@]}" --steps 20 --save-every 5 --keep 0 >output 2>errors
+    code=$?
+    if [ $code -eq 99 ]; then echo "skipped: a full disk (no tmpfs can be mounted)"; else save_fails small; fi
+else
+    echo "skipped: a full disk (no mount namespace can be made)"
+fi
+# The same from a limit on the size of files: the model fits, its optimizer does not.
+run "${new[@]}" --out limited --steps 20 --save-every 5 --keep 0 --stop-at 5
+(
+    trap '' XFSZ
+    ulimit -f 24
+    exec "$program" train --resume limited
+) >output 2>errors
+code=$?
+save_fails limited
+run train --resume limited
+run "${new[@]}" --out unlimited --steps 20 --save-every 0
+same limited 20 unlimited
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
