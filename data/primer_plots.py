@@ -2,8 +2,8 @@
 
 A plot is a row of beats, separated by empty lines; a story uses one line of each. In a line, [a|b] is a
 choice, {word} a fact of this story (its hero, a thing, a place) or a phrase of PHRASES, and {Word} the same
-with a capital. A beat that is only "¶" starts a new paragraph. Facts that belong together are drawn as one row of a
-table, so that a kite gets stuck in a tree and a boat among the reeds.
+with a capital. A beat that is only "¶" starts a new paragraph. Facts that belong together are drawn as one
+row of a table, so that a kite gets stuck in a tree and a boat among the reeds.
 
 The hero is {hero}, {he}, {him} and {his}; a friend is {friend}, {fhe}, {fhim} and {fhis}, always of
 the other gender, so that "he" and "she" say who is meant; a grown-up is {adult}, {ahe}, {ahim}, and {kin}

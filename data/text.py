@@ -23,6 +23,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -35,7 +37,7 @@ from typing import IO, Callable, Iterable, Iterator, TextIO
 import numpy as np
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
-PACKED_SUFFIXES = ("", ".gz", ".zst")
+PACKED_SUFFIXES = ("", ".gz", ".zst", ".zstd")
 SUFFIXES = tuple(text + packed for text in TEXT_SUFFIXES for packed in PACKED_SUFFIXES)
 
 
@@ -58,11 +60,11 @@ def run(main: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def open_text(path: Path, encoding: str = "utf-8") -> Iterator[TextIO]:
-    """A text file, unpacked while it is read if its name ends in .gz or .zst."""
+    """A text file, unpacked while it is read if its name ends in .gz, .zst or .zstd."""
     if path.suffix == ".gz":
         with gzip.open(path, "rt", encoding=encoding) as file:
             yield file
-    elif path.suffix == ".zst":
+    elif path.suffix in (".zst", ".zstd"):
         with open_zst(path) as binary, io.TextIOWrapper(binary, encoding=encoding) as file:
             yield file
     else:
@@ -101,11 +103,16 @@ def find_files(sources: Iterable[str]) -> list[Path]:
     return files
 
 
-def read_documents(path: Path, cut: Callable[[str], Iterable[str]], encoding: str = "utf-8") -> Iterator[str]:
-    """The documents of one file: each line's "text" of a .jsonl, or what `cut` makes of a .txt."""
+def whole(text: str) -> Iterable[str]:
+    return (text,)
+
+
+def read_documents(path: Path, cut: Callable[[str], Iterable[str]] = whole,
+                   encoding: str = "utf-8") -> Iterator[str]:
+    """The documents of one file: each line's "text" of a .jsonl or .json, or what `cut` makes of a .txt."""
     try:
         with open_text(path, encoding) as file:
-            if ".jsonl" in path.suffixes:
+            if {".jsonl", ".json"} & set(path.suffixes):
                 yield from read_lines(path, file)
             else:
                 yield from cut(file.read().lstrip("\ufeff"))
@@ -268,7 +275,9 @@ def write_split(documents: Iterable[str], out: Path, seed: int, val_fraction: fl
 # downloading
 
 TRIES = 5  # in a row without a single new byte
-FATAL = (400, 401, 403, 404, 410)
+PAUSE = 1.0  # seconds before the second try; each further pause is twice as long
+FATAL = (400, 401, 403, 404, 410)  # answers that will be the same the next time
+BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, socket.timeout, ssl.SSLError)
 
 
 def download(url: str, path: Path, size: int | None = None, sha256: str | None = None) -> None:
@@ -278,7 +287,7 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
     size and the SHA-256 are checked where they are known.
     """
     if path.exists():
-        verify(path, url, size, sha256)
+        verify(path, size, sha256)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -295,18 +304,15 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
             if error.code in FATAL:
                 raise DataError(f"{url}: the server answered {error.code} {error.reason}") from None
             problem: Exception = error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except BROKEN as error:
             problem = error
         failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
         if failures >= TRIES:
             raise DataError(f"{url}: {problem}; run the same command again to go on from {part}")
         print(f"{path.name}: {problem}; trying again", file=sys.stderr)
-        time.sleep(min(2.0 ** failures, 30.0) * RETRY_SECONDS)
-    verify(part, url, size, sha256)
+        time.sleep(PAUSE * 2.0 ** (failures - 1))
+    verify(part, size, sha256)
     os.replace(part, path)
-
-
-RETRY_SECONDS = 0.5
 
 
 def receive(url: str, part: Path, start: int) -> int | None:
@@ -337,16 +343,16 @@ def receive(url: str, part: Path, start: int) -> int | None:
     return None if length is None else start + int(length)
 
 
-def verify(path: Path, url: str, size: int | None, sha256: str | None) -> None:
-    """Raises, and removes the file if it is a .part, when it is not the file that was promised."""
+def verify(path: Path, size: int | None = None, sha256: str | None = None) -> None:
+    """Raises when the file is not the one that was promised; a .part, which cannot be mended, is removed."""
     found_size = path.stat().st_size
     found_sha256 = file_sha256(path) if sha256 is not None else None
     for what, found, expected in (("bytes", found_size, size), ("SHA-256", found_sha256, sha256)):
         if expected is not None and found != expected:
             if path.suffix == ".part":
                 path.unlink()
-            raise DataError(f"{path}: has {what} {found}, expected {expected} ({url}); "
-                            "the file was damaged or has changed: remove it and try again")
+            raise DataError(f"{path}: has {what} {found}, expected {expected}; "
+                            "the file is damaged or another one: remove it and try again")
 
 
 def file_sha256(path: Path) -> str:
@@ -412,7 +418,7 @@ def add_cut_flags(parser: argparse.ArgumentParser) -> None:
 
 def cutter(args: argparse.Namespace) -> Callable[[str], Iterable[str]]:
     if args.whole:
-        return lambda text: [text]
+        return whole
     if args.split_on is not None:
         return lambda text: cut_where(text, args.split_on)
     return lambda text: cut_at_paragraphs(text, args.chunk)

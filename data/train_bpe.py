@@ -198,7 +198,7 @@ def main() -> None:
 
     begin = time.monotonic()
     files = find_files(args.files)
-    pieces = count_pieces(text for path in files for text in read_documents(path, lambda text: [text]))
+    pieces = count_pieces(text for path in files for text in read_documents(path))
     tokens, merges = train(pieces, args.vocab_size)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.out) as file:

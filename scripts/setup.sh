@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# setup.sh: what other scripts share. Each setup_ function makes sure that something is there, says what it
+# installs and why, and does nothing where nothing is missing; all of them are called from the project root.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '%s\n' "$*"; }
+
+complain() { printf 'error: %s\n' "$*" >&2; }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+step() { printf '\n== %s\n' "$*"; }
+
+# run COMMAND...: shows the command as it could be typed, then runs it
+run() {
+    local shown
+    shown=$(printf ' %q' "$@")
+    printf '$%s\n' "$shown"
+    "$@"
+}
+
+# from_root PATH: a path given where the caller stands, as it is written from the project root
+from_root() {
+    local path=$1
+    case $path in /* | *://*) ;; *) path=$PWD/$path ;; esac
+    printf '%s' "${path#"$root"/}"
+}
+
+# refuse_existing DIR: nobody's run is overwritten
+refuse_existing() {
+    if [ -e "$1" ]; then
+        complain "$1 exists already: name another folder, or remove this one"
+        exit 1
+    fi
+}
+
+# install_packages WHY PACKAGE...: with apt-get, where there is one
+install_packages() {
+    local why=$1
+    shift
+    if ! have apt-get; then
+        complain "$why: install $* (or what this system calls them), then run this again"
+        return 1
+    fi
+    local sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! have sudo; then
+            complain "$why: run 'apt-get install $*' as root, then run this again"
+            return 1
+        fi
+        sudo=(sudo)
+    fi
+    say "installing $* with apt-get: $why"
+    # The index may be old or absent on a fresh machine, so it is fetched only after a first try without it.
+    "${sudo[@]}" apt-get install -y -qq "$@" >/dev/null 2>&1 ||
+        { "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -y -qq "$@" >/dev/null; }
+}
+
+# a C compiler with OpenMP, and make
+setup_build_tools() {
+    if [ "$(uname -s)" = Darwin ]; then
+        if ! have cc || ! have make; then
+            complain "the C compiler and make are missing: run 'xcode-select --install', then run this again"
+            return 1
+        fi
+        if ! have brew || ! brew --prefix --installed libomp >/dev/null 2>&1; then
+            say "OpenMP is missing, so one thread will be used; for all of them: brew install libomp"
+        fi
+        return 0
+    fi
+    local missing=()
+    have gcc || have clang || missing+=(gcc libc6-dev)
+    have make || missing+=(make)
+    [ ${#missing[@]} -eq 0 ] || install_packages "train_olmo2.c is compiled on this machine" "${missing[@]}"
+}
+
+# clang for the fuzz targets and a second compiler's opinion, g++ for the headers as C++. The tests skip what
+# they do not find, so not getting them is no error.
+setup_test_tools() {
+    [ "$(uname -s)" != Darwin ] || return 0
+    local missing=()
+    have clang || missing+=(clang libomp-dev)
+    have g++ || missing+=(g++)
+    [ ${#missing[@]} -eq 0 ] || install_packages "some tests use them" "${missing[@]}" ||
+        say "going on without ${missing[*]}"
+}
+
+# setup_packages WHY PACKAGE...: into .venv, unless they are there
+setup_packages() {
+    local why=$1 wanted
+    shift
+    wanted=$(printf '%s\n' "$@")
+    if [ -f .venv/installed ] && ! grep -qvxFf .venv/installed <<<"$wanted"; then return 0; fi
+    say "installing $* into .venv: $why"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" || return 1
+    printf '%s\n' "$wanted" >>.venv/installed
+}
+
+# Python packages of this project live in .venv and nowhere else.
+setup_venv() {
+    if ! have python3; then
+        if [ "$(uname -s)" = Darwin ]; then
+            complain "Python 3 is missing: brew install python3, then run this again"
+            return 1
+        fi
+        install_packages "the data scripts are Python" python3 python3-venv || return 1
+    fi
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))'; then
+        complain "python3 is $(python3 --version 2>&1), and 3.9 or newer is needed"
+        return 1
+    fi
+    if [ ! -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        if [ "$(uname -s)" != Darwin ] && ! python3 -c 'import ensurepip' 2>/dev/null; then
+            install_packages "NumPy and matplotlib go into .venv, which needs it" python3-venv || return 1
+        fi
+        say "creating .venv for the Python packages of this project"
+        python3 -m venv --clear .venv || return 1
+    fi
+    setup_packages "the data scripts use NumPy, the plots matplotlib" numpy matplotlib
+}
+
+# What the cross-checks compare with. PyTorch has a build for the CPU alone, a tenth of the usual size.
+setup_reference() {
+    local why="the cross-checks compare with it" torch=torch==2.13.0
+    if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+        say "installing $torch (CPU) into .venv: $why"
+        if [ "$(uname -s)" = Darwin ]; then
+            .venv/bin/python -m pip install --quiet "$torch" || return 1
+        else
+            .venv/bin/python -m pip install --quiet --retries 1 "$torch+cpu" \
+                --extra-index-url https://download.pytorch.org/whl/cpu || return 1
+        fi
+    fi
+    setup_packages "$why" transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 ai2-olmo-core==3.0.0
+}

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# scripts/train_text.sh [options] FILES...: trains a small OLMo 2 on your own text, ten minutes on two cores.
+#
+# FILES are .txt or .jsonl files (also .gz or .zst), folders of them, or URLs. Long .txt files are cut at
+# paragraph ends; one document in twenty is held out for validation.
+#   --out DIR        where everything is written; must not exist yet (runs/text)
+#   --config SIZE    size of the model: 14M, 30M, 60M ... (14M)
+#   --vocab-size N   number of tokens in the vocabulary (512 to 4096, by the length of the text)
+#   --steps N        training steps of 2,048 tokens (4000, but at most 20 passes over the text)
+#   --prompt TEXT    how the samples begin (as a new document)
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+out=$root/runs/text config=14M vocab_size='' steps='' prompt='' files=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help)
+            sed -n 's/^# \{0,1\}//; 2,/^set/p' "${BASH_SOURCE[0]}" | sed '$d'
+            exit 0
+            ;;
+        --out | --config | --vocab-size | --steps | --prompt)
+            if [ $# -lt 2 ]; then
+                complain "$1 needs a value"
+                exit 2
+            fi
+            name=${1#--}
+            printf -v "${name//-/_}" '%s' "$2"
+            shift
+            ;;
+        -*)
+            complain "unknown option '$1'; see --help"
+            exit 2
+            ;;
+        *) files+=("$(from_root "$1")") ;;
+    esac
+    shift
+done
+if [ ${#files[@]} -eq 0 ]; then
+    complain "no text was named: scripts/train_text.sh FILES..."
+    exit 2
+fi
+out=$(from_root "$out")
+cd "$root"
+refuse_existing "$out"
+setup_build_tools
+setup_venv
+
+step "build the program"
+run make train_olmo2
+
+step "cut the text into documents, and hold 5 % of them out"
+run .venv/bin/python data/text.py "${files[@]}" --out "$out/data"
+
+# A token should be seen often enough to be learned: about a thousand characters of text for each.
+if [ -z "$vocab_size" ]; then
+    characters=$(wc -c <"$out/data/train.jsonl")
+    for vocab_size in 4096 2048 1024 512; do
+        [ "$((characters / 1000))" -lt "$vocab_size" ] || break
+    done
+fi
+step "learn a vocabulary of $vocab_size tokens from it, and turn the text into tokens"
+run .venv/bin/python data/train_bpe.py --vocab-size "$vocab_size" \
+    --out "$out/tokenizer.json" "$out/data/train.jsonl"
+for part in "$out/data/train" "$out/data/val"; do
+    run ./train_olmo2 tokenize --tokenizer "$out/tokenizer.json" --out "$part.npy" "$part.jsonl"
+done
+
+if [ -z "$steps" ]; then
+    tokens=$(($(wc -c <"$out/data/train.npy") / 4))
+    steps=$((tokens * 20 / 2048))
+    steps=$((steps > 4000 ? 4000 : steps < 50 ? 50 : steps))
+fi
+step "train $steps steps; Ctrl-C stops early and keeps what was learned"
+run ./train_olmo2 train --config "$config" --tokenizer "$out/tokenizer.json" --out "$out/model" \
+    --data "$out/data/train.npy" --val-data "$out/data/val.npy" --seq-len 256 --batch-size 8 \
+    --steps "$steps" --lr 3e-3 --warmup-steps "$((steps / 20))" --schedule linear --log-every 10 \
+    --eval-every 200 --eval-instances 128 --save-every 500 --sample-every 200 --sample-prompt "$prompt" \
+    --sample-tokens 80 --temperature 0.8
+
+step "plot the run"
+run .venv/bin/python scripts/plot.py "$out/model" --out "$out/plot.png"
+
+step "samples"
+for seed in 1 2 3; do
+    run ./train_olmo2 generate --load "$out/model" --prompt "$prompt" --max-tokens 200 --temperature 0.8 \
+        --seed $seed
+done
+
+step "done"
+say "the curves:   $out/plot.png"
+say "more text:    ./train_olmo2 generate --load $out/model --prompt '...' --temperature 0.8"
