@@ -203,6 +203,31 @@ static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, co
     }
 }
 
+// The beginning of a branch: OLMo 2 reads the residual stream as it is. In the pre-norm study (w given) it
+// reads rmsnorm(x), written to y. Returns what the branch reads, (N, C).
+static const float *branch_input_forward(float *y, float *rstd, const float *x, const float *w, size_t N,
+                                         size_t C, float eps) {
+    if (w == NULL) { return x; }
+    rmsnorm_forward(y, rstd, x, w, N, C, eps);
+    return y;
+}
+
+// Where the gradient of a branch's input accumulates: in the residual stream's dx itself, or, in the pre-norm
+// study, in dy (N, C), which begins at zero and goes through the norm in branch_input_backward.
+static float *branch_input_gradient(float *dy, float *dx, const float *w, size_t N, size_t C) {
+    if (w == NULL) { return dx; }
+    memset(dy, 0, N * C * sizeof(float));
+    return dy;
+}
+
+static void branch_input_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
+                                  const float *rstd, size_t N, size_t C) {
+    if (w == NULL) { return; }
+    rmsnorm_backward(dy, dw, dy, x, w, rstd, N, C);
+#pragma omp parallel for
+    for (size_t i = 0; i < N * C; i++) { dx[i] += dy[i]; }
+}
+
 // ---------------------------------------------------------------------------------------------
 // Matrix product: y = x W^T, with I inputs and O outputs; no biases anywhere in OLMo 2
 
@@ -470,27 +495,32 @@ typedef struct {
     float *wq;                // (NH*HS, C)
     float *wk, *wv;           // (NKV*HS, C)
     float *wo;                // (C, NH*HS)
-    float *q_norm;            // (NH*HS)
-    float *k_norm;            // (NKV*HS)
-    float *attention_norm;    // (C)
+    float *q_norm, *k_norm;   // (NH*HS), (NKV*HS); NULL in the study without QK-norm
+    float *attention_norm;    // (C)  at the end of the branch; NULL in the pre-norm study
+    float *attention_in;      // (C)  at its beginning, in the pre-norm study; NULL otherwise
     float *w_gate, *w_up;     // (F, C)
     float *w_down;            // (C, F)
-    float *feedforward_norm;  // (C)
+    float *feedforward_norm;  // (C)  as for attention
+    float *feedforward_in;
 } LayerParameters;
 
 static LayerParameters layer_parameters(float *array, const OLMo2Config *c, size_t l) {
+    float *attention = array + parameter_offset(c, ATTENTION_NORM, l);
+    float *feedforward = array + parameter_offset(c, FEEDFORWARD_NORM, l);
     return (LayerParameters){
         .wq = array + parameter_offset(c, WQ, l),
         .wk = array + parameter_offset(c, WK, l),
         .wv = array + parameter_offset(c, WV, l),
         .wo = array + parameter_offset(c, WO, l),
-        .q_norm = array + parameter_offset(c, Q_NORM, l),
-        .k_norm = array + parameter_offset(c, K_NORM, l),
-        .attention_norm = array + parameter_offset(c, ATTENTION_NORM, l),
+        .q_norm = c->no_qk_norm ? NULL : array + parameter_offset(c, Q_NORM, l),
+        .k_norm = c->no_qk_norm ? NULL : array + parameter_offset(c, K_NORM, l),
+        .attention_norm = c->pre_norm ? NULL : attention,
+        .attention_in = c->pre_norm ? attention : NULL,
         .w_gate = array + parameter_offset(c, W_GATE, l),
         .w_up = array + parameter_offset(c, W_UP, l),
         .w_down = array + parameter_offset(c, W_DOWN, l),
-        .feedforward_norm = array + parameter_offset(c, FEEDFORWARD_NORM, l),
+        .feedforward_norm = c->pre_norm ? NULL : feedforward,
+        .feedforward_in = c->pre_norm ? feedforward : NULL,
     };
 }
 
@@ -766,53 +796,40 @@ static Activations layer_activations(const OLMo2 *m, size_t l) {
 
 void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
     const OLMo2Config *c = &m->config;
-    const size_t N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
-                 KV = NKV * HS;
+    const size_t N = B * T, C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t Q = NH * HS, KV = NKV * HS;
     const float eps = c->rms_eps;
-    const Activations *a = &m->activations;
     const Workspace *s = &m->workspace;
     m->B = B;
     m->T = T;
     memcpy(m->tokens, tokens, N * sizeof *tokens);
 
-    embedding_forward(a->x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, N, C);
-    for (size_t l = 0; l < c->L; l++) {
+    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, N, C);
+    for (size_t l = 0; l < L; l++) {
         const LayerParameters w = layer_parameters(m->weights, c, l);
-        const Activations a_l = layer_activations(m, l);
-        float *x_next = layer_activations(m, l + 1).x;
+        const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
+        const float *in;
 
-        // attention branch: h = x + rmsnorm(attention(x))
-        const float *in = a_l.x;
-        if (c->pre_norm) {
-            rmsnorm_forward(s->normed, a_l.attention_rstd, a_l.x, w.attention_norm, N, C, eps);
-            in = s->normed;
-        }
-        matmul_forward(a_l.q_raw, in, w.wq, N, C, Q);
-        matmul_forward(a_l.k_raw, in, w.wk, N, C, KV);
-        matmul_forward(a_l.v, in, w.wv, N, C, KV);
-        qknorm_rope_forward(s->q, a_l.q_rstd, a_l.q_raw, c->no_qk_norm ? NULL : w.q_norm, m->rope, B, T, NH,
-                            HS, eps);
-        qknorm_rope_forward(s->k, a_l.k_rstd, a_l.k_raw, c->no_qk_norm ? NULL : w.k_norm, m->rope, B, T, NKV,
-                            HS, eps);
-        attention_forward(a_l.attention, a_l.lse, s->q, s->k, a_l.v, s->tiles, B, T, NH, NKV, HS);
-        matmul_forward(a_l.o, a_l.attention, w.wo, N, Q, C);
-        rmsnorm_residual_forward(a_l.h, a_l.attention_rstd, a_l.x, a_l.o,
-                                 c->pre_norm ? NULL : w.attention_norm, N, C, eps);
+        // attention branch: h = x + rmsnorm(W_o attention(q, k, v))
+        in = branch_input_forward(s->normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
+        matmul_forward(a.q_raw, in, w.wq, N, C, Q);
+        matmul_forward(a.k_raw, in, w.wk, N, C, KV);
+        matmul_forward(a.v, in, w.wv, N, C, KV);
+        qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
+        qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
+        attention_forward(a.attention, a.lse, s->q, s->k, a.v, s->tiles, B, T, NH, NKV, HS);
+        matmul_forward(a.o, a.attention, w.wo, N, Q, C);
+        rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, C, eps);
 
         // feed-forward branch: x' = h + rmsnorm(W_down (silu(W_gate h) * W_up h))
-        in = a_l.h;
-        if (c->pre_norm) {
-            rmsnorm_forward(s->normed, a_l.feedforward_rstd, a_l.h, w.feedforward_norm, N, C, eps);
-            in = s->normed;
-        }
-        matmul_forward(a_l.gate, in, w.w_gate, N, C, F);
-        matmul_forward(a_l.up, in, w.w_up, N, C, F);
-        swiglu_forward(s->act, a_l.gate, a_l.up, N, F);
-        matmul_forward(a_l.down, s->act, w.w_down, N, F, C);
-        rmsnorm_residual_forward(x_next, a_l.feedforward_rstd, a_l.h, a_l.down,
-                                 c->pre_norm ? NULL : w.feedforward_norm, N, C, eps);
+        in = branch_input_forward(s->normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
+        matmul_forward(a.gate, in, w.w_gate, N, C, F);
+        matmul_forward(a.up, in, w.w_up, N, C, F);
+        swiglu_forward(s->act, a.gate, a.up, N, F);
+        matmul_forward(a.down, s->act, w.w_down, N, F, C);
+        rmsnorm_residual_forward(next.x, a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N, C, eps);
     }
-    rmsnorm_forward(a->hidden, a->hidden_rstd, layer_activations(m, c->L).x,
+    rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, L).x,
                     m->weights + parameter_offset(c, FINAL_NORM, 0), N, C, eps);
 }
 
@@ -834,75 +851,53 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
     }
 }
 
-// olmo2_forward from its last line to its first
+// olmo2_forward from its last line to its first. s->dx is the residual stream's gradient all the way.
 void olmo2_backward(OLMo2 *m) {
     const OLMo2Config *c = &m->config;
     const size_t B = m->B, T = m->T, N = B * T;
-    const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;
+    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
+                 KV = NKV * HS;
     const float eps = c->rms_eps;
-    const Activations *a = &m->activations;
     const Workspace *s = &m->workspace;
 
     rmsnorm_backward(s->dx, m->gradients + parameter_offset(c, FINAL_NORM, 0), s->dhidden,
-                     layer_activations(m, c->L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
-                     a->hidden_rstd, N, C);
-    for (size_t l = c->L; l-- > 0;) {
+                     layer_activations(m, L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
+                     m->activations.hidden_rstd, N, C);
+    for (size_t l = L; l-- > 0;) {
         const LayerParameters w = layer_parameters(m->weights, c, l),
                               d = layer_parameters(m->gradients, c, l);
-        const Activations a_l = layer_activations(m, l);
-
-        // A branch reads the residual stream, so what flows out of it adds to dx; in the pre-norm study it
-        // reads the normalised stream and dx receives that norm's gradient at the end.
-        float *din = c->pre_norm ? s->dnormed : s->dx;
+        const Activations a = layer_activations(m, l);
+        const float *in;
+        float *din;
 
         // feed-forward branch
-        const float *in = a_l.h;
-        if (c->pre_norm) {
-            rmsnorm_forward(s->normed, a_l.feedforward_rstd, a_l.h, w.feedforward_norm, N, C, eps);
-            memset(s->dnormed, 0, N * C * sizeof(float));
-            in = s->normed;
-        }
-        rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->dx, a_l.down,
-                                  c->pre_norm ? NULL : w.feedforward_norm, a_l.feedforward_rstd, N, C);
-        swiglu_forward(s->act, a_l.gate, a_l.up, N, F);
+        rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->dx, a.down, w.feedforward_norm,
+                                  a.feedforward_rstd, N, C);
+        swiglu_forward(s->act, a.gate, a.up, N, F);
         matmul_backward(s->dact, d.w_down, s->dbranch, s->act, w.w_down, N, F, C, false);
-        swiglu_backward(s->dgate, s->dup, s->dact, a_l.gate, a_l.up, N, F);
+        swiglu_backward(s->dgate, s->dup, s->dact, a.gate, a.up, N, F);
+        in = branch_input_forward(s->normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
+        din = branch_input_gradient(s->dnormed, s->dx, w.feedforward_in, N, C);
         matmul_backward(din, d.w_up, s->dup, in, w.w_up, N, C, F, true);
         matmul_backward(din, d.w_gate, s->dgate, in, w.w_gate, N, C, F, true);
-        if (c->pre_norm) {
-            rmsnorm_backward(s->dnormed, d.feedforward_norm, s->dnormed, a_l.h, w.feedforward_norm,
-                             a_l.feedforward_rstd, N, C);
-            for (size_t i = 0; i < N * C; i++) { s->dx[i] += s->dnormed[i]; }
-        }
+        branch_input_backward(s->dx, d.feedforward_in, din, a.h, w.feedforward_in, a.feedforward_rstd, N, C);
 
         // attention branch
-        in = a_l.x;
-        if (c->pre_norm) {
-            rmsnorm_forward(s->normed, a_l.attention_rstd, a_l.x, w.attention_norm, N, C, eps);
-            memset(s->dnormed, 0, N * C * sizeof(float));
-            in = s->normed;
-        }
-        rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->dx, a_l.o,
-                                  c->pre_norm ? NULL : w.attention_norm, a_l.attention_rstd, N, C);
-        matmul_backward(s->dattention, d.wo, s->dbranch, a_l.attention, w.wo, N, Q, C, false);
-        qknorm_rope_forward(s->q, a_l.q_rstd, a_l.q_raw, c->no_qk_norm ? NULL : w.q_norm, m->rope, B, T, NH,
-                            HS, eps);
-        qknorm_rope_forward(s->k, a_l.k_rstd, a_l.k_raw, c->no_qk_norm ? NULL : w.k_norm, m->rope, B, T, NKV,
-                            HS, eps);
-        attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a_l.v, a_l.attention, a_l.lse,
-                           s->tiles, B, T, NH, NKV, HS);
-        qknorm_rope_backward(s->dk_raw, d.k_norm, s->dk, a_l.k_raw, c->no_qk_norm ? NULL : w.k_norm,
-                             a_l.k_rstd, m->rope, B, T, NKV, HS);
-        qknorm_rope_backward(s->dq_raw, d.q_norm, s->dq, a_l.q_raw, c->no_qk_norm ? NULL : w.q_norm,
-                             a_l.q_rstd, m->rope, B, T, NH, HS);
+        rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->dx, a.o, w.attention_norm,
+                                  a.attention_rstd, N, C);
+        matmul_backward(s->dattention, d.wo, s->dbranch, a.attention, w.wo, N, Q, C, false);
+        qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
+        qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
+        attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a.v, a.attention, a.lse, s->tiles,
+                           B, T, NH, NKV, HS);
+        qknorm_rope_backward(s->dk_raw, d.k_norm, s->dk, a.k_raw, w.k_norm, a.k_rstd, m->rope, B, T, NKV, HS);
+        qknorm_rope_backward(s->dq_raw, d.q_norm, s->dq, a.q_raw, w.q_norm, a.q_rstd, m->rope, B, T, NH, HS);
+        in = branch_input_forward(s->normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
+        din = branch_input_gradient(s->dnormed, s->dx, w.attention_in, N, C);
         matmul_backward(din, d.wv, s->dv, in, w.wv, N, C, KV, true);
         matmul_backward(din, d.wk, s->dk_raw, in, w.wk, N, C, KV, true);
         matmul_backward(din, d.wq, s->dq_raw, in, w.wq, N, C, Q, true);
-        if (c->pre_norm) {
-            rmsnorm_backward(s->dnormed, d.attention_norm, s->dnormed, a_l.x, w.attention_norm,
-                             a_l.attention_rstd, N, C);
-            for (size_t i = 0; i < N * C; i++) { s->dx[i] += s->dnormed[i]; }
-        }
+        branch_input_backward(s->dx, d.attention_in, din, a.x, w.attention_in, a.attention_rstd, N, C);
     }
     embedding_backward(m->gradients + parameter_offset(c, EMBEDDING, 0), s->dx, m->tokens, N, C);
 }
@@ -1005,11 +1000,10 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
     embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, n, C);
     for (size_t l = 0; l < L; l++) {
         const LayerParameters w = layer_parameters(m->weights, c, l);
-        const float *in = d->x;
-        if (c->pre_norm) {
-            rmsnorm_forward(d->normed, d->rstd, d->x, w.attention_norm, n, C, eps);
-            in = d->normed;
-        }
+        const float *in;
+
+        // attention branch
+        in = branch_input_forward(d->normed, d->rstd, d->x, w.attention_in, n, C, eps);
         matmul_forward(d->q_raw, in, w.wq, n, C, Q);
         matmul_forward(d->k_raw, in, w.wk, n, C, KV);
         matmul_forward(d->v, in, w.wv, n, C, KV);
@@ -1017,28 +1011,23 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
             const size_t t = m->positions[slots[i]], past = (slots[i] * L + l) * cache_T * KV;
             const float *rope = m->rope + t * HS;  // a sequence of length 1 that begins at position t
             float *q = d->q + i * Q, *keys = d->keys + past, *values = d->values + past;
-            qknorm_rope_forward(q, d->rstd, d->q_raw + i * Q, c->no_qk_norm ? NULL : w.q_norm, rope, 1, 1, NH,
-                                HS, eps);
-            qknorm_rope_forward(keys + t * KV, d->rstd, d->k_raw + i * KV, c->no_qk_norm ? NULL : w.k_norm,
-                                rope, 1, 1, NKV, HS, eps);
+            qknorm_rope_forward(q, d->rstd, d->q_raw + i * Q, w.q_norm, rope, 1, 1, NH, HS, eps);
+            qknorm_rope_forward(keys + t * KV, d->rstd, d->k_raw + i * KV, w.k_norm, rope, 1, 1, NKV, HS,
+                                eps);
             memcpy(values + t * KV, d->v + i * KV, KV * sizeof(float));
             attention_decode(d->attention + i * Q, q, keys, values, d->scores + i * NH * cache_T, t + 1,
                              cache_T, NH, NKV, HS);
         }
         matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-        rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, c->pre_norm ? NULL : w.attention_norm, n, C, eps);
+        rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
 
-        in = d->h;
-        if (c->pre_norm) {
-            rmsnorm_forward(d->normed, d->rstd, d->h, w.feedforward_norm, n, C, eps);
-            in = d->normed;
-        }
+        // feed-forward branch
+        in = branch_input_forward(d->normed, d->rstd, d->h, w.feedforward_in, n, C, eps);
         matmul_forward(d->gate, in, w.w_gate, n, C, F);
         matmul_forward(d->up, in, w.w_up, n, C, F);
         swiglu_forward(d->act, d->gate, d->up, n, F);
         matmul_forward(d->down, d->act, w.w_down, n, F, C);
-        rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, c->pre_norm ? NULL : w.feedforward_norm, n, C,
-                                 eps);
+        rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
     }
     rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C, eps);
     matmul_forward(logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, C, c->V);

@@ -316,6 +316,9 @@ static void test_model(const char *study, bool no_qk_norm, bool pre_norm) {
 
 int main(void) {
     Error err = {{0}};
+#ifdef _OPENMP
+    omp_set_num_threads(1);  // the layers are tiny: other threads would only wait for each other
+#endif
     if (!CHECK(gemm_prepare(&err))) { return check_report(); }
     test_embedding();
     test_rmsnorm();

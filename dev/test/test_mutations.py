@@ -33,8 +33,7 @@ class Edit(NamedTuple):
 # name, edits
 MUTATIONS = [
     ("no QK-norm", [
-        Edit(C, "no_qk_norm ? NULL : w.q_norm", "no_qk_norm ? NULL : NULL"),
-        Edit(C, "no_qk_norm ? NULL : w.k_norm", "no_qk_norm ? NULL : NULL")]),
+        Edit(C, "if (w == NULL) {\n        memcpy(y, x, B * T", "if (true) {\n        memcpy(y, x, B * T")]),
     ("QK-norm head by head", [
         Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, C, eps);",
              "for (size_t i = 0; i < B * T * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, x + i * HS, "
@@ -55,9 +54,16 @@ MUTATIONS = [
         Edit(C, "float angle = (float)t * frequency;", "float angle = (float)(t + t / 4) * frequency;")]),
     ("theta 10000", [Edit(C, "config->HS, config->rope_theta);", "config->HS, 10000.0f);")]),
     ("eps 1e-5", [Edit(C, "const float eps = c->rms_eps;", "const float eps = 1e-5f;")]),
-    ("pre-norm", [Edit(C, "c->pre_norm", "true")]),
+    ("pre-norm", [
+        Edit(C, "c->pre_norm ? N * c->C : 0", "N * c->C"),
+        Edit(C, "a.attention_rstd, a.x, w.attention_in, N, C, eps", "a.attention_rstd, a.x, w.attention_norm, N, C, eps"),
+        Edit(C, "a.attention_rstd, a.x, a.o, w.attention_norm, N", "a.attention_rstd, a.x, a.o, NULL, N"),
+        Edit(C, "a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps",
+             "a.feedforward_rstd, a.h, w.feedforward_norm, N, C, eps"),
+        Edit(C, "a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N",
+             "a.feedforward_rstd, a.h, a.down, NULL, N")]),
     ("up and gate swapped", [
-        Edit(C, "swiglu_forward(s->act, a_l.gate, a_l.up, N, F);", "swiglu_forward(s->act, a_l.up, a_l.gate, N, F);")]),
+        Edit(C, "swiglu_forward(s->act, a.gate, a.up, N, F);", "swiglu_forward(s->act, a.up, a.gate, N, F);")]),
     ("sigmoid for silu", [Edit(C, "a[i] = gate[i] / (1.0f +", "a[i] = 1.0f / (1.0f +")]),
     ("missing 1/sqrt(HS)", [Edit(C, "const float scale = 1.0f / sqrtf((float)HS);", "const float scale = 1.0f;")]),
     ("wrong query group", [Edit(C, "h / (NH / NKV) * HS", "h % NKV * HS")]),
@@ -70,10 +76,10 @@ MUTATIONS = [
     ("tied embeddings", [
         Edit(C, "*lm_head = m->weights + parameter_offset(c, LM_HEAD, 0)",
              "*lm_head = m->weights + parameter_offset(c, EMBEDDING, 0)")]),
-    ("feed-forward reads x", [Edit(C, "        in = a_l.h;\n", "        in = a_l.x;\n")]),
+    ("feed-forward reads x", [Edit(C, "a.feedforward_rstd, a.h, w.feedforward_in", "a.feedforward_rstd, a.x, w.feedforward_in")]),
     ("last layer dropped", [
-        Edit(C, "    for (size_t l = 0; l < c->L; l++) {\n        const LayerParameters w = layer_parameters(m->weights",
-             "    for (size_t l = 0; l + 1 < c->L; l++) {\n        const LayerParameters w = layer_parameters(m->weights")]),
+        Edit(C, "    for (size_t l = 0; l < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights",
+             "    for (size_t l = 0; l + 1 < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights")]),
     ("padding columns left out of the softmax", [
         Edit(C, "for (size_t j = 0; j < V; j += 256)", "for (size_t j = 0; j < V - 4; j += 256)"),
         Edit(C, "V - j < 256 ? V - j : 256", "V - 4 - j < 256 ? V - 4 - j : 256")]),
