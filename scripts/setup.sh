@@ -120,17 +120,14 @@ setup_venv() {
     setup_packages "the data scripts use NumPy, the plots matplotlib" numpy matplotlib
 }
 
-# What the cross-checks compare with. PyTorch has a build for the CPU alone, a tenth of the usual size.
+# What the cross-checks compare with: PyTorch, transformers, tokenizers and OLMo-core, at the versions of
+# dev/reference/requirements.txt. A PyTorch of that version that is there already, such as a build for the CPU
+# alone, is kept.
 setup_reference() {
-    local why="the cross-checks compare with it" torch=torch==2.13.0
-    if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
-        say "installing $torch (CPU) into .venv: $why"
-        if [ "$(uname -s)" = Darwin ]; then
-            .venv/bin/python -m pip install --quiet "$torch" || return 1
-        else
-            .venv/bin/python -m pip install --quiet --retries 1 "$torch+cpu" \
-                --extra-index-url https://download.pytorch.org/whl/cpu || return 1
-        fi
-    fi
-    setup_packages "$why" transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 ai2-olmo-core==3.0.0
+    local list=dev/reference/requirements.txt
+    if cmp -s "$list" .venv/reference; then return 0; fi
+    say "installing $(tr '\n' ' ' <"$list")into .venv: the cross-checks compare with them"
+    say "(PyTorch's usual package for Linux is some gigabytes, since it holds CUDA's libraries too)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$list" || return 1
+    cp "$list" .venv/reference
 }
