@@ -1,0 +1,728 @@
+#!/usr/bin/env python3
+"""Recomputes the numbers in these pages and checks every formula in them against finite differences.
+
+Each layer is written here once more, as its page writes it: loops over indices, in double. A page's examples must
+stand in it character by character as they come out here, and the functions, tests, mutations and pages that it names
+must exist. Standard library only.
+
+    python3 dev/doc/check.py            ends with "N passed, N failed"
+    python3 dev/doc/check.py --print    the examples, as the pages must hold them
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import re
+import struct
+import sys
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence, Tuple
+
+Row = List[float]
+Rows = List[Row]
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = Path(__file__).resolve().parent
+passed = failed = 0
+
+
+def check(ok: bool, what: str) -> None:
+    global passed, failed
+    passed += ok
+    failed += not ok
+    if not ok:
+        print(f"FAILED {what}")
+
+
+def close(what: str, got: float, want: float, tolerance: float = 1e-12) -> None:
+    check(abs(got - want) <= tolerance * max(1.0, abs(want)), f"{what}: {got!r}, should be {want!r}")
+
+
+def check_gradient(what: str, f: Callable[[], float], x: Rows, gradient: Rows) -> None:
+    """gradient against (f(x + h) - f(x - h)) / 2h for every entry of x, which f reads."""
+    h, errors = 1e-5, []
+    for x_n, gradient_n in zip(x, gradient):
+        for i, kept in enumerate(x_n):
+            x_n[i] = kept + h
+            above = f()
+            x_n[i] = kept - h
+            below = f()
+            x_n[i] = kept
+            errors.append(abs((above - below) / (2 * h) - gradient_n[i]))
+    largest = max(abs(g) for gradient_n in gradient for g in gradient_n)
+    shapes = [len(r) for r in x] == [len(r) for r in gradient]
+    ok = shapes and largest > 0 and all(error <= 1e-7 * largest for error in errors)  # NaN is not
+    check(ok, f"{what}: off by {max(errors):.1e}, largest {largest:.1e}")
+
+
+rng = random.Random(2)
+
+
+def randoms(n: int, c: int) -> Rows:
+    return [[rng.uniform(-1, 1) for _ in range(c)] for _ in range(n)]
+
+
+def dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b))
+
+
+def weighted(r: Rows, y: Rows) -> float:
+    """sum r y: an objective J whose gradient by y is r."""
+    return sum(dot(r_n, y_n) for r_n, y_n in zip(r, y))
+
+
+def transposed(x: Rows) -> Rows:
+    return [list(column) for column in zip(*x)]
+
+
+def plus(a: Rows, b: Rows) -> Rows:
+    return [[x + y for x, y in zip(a_n, b_n)] for a_n, b_n in zip(a, b)]
+
+
+def show(*values: float) -> str:
+    """Six digits, in parentheses if there are several."""
+    text = ", ".join(f"{v + 0.0:.6g}" if abs(v) > 1e-15 else "0" for v in values)
+    return text if len(values) == 1 else f"({text})"
+
+
+# ---------------------------------------------------------------------------------------------
+# the 190M model of llmc/olmo2.h, whose bytes the pages give for a batch of B = 4 sequences of T = 1024
+
+B, T = 4, 1024
+N = B * T
+V = 100352
+PRESET = re.findall(r'\{ "190M",([\d, ]+)\}', (ROOT / "llmc/olmo2.h").read_text())[0]
+C, L, NH, NKV, HS, F = (int(number) for number in PRESET.split(","))
+# the standard deviation of a normal distribution of 0.02, cut at 3 deviations: an initial weight's
+SIGMA = 0.02 * math.sqrt(1 - 6 * math.exp(-4.5) / math.sqrt(2 * math.pi) / math.erf(3 / math.sqrt(2)))
+
+
+def size_of(floats: int) -> str:
+    size = 4 * floats
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+
+
+# ---------------------------------------------------------------------------------------------
+# embedding.md
+
+
+def embedding_forward(table: Rows, tokens: List[int]) -> Rows:
+    return [list(table[t]) for t in tokens]
+
+
+def embedding_backward(dx: Rows, tokens: List[int], vocabulary: int) -> Rows:
+    dtable = [[0.0] * len(dx[0]) for _ in range(vocabulary)]
+    for n, t in enumerate(tokens):
+        for c, value in enumerate(dx[n]):
+            dtable[t][c] += value
+    return dtable
+
+
+def page_embedding() -> List[List[str]]:
+    tokens, table, r = [2, 0, 2, 3, 2], randoms(5, 3), randoms(5, 3)
+
+    def f() -> float:
+        return weighted(r, embedding_forward(table, tokens))
+
+    check_gradient("embedding: table", f, table, embedding_backward(r, tokens, 5))
+    one_hot = [[float(t == v) for v in range(5)] for t in tokens]
+    close("embedding: dE = P^T dx", weighted(matmul_forward(transposed(one_hot), transposed(r)), table), f())
+
+    tokens, table = [2, 0, 2], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    x, dx = embedding_forward(table, tokens), [[1.0, 0.0], [10.0, 0.0], [100.0, 7.0]]
+    dtable = embedding_backward(dx, tokens, 3)
+    example = ["V = 3, C = 2, tokens = (2, 0, 2)"]
+    example += [f"E_{v} = {show(*table[v])}" for v in range(3)]
+    example += [f"x_{n} = {show(*x[n])}   dx_{n} = {show(*dx[n])}" for n in range(3)]
+    example += [f"dE_{v} = {show(*dtable[v])}" for v in range(3)]
+    size = [
+        f"std of an initial weight, 0.02 cut at 3 deviations: {SIGMA:.6f}",
+        f"E or dE, V = {V}, C = {C}: {size_of(V * C)}",
+        f"kept: the tokens of a batch, N = {N}: {size_of(N)}",
+    ]
+    return [example, size]
+
+
+# ---------------------------------------------------------------------------------------------
+# rmsnorm.md
+
+
+def rmsnorm_forward(x: Row, w: Row, eps: float) -> Tuple[Row, float]:
+    s = (dot(x, x) / len(x) + eps) ** -0.5
+    return [w_c * x_c * s for w_c, x_c in zip(w, x)], s
+
+
+def rmsnorm_backward(dy: Row, x: Row, w: Row, s: float) -> Tuple[Row, Row]:
+    u = [x_c * s for x_c in x]
+    g = [w_c * dy_c for w_c, dy_c in zip(w, dy)]
+    mean = dot(g, u) / len(x)
+    return [s * (g_c - u_c * mean) for g_c, u_c in zip(g, u)], [dy_c * u_c for dy_c, u_c in zip(dy, u)]
+
+
+def page_rmsnorm() -> List[List[str]]:
+    eps, (x, w, r) = 0.1, randoms(3, 5)
+    y, s = rmsnorm_forward(x, w, eps)
+    dx, dw = rmsnorm_backward(r, x, w, s)
+
+    def f() -> float:
+        return dot(r, rmsnorm_forward(x, w, eps)[0])
+
+    check_gradient("rmsnorm: x", f, [x], [dx])
+    check_gradient("rmsnorm: w", f, [w], [dw])
+    close("rmsnorm: x . dx = eps s^3 x . g", dot(x, dx), eps * s**3 * sum(a * b * c for a, b, c in zip(x, w, r)))
+    scaled, t = rmsnorm_forward([7 * x_c for x_c in x], w, 49 * eps)
+    close("rmsnorm: a scaled row has the same output", dot(scaled, r), dot(y, r))
+    close("rmsnorm: and its gradient is divided", rmsnorm_backward(r, [7 * v for v in x], w, t)[0][0], dx[0] / 7)
+
+    # A branch on the residual stream, h = x + rmsnorm(W x): dx = dh + the branch's gradient.
+    x2, weight, r2 = randoms(2, 5), randoms(5, 5), randoms(2, 5)
+
+    def branch() -> Rows:
+        return plus(x2, [rmsnorm_forward(o_n, w, eps)[0] for o_n in matmul_forward(x2, weight)])
+
+    o = matmul_forward(x2, weight)
+    d_o = [rmsnorm_backward(r_n, o_n, w, rmsnorm_forward(o_n, w, eps)[1])[0] for r_n, o_n in zip(r2, o)]
+    dbranch, dweight = matmul_backward(d_o, x2, weight)
+    check_gradient("residual: x", lambda: weighted(r2, branch()), x2, plus(r2, dbranch))
+    check_gradient("residual: W", lambda: weighted(r2, branch()), weight, dweight)
+
+    x, w, dy = [1.0, 7.0], [1.0, 2.0], [1.0, 1.0]
+    y, s = rmsnorm_forward(x, w, 0.0)
+    dx, dw = rmsnorm_backward(dy, x, w, s)
+    u = [s * v for v in x]
+    g = [a * b for a, b in zip(w, dy)]
+    example = [
+        "C = 2, eps = 0, x = (1, 7), w = (1, 2), dy = (1, 1)",
+        f"mean(x^2) = {show(dot(x, x) / 2)}, s = {show(s)}",
+        f"u = x s = {show(*u)}, y = w u = {show(*y)}",
+        f"g = w dy = {show(*g)}, mean(g u) = {show(dot(g, u) / 2)}",
+        f"dx = s (g - u mean(g u)) = {show(*dx)}, x . dx = {show(round(dot(x, dx), 12))}",
+        f"dw = dy u = {show(*dw)}",
+    ]
+    exponentials = [math.exp(rng.gauss(0, 1)) for _ in range(20000)]
+    spread = 20000 * dot(exponentials, exponentials) / sum(exponentials) ** 2
+    close("rmsnorm: n sum p^2 = e for scores of variance 1", spread, math.e, 0.1)
+    n, q = 1000, NH * HS
+    v_rms = SIGMA * SIGMA * math.sqrt(C)
+    o_rms = v_rms * math.sqrt(math.e / n) * SIGMA * math.sqrt(q)
+    early = [
+        f"x, a row of the embedding                      rms {SIGMA:.2e}",
+        f"v = Wv x: times {SIGMA:.4f} sqrt({C})               rms {v_rms:.2e}",
+        f"mean over {n} keys: times sqrt(e / {n})      rms {v_rms * math.sqrt(math.e / n):.2e}",
+        f"o = Wo (...): times {SIGMA:.4f} sqrt({q})           rms {o_rms:.2e}, mean(o^2) {o_rms**2:.1e}",
+        f"the norm's output with eps = 1e-6              rms {o_rms / math.sqrt(o_rms**2 + 1e-6):.2f} instead of 1",
+        f"the norm's output with eps = 1e-5              rms {o_rms / math.sqrt(o_rms**2 + 1e-5):.2f}",
+    ]
+    size = [
+        f"kept: o                      {size_of(N * C)} a layer and branch",
+        f"kept: rstd                   {size_of(N)} a layer and branch",
+        f"not kept: u = o rstd         {size_of(N * C)} a layer and branch",
+    ]
+    return [example, early, size]
+
+
+# ---------------------------------------------------------------------------------------------
+# matmul.md
+
+
+def matmul_forward(x: Rows, w: Rows) -> Rows:
+    return [[dot(x_n, w_o) for w_o in w] for x_n in x]
+
+
+def matmul_backward(dy: Rows, x: Rows, w: Rows) -> Tuple[Rows, Rows]:
+    """dx = dy W, dW = dy^T x."""
+    return matmul_forward(dy, transposed(w)), matmul_forward(transposed(dy), transposed(x))
+
+
+def page_matmul() -> List[List[str]]:
+    x, w, r = randoms(3, 4), randoms(2, 4), randoms(3, 2)
+    dx, dw = matmul_backward(r, x, w)
+
+    def f() -> float:
+        return weighted(r, matmul_forward(x, w))
+
+    check_gradient("matmul: x", f, x, dx)
+    check_gradient("matmul: W", f, w, dw)
+
+    x, w, dy = [[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]], [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]
+    y, (dx, dw) = matmul_forward(x, w), matmul_backward(dy, x, w)
+    example = ["N = 2, I = 2, O = 3"]
+    example += [f"W_{o} = {show(*w[o])}" for o in range(3)]
+    example += [f"x_{n} = {show(*x[n])}   y_{n} = {show(*y[n])}" for n in range(2)]
+    example += [f"dy_{n} = {show(*dy[n])}   dx_{n} = {show(*dx[n])}" for n in range(2)]
+    example += [f"dW_{o} = {show(*dw[o])}" for o in range(3)]
+    per_layer = 2 * C * NH * HS + 2 * C * NKV * HS + 3 * C * F
+    cost = [
+        f"weights in the matrices of a layer            {per_layer:13,}",
+        f"in {L} layers and lm_head                      {L * per_layer + V * C:13,}",
+        f"operations a token, forward (2 a weight)      {2 * (L * per_layer + V * C):13,}",
+        f"forward and backward (6 a weight)             {6 * (L * per_layer + V * C):13,}",
+    ]
+    return [example, cost]
+
+
+# ---------------------------------------------------------------------------------------------
+# qknorm_rope.md
+
+
+def rotate(x: Row, head_size: int, cosine: Row, sine: Row) -> Row:
+    y, half = list(x), head_size // 2
+    for h in range(0, len(x), head_size):
+        for i in range(half):
+            a, b = x[h + i], x[h + i + half]
+            y[h + i] = a * cosine[i] - b * sine[i]
+            y[h + i + half] = b * cosine[i] + a * sine[i]
+    return y
+
+
+def rope_angles(t: int, head_size: int, theta: float) -> Tuple[Row, Row]:
+    angles = [t * theta ** (-2 * i / head_size) for i in range(head_size // 2)]
+    return [math.cos(a) for a in angles], [math.sin(a) for a in angles]
+
+
+def qknorm_rope_forward(x: Row, w: Row, head_size: int, cosine: Row, sine: Row, eps: float) -> Tuple[Row, float]:
+    y, s = rmsnorm_forward(x, w, eps)
+    return rotate(y, head_size, cosine, sine), s
+
+
+def qknorm_rope_backward(
+    dy: Row, x: Row, w: Row, s: float, head_size: int, cosine: Row, sine: Row
+) -> Tuple[Row, Row]:
+    return rmsnorm_backward(rotate(dy, head_size, cosine, [-v for v in sine]), x, w, s)
+
+
+def float32(x: float) -> float:
+    return struct.unpack("f", struct.pack("f", x))[0]
+
+
+def page_qknorm_rope() -> List[List[str]]:
+    size = 6
+    x, w, r = randoms(3, 2 * size)
+    angles = rope_angles(3, size, 100.0)
+    y, s = qknorm_rope_forward(x, w, size, *angles, 0.1)
+    dx, dw = qknorm_rope_backward(r, x, w, s, size, *angles)
+
+    def f() -> float:
+        return dot(r, qknorm_rope_forward(x, w, size, *angles, 0.1)[0])
+
+    check_gradient("qknorm_rope: x", f, [x], [dx])
+    check_gradient("qknorm_rope: w", f, [w], [dw])
+    q, k = randoms(2, size)
+
+    def turned(row: Row, t: int) -> Row:
+        return rotate(row, size, *rope_angles(t, size, 100.0))
+
+    close("rope: R_9 q . R_4 k = q . R_-5 k", dot(turned(q, 9), turned(k, 4)), dot(q, turned(k, -5)))
+    close("rope: the length stays", dot(turned(q, 9), turned(q, 9)), dot(q, q))
+    ones = [1.0] * 2 * size
+    norm_first = qknorm_rope_forward(x, ones, size, *angles, 0.1)[0]
+    norm_last = rmsnorm_forward(rotate(x, size, *angles), ones, 0.1)[0]
+    close("qknorm_rope: with w = 1 the order is invisible", dot(norm_first, r), dot(norm_last, r))
+    norm_last = rmsnorm_forward(rotate(x, size, *angles), w, 0.1)[0]
+    check(abs(dot(y, r) - dot(norm_last, r)) > 1e-3, "qknorm_rope: with another w it is not")
+    # |score| <= sqrt(NH NKV HS) with unit weights, reached where all of a row is in one head
+    bound, alone = math.sqrt(2 * 2 * size), rmsnorm_forward(x[:size] + [0.0] * size, ones, 0.0)[0]
+    close("qknorm: the bound on a score is reached", dot(alone, alone) / math.sqrt(size), bound)
+    for _ in range(200):
+        n_q, n_k = (rmsnorm_forward(row, ones, 0.0)[0] for row in randoms(2, 2 * size))
+        check(abs(dot(n_q[:size], n_k[:size])) / math.sqrt(size) <= bound, "qknorm: a score within its bound")
+
+    x, w, cosine, sine = [1.0, 7.0, 7.0, 1.0], [1.0] * 4, [0.6], [0.8]
+    y, s = qknorm_rope_forward(x, w, 2, cosine, sine, 0.0)
+    dy = [1.0, 0.0, 0.0, 0.0]
+    dn = rotate(dy, 2, cosine, [-0.8])
+    dx, dw = qknorm_rope_backward(dy, x, w, s, 2, cosine, sine)
+    u = [s * v for v in x]
+    example = [
+        "NH = 2, HS = 2, eps = 0, w = (1, 1, 1, 1), cos = 0.6, sin = 0.8 (a turn by 53 degrees)",
+        f"x = {show(*x)}, mean(x^2) = {show(dot(x, x) / 4)}, s = {show(s)}, u = {show(*u)}",
+        f"y = {show(*y)}",
+        f"dy = {show(*dy)}, turned back: {show(*dn)}, mean(g u) = {show(dot(dn, u) / 4)}",
+        f"dx = {show(*dx)}",
+        f"dw = {show(*dw)}",
+    ]
+    worst = 0.0
+    for t in range(4000, 4096):
+        for i in range(64):
+            frequency = 500000.0 ** (-2 * i / 128)
+            worst = max(worst, abs(float32(float32(float(t)) * float32(frequency)) - t * frequency))
+    check(1e-4 < worst < 3e-4, f"rope: fp32 angles differ by {worst}")
+    turns = [
+        "HS = 128: the angle of pair i at position t is t theta_i; positions per full turn, 2 pi / theta_i",
+        *(
+            f"theta {theta:6.0f}   pair 0: {2 * math.pi:.2f}   pair 32: {2 * math.pi * theta**0.5:.0f}"
+            f"   pair 63: {2 * math.pi * theta ** (126 / 128):,.0f}"
+            for theta in (10000.0, 500000.0)
+        ),
+        f"largest difference of the fp32 product from the exact angle, t = 4000 .. 4095: {worst:.1e}",
+    ]
+    bytes_kept = [
+        f"kept: q_raw, k_raw           {size_of(N * (NH + NKV) * HS)} a layer",
+        f"kept: two rstd               {size_of(2 * N)} a layer",
+        f"computed again: q, k         {size_of(N * (NH + NKV) * HS)} a layer, once for all layers",
+    ]
+    return [example, turns, bytes_kept]
+
+
+# ---------------------------------------------------------------------------------------------
+# attention.md
+
+
+def logsumexp(x: Row) -> float:
+    largest = max(x)
+    return largest + math.log(sum(math.exp(v - largest) for v in x))
+
+
+def attention_forward(q: Rows, k: Rows, v: Rows, heads: int, kv_heads: int) -> Tuple[Rows, Rows]:
+    """q (T, NH*HS), k and v (T, NKV*HS) -> o (T, NH*HS), lse (NH, T)."""
+    size = len(q[0]) // heads
+    o, lse = [[0.0] * len(q[0]) for _ in q], [[0.0] * len(q) for _ in range(heads)]
+    for h in range(heads):
+        a, b = h * size, h // (heads // kv_heads) * size
+        for i, q_i in enumerate(q):
+            s = [dot(q_i[a : a + size], k[j][b : b + size]) / math.sqrt(size) for j in range(i + 1)]
+            lse[h][i] = logsumexp(s)
+            for j, s_ij in enumerate(s):
+                for c in range(size):
+                    o[i][a + c] += math.exp(s_ij - lse[h][i]) * v[j][b + c]
+    return o, lse
+
+
+def attention_backward(
+    d_o: Rows, q: Rows, k: Rows, v: Rows, o: Rows, lse: Rows, heads: int, kv_heads: int
+) -> Tuple[Rows, Rows, Rows]:
+    size = len(q[0]) // heads
+    dq, dk, dv = ([[0.0] * len(x[0]) for _ in x] for x in (q, k, v))
+    for h in range(heads):
+        a, b = h * size, h // (heads // kv_heads) * size
+        for i in range(len(q)):
+            mean = dot(d_o[i][a : a + size], o[i][a : a + size])
+            for j in range(i + 1):
+                s = dot(q[i][a : a + size], k[j][b : b + size]) / math.sqrt(size)
+                p = math.exp(s - lse[h][i])
+                ds = p * (dot(d_o[i][a : a + size], v[j][b : b + size]) - mean) / math.sqrt(size)
+                for c in range(size):
+                    dq[i][a + c] += ds * k[j][b + c]
+                    dk[j][b + c] += ds * q[i][a + c]
+                    dv[j][b + c] += p * d_o[i][a + c]
+    return dq, dk, dv
+
+
+def page_attention() -> List[List[str]]:
+    heads, kv_heads, size, length = 4, 2, 3, 5
+    q, k, v = randoms(length, heads * size), randoms(length, kv_heads * size), randoms(length, kv_heads * size)
+    r = randoms(length, heads * size)
+    o, lse = attention_forward(q, k, v, heads, kv_heads)
+
+    def f() -> float:
+        return weighted(r, attention_forward(q, k, v, heads, kv_heads)[0])
+
+    for name, x, dx in zip("qkv", (q, k, v), attention_backward(r, q, k, v, o, lse, heads, kv_heads)):
+        check_gradient(f"attention: {name}", f, x, dx)
+
+    q, k, v, d_o = [[1.0], [1.0]], [[0.0], [math.log(3)]], [[4.0], [8.0]], [[1.0], [1.0]]
+    o, lse = attention_forward(q, k, v, 1, 1)
+    dq, dk, dv = attention_backward(d_o, q, k, v, o, lse, 1, 1)
+    p = [math.exp(k[j][0] - lse[0][1]) for j in range(2)]
+    dp = [d_o[1][0] * v[j][0] for j in range(2)]
+    mean = d_o[1][0] * o[1][0]
+    close("attention: D = sum p dp = do . o", dot(p, dp), mean)
+    ds = [p[j] * (dp[j] - mean) for j in range(2)]
+    close("attention: ds sums to 0", sum(ds), 0.0)
+    example = [
+        "T = 2, one head, HS = 1: q = (1, 1), k = (0, ln 3), v = (4, 8), do = (1, 1)",
+        f"i = 0: s = (0), p = (1), o_0 = {show(o[0][0])}",
+        f"i = 1: s = (0, ln 3), lse = ln 4 = {show(lse[0][1])}, p = {show(*p)}, o_1 = {show(o[1][0])}",
+        f"       dp = {show(*dp)}, D = do o = {show(mean)}, ds = p (dp - D) = {show(*ds)}",
+        f"dq = {show(dq[0][0], dq[1][0])}   dk = {show(dk[0][0], dk[1][0])}   dv = {show(dv[0][0], dv[1][0])}",
+    ]
+    tile = 2 * 64 * T
+    size_block = [
+        f"p of every head, if it were kept: B NH T T       {size_of(B * NH * T * T)} a layer",
+        f"kept instead: lse, B NH T                        {size_of(B * NH * T)} a layer",
+        f"kept: o, needed by Wo's gradient anyway          {size_of(N * NH * HS)} a layer",
+        f"kept: v                                          {size_of(N * NKV * HS)} a layer",
+        f"tiles of a thread: p and ds, 64 queries, T keys  {size_of(tile)}",
+    ]
+    return [example, size_block]
+
+
+# ---------------------------------------------------------------------------------------------
+# swiglu.md
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+def swiglu_forward(gate: Row, up: Row) -> Row:
+    return [g * sigmoid(g) * u for g, u in zip(gate, up)]
+
+
+def swiglu_backward(da: Row, gate: Row, up: Row) -> Tuple[Row, Row]:
+    dgate = [d * u * sigmoid(g) * (1 + g * (1 - sigmoid(g))) for d, g, u in zip(da, gate, up)]
+    return dgate, [d * g * sigmoid(g) for d, g in zip(da, gate)]
+
+
+def page_swiglu() -> List[List[str]]:
+    gate, up, r = randoms(3, 6)
+    dgate, dup = swiglu_backward(r, gate, up)
+
+    def f() -> float:
+        return dot(r, swiglu_forward(gate, up))
+
+    check_gradient("swiglu: gate", f, [gate], [dgate])
+    check_gradient("swiglu: up", f, [up], [dup])
+
+    g, u = math.log(3), 2.0
+    (dg,), (du,) = swiglu_backward([1.0], [g], [u])
+    example = [
+        f"gate = ln 3 = {show(g)}, up = 2, da = 1",
+        f"sigma = 1 / (1 + 1/3) = {show(sigmoid(g))}, silu = {show(g * sigmoid(g))}",
+        f"a = {show(swiglu_forward([g], [u])[0])}",
+        f"dup = silu = {show(du)}",
+        f"dgate = 2 * 0.75 * (1 + {show(g)} * 0.25) = {show(dg)}",
+    ]
+    size = [
+        f"kept: gate, up               {size_of(2 * N * F)} a layer",
+        f"computed again: act          {size_of(N * F)}, once for all layers",
+    ]
+    return [example, size]
+
+
+# ---------------------------------------------------------------------------------------------
+# classifier.md
+
+
+def classifier_forward(logits: Row, label: int) -> Tuple[float, float]:
+    lse = logsumexp(logits)
+    return logits[label] - lse, lse
+
+
+def classifier_backward(logits: Row, lse: float, label: int, weight: float, z: float) -> Row:
+    factor = weight * (1 + 2 * z * lse)
+    return [factor * math.exp(v - lse) - weight * (j == label) for j, v in enumerate(logits)]
+
+
+def log_mean_exponential(columns: int) -> float:
+    """ln E[e^logit] of an initial model: a sum of `columns` truncated normal weights times a row of ones."""
+    ends = [math.erf(x / math.sqrt(2)) for x in (3 - 0.02, 3 + 0.02, 3)]
+    factor = (ends[0] + ends[1]) / 2 / ends[2]
+    return columns * (0.5 * 0.02**2 + math.log(factor))
+
+
+def page_classifier() -> List[List[str]]:
+    (logits,), z, weight, label = randoms(1, 7), 0.3, 0.25, 4
+    logits[2] += 3.0
+    logprob, lse = classifier_forward(logits, label)
+
+    def f() -> float:
+        logprob, lse = classifier_forward(logits, label)
+        return weight * (-logprob + z * lse * lse)
+
+    dlogits = classifier_backward(logits, lse, label, weight, z)
+    check_gradient("classifier: logits", f, [logits], [dlogits])
+    close("classifier: the row sums to 2 w z lse", sum(dlogits), 2 * weight * z * lse)
+    shifted = classifier_forward([v + 5 for v in logits], label)
+    close("classifier: a shift leaves log p", shifted[0], logprob)
+    close("classifier: and moves lse", shifted[1], lse + 5)
+
+    # The head in two chunks: dhidden and dW are those of all rows at once.
+    hidden, w, labels = randoms(3, 4), randoms(7, 4), [4, 0, 6]
+
+    def head(rows: Rows, chosen: List[int]) -> Tuple[Rows, Rows]:
+        dlogits = []
+        for row, y in zip(matmul_forward(rows, w), chosen):
+            dlogits.append(classifier_backward(row, logsumexp(row), y, weight, z))
+        return matmul_backward(dlogits, rows, w)
+
+    def objective() -> float:
+        terms = [classifier_forward(row, y) for row, y in zip(matmul_forward(hidden, w), labels)]
+        return sum(weight * (-logprob + z * lse * lse) for logprob, lse in terms)
+
+    first, second = head(hidden[:2], labels[:2]), head(hidden[2:], labels[2:])
+    check_gradient("head in chunks: hidden", objective, hidden, first[0] + second[0])
+    check_gradient("head in chunks: W", objective, w, plus(first[1], second[1]))
+
+    logits, z = [0.0, math.log(3)], 0.1
+    logprob, lse = classifier_forward(logits, 1)
+    dlogits = classifier_backward(logits, lse, 1, 1.0, z)
+    p = [math.exp(v - lse) for v in logits]
+    example = [
+        "V = 2, logits = (0, ln 3), label y = 1, w = 1, z = 0.1 (large, to be seen)",
+        f"lse = ln(1 + 3) = {show(lse)}, p = {show(*p)}, log p_y = ln 0.75 = {show(logprob)}",
+        f"objective = {show(-logprob)} + 0.1 * {show(lse)}^2 = {show(-logprob + z * lse * lse)}",
+        f"1 + 2 z lse = {show(1 + 2 * z * lse)}",
+        f"dlogits = {show(*dlogits)}, sum = {show(sum(dlogits))} = 2 z lse",
+        f"without z-loss: {show(*classifier_backward(logits, lse, 1, 1.0, 0.0))}, sum = 0",
+    ]
+
+    start = [f"ln V = ln {V} = {math.log(V):.3f}, std of a weight {SIGMA:.5f}"]
+    for name, columns in (("190M", C), ("1B", 2048), ("7B", 4096)):
+        variance = columns * SIGMA**2
+        expected = math.log(V) + variance / 2
+        close("lse at the start", math.log(V) + log_mean_exponential(columns), expected, 1e-4)
+        start.append(
+            f"{name:4}  C = {columns:4}  var = {variance:.3f}  lse = CE = {math.log(V):.3f} + {variance / 2:.3f}"
+            f" = {expected:.2f}   z-loss = 1e-5 lse^2 = {1e-5 * expected**2:.4f}"
+        )
+    drawn = [0.8 * rng.gauss(0, 1) for _ in range(20000)]
+    close("lse of 20000 logits of variance 0.64", logsumexp(drawn), math.log(20000) + 0.32, 0.005)
+
+    rows = (64 << 20) // 4 // V
+    size = [
+        f"all logits, N = {N}, V = {V}      {size_of(N * V)}",
+        f"a chunk of {rows} rows                   {size_of(rows * V)}",
+        f"kept: hidden                         {size_of(N * C)}",
+    ]
+    return [example, start, size]
+
+
+# ---------------------------------------------------------------------------------------------
+# adamw.md
+
+
+def adamw(
+    p: float, m: float, v: float, g: float, t: int, lr: float, decay: float, eps: float
+) -> Tuple[float, float, float]:
+    p *= 1 - lr * decay
+    m += (1 - 0.9) * (g - m)
+    v = 0.95 * v + (1 - 0.95) * g * g
+    p -= lr / (1 - 0.9**t) * m / (math.sqrt(v) / math.sqrt(1 - 0.95**t) + eps)
+    return p, m, v
+
+
+def page_adamw() -> List[List[str]]:
+    gradients = [rng.uniform(-1, 1) for _ in range(20)]
+    for eps in (1e-8, 0.3):
+        p, m, v, plain = 0.7, 0.0, 0.0, 0.7
+        for t, g in enumerate(gradients, 1):
+            p, m, v = adamw(p, m, v, g, t, 0.01, 0.1, eps)
+            # the definition: weighted means of all gradients so far, decay from the old p
+            weights = [0.9 ** (t - i) for i in range(1, t + 1)], [0.95 ** (t - i) for i in range(1, t + 1)]
+            m_hat = dot(weights[0], gradients[:t]) / sum(weights[0])
+            v_hat = dot(weights[1], [x * x for x in gradients[:t]]) / sum(weights[1])
+            plain -= 0.01 * (0.1 * plain + m_hat / (math.sqrt(v_hat) + eps))
+        close("adamw: the code's form equals the definition", p, plain)
+    scaled = [1.0, 1.0]
+    for k, scale in enumerate((1.0, 1000.0)):
+        p, m, v = 1.0, 0.0, 0.0
+        for t, g in enumerate(gradients, 1):
+            p, m, v = adamw(p, m, v, scale * g, t, 0.01, 0.0, 1e-12)
+        scaled[k] = p
+    close("adamw: a constant factor on every gradient changes nothing", scaled[0], scaled[1], 1e-9)
+
+    p, m, v = 1.0, 0.0, 0.0
+    example = ["lr = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight decay 0.1, p = 1, m = v = 0"]
+    for t, g in ((1, 0.5), (2, -0.5)):
+        kept = p * 0.99
+        p, m, v = adamw(p, m, v, g, t, 0.1, 0.1, 1e-8)
+        m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.95**t)
+        example += [
+            f"t = {t}, g = {g}: p = 0.99 p = {show(kept)}, m = {show(m)}, v = {show(v)}",
+            f"       m / (1 - 0.9^{t}) = {show(m_hat)}, v / (1 - 0.95^{t}) = {show(v_hat)}",
+            f"       p = {show(kept)} - 0.1 * {show(m_hat)} / ({show(math.sqrt(v_hat))} + 1e-8) = {show(p)}",
+        ]
+    clip = [
+        f"two tensors, gradients (3, 0) and (4): norm = {show(math.hypot(3, 4))},"
+        f" scale = min(1, 1 / (5 + 1e-6)) = {show(1 / (5 + 1e-6))}",
+        f"clipped: {show(3 / (5 + 1e-6), 0.0)} and ({show(4 / (5 + 1e-6))})",
+    ]
+    limit = 2 + 6 * math.sqrt(100 / 99)
+    past = [1.0, 3.0] * 50
+    close("skip-step: unbiased variance", sum((x - 2) ** 2 for x in past) / 99, 100 / 99)
+    skip = [f"100 past losses, 1 and 3 in turn: mean 2, variance 100/99, limit 2 + 6 sqrt(100/99) = {show(limit)}"]
+    frozen = math.sqrt(1 - 0.95) / (1 - 0.9)
+    frozen_block = [f"m / 0.1 over sqrt(v / 0.05) instead of m over sqrt(v): sqrt(0.05) / 0.1 = {show(frozen)}"]
+    q, kv = NH * HS, NKV * HS
+    total = 2 * V * C + L * (2 * C * q + 2 * C * kv + 3 * C * F + 2 * C + q + kv) + C
+    size = [f"190M: {total:,} parameters; p, dp, m, v: 16 bytes each, {size_of(4 * total)}"]
+    return [example, clip, skip, frozen_block, size]
+
+
+# ---------------------------------------------------------------------------------------------
+# README.md, traps.md, and what the pages name
+
+
+def page_readme() -> List[List[str]]:
+    per_token = 4 * C + 2 * (NH + NKV) * HS + 2 * F + NH + 4
+    again = (NH + NKV) * HS + F
+    kept = L * N * per_token + 2 * N * C + N
+    return [
+        [
+            f"190M: C {C}, L {L}, NH {NH}, NKV {NKV}, HS {HS}, F {F}, V {V}; B {B}, T {T}",
+            "kept for the backward, floats a token and layer:",
+            f"  x, o, h, down                4 C                     {4 * C}",
+            f"  q_raw, attention             2 NH HS                 {2 * NH * HS}",
+            f"  k_raw, v                     2 NKV HS                {2 * NKV * HS}",
+            f"  gate, up                     2 F                     {2 * F}",
+            f"  lse, four rstd               NH + 4                  {NH + 4}",
+            f"  together                                             {per_token}",
+            f"all layers, last x, hidden and its rstd                {size_of(kept)}",
+            f"saved by computing q, k and act again                  {size_of(L * N * again)}",
+            f"saved by never holding p (T x T)                       {size_of(L * B * NH * T * T)}",
+            f"saved by logits in chunks, beside a chunk              {size_of((N - (64 << 20) // 4 // V) * V)}",
+        ]
+    ]
+
+
+def page_traps() -> List[List[str]]:
+    page = (PAGES / "traps.md").read_text()
+    source = (ROOT / "dev/test/test_mutations.py").read_text()
+    mutations = re.findall(r'^    \("(.*?)", \[', source, re.MULTILINE)
+    check(len(mutations) > 0, "test_mutations.py has mutations")
+    for mutation in mutations:
+        check(f"| {mutation} |" in page, f"traps.md: no row for the mutation {mutation!r}")
+    table = page[page.index("## Broken on purpose") : page.index("## Caught elsewhere")]
+    rows = re.findall(r"^\| ([^|]*?) \|", table, re.MULTILINE)
+    named = [row for row in rows if row not in ("break", "---")]
+    check(sorted(named) == sorted(mutations), f"traps.md: rows {set(named) ^ set(mutations)} differ from the mutations")
+    return []
+
+
+def check_names(name: str, text: str, source: str) -> None:
+    """The functions, variables, files and pages that a page names exist."""
+    for identifier in sorted(set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", text))):
+        check(re.search(rf"\b{identifier}\b", source) is not None, f"{name}: the source has no {identifier}")
+    for path in sorted(set(re.findall(r"`([\w/]+\.(?:c|h|py|sh|cu))`", text))):
+        found = any((folder / path).exists() for folder in (ROOT, ROOT / "llmc", ROOT / "dev/test", PAGES))
+        check(found, f"{name}: no file {path}")
+    for link in sorted(set(re.findall(r"\]\(([\w/.]+\.md)\)", text))):
+        check((PAGES / link).exists(), f"{name}: no page {link}")
+
+
+PAGE_EXAMPLES: Dict[str, Callable[[], List[List[str]]]] = {
+    "README.md": page_readme,
+    "embedding.md": page_embedding,
+    "rmsnorm.md": page_rmsnorm,
+    "matmul.md": page_matmul,
+    "qknorm_rope.md": page_qknorm_rope,
+    "attention.md": page_attention,
+    "swiglu.md": page_swiglu,
+    "classifier.md": page_classifier,
+    "adamw.md": page_adamw,
+    "traps.md": page_traps,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--print", action="store_true", help="the examples, as the pages must hold them")
+    arguments = parser.parse_args()
+    files = [ROOT / "train_olmo2.c", ROOT / "test_olmo2.c", *ROOT.glob("llmc/*.h"), *ROOT.glob("dev/test/*.*")]
+    source = "\n".join(file.read_text() for file in files)
+    for name, examples in PAGE_EXAMPLES.items():
+        text = (PAGES / name).read_text() if (PAGES / name).exists() else ""
+        for block in examples():
+            if arguments.print:
+                print(f"--- {name}", *block, sep="\n")
+            check("```text\n" + "\n".join(block) + "\n```" in text, f"{name}: the block that begins {block[0]!r}")
+        check_names(name, text, source)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
