@@ -50,10 +50,10 @@ enum { CONFIG_SIZES = sizeof config_sizes / sizeof config_sizes[0] };
 
 // What model_type calls the models that one might mistake for an OLMo 2.
 static const char *const config_other_models[][2] = {
-    { "olmo", "OLMo 1" },     { "hf_olmo", "OLMo 1" },  { "olmo3", "OLMo 3" },     { "olmoe", "OLMoE" },
-    { "llama", "Llama" },     { "mistral", "Mistral" }, { "mixtral", "Mixtral" },  { "qwen2", "Qwen 2" },
-    { "qwen3", "Qwen 3" },    { "gemma", "Gemma" },     { "gemma2", "Gemma 2" },   { "gemma3_text", "Gemma 3" },
-    { "phi3", "Phi 3" },      { "gpt2", "GPT-2" },      { "gpt_neox", "GPT-NeoX" },
+    { "olmo", "OLMo 1" },  { "hf_olmo", "OLMo 1" },  { "olmo3", "OLMo 3" },    { "olmoe", "OLMoE" },
+    { "llama", "Llama" },  { "mistral", "Mistral" }, { "mixtral", "Mixtral" }, { "qwen2", "Qwen 2" },
+    { "qwen3", "Qwen 3" }, { "gemma", "Gemma" },     { "gemma2", "Gemma 2" },  { "gemma3_text", "Gemma 3" },
+    { "phi3", "Phi 3" },   { "gpt2", "GPT-2" },      { "gpt_neox", "GPT-NeoX" },
 };
 // clang-format on
 enum { CONFIG_OTHER_MODELS = sizeof config_other_models / sizeof config_other_models[0] };

@@ -197,25 +197,30 @@ static inline int safetensors_compare_names(const void *a, const void *b) {
 }
 
 static inline int safetensors_compare_data(const void *a, const void *b) {
-    uintptr_t x = (uintptr_t)((const SafetensorsTensor *)a)->data,
-              y = (uintptr_t)((const SafetensorsTensor *)b)->data;
-    return (x > y) - (x < y);
+    const SafetensorsTensor *x = (const SafetensorsTensor *)a, *y = (const SafetensorsTensor *)b;
+    if (x->data != y->data) { return x->data < y->data ? -1 : 1; }
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-// No two tensors of one file share bytes. Sorts them by place.
-static inline bool safetensors_check_overlap(SafetensorsTensor *tensors, size_t count, Error *err) {
+// The tensors of a file share no byte and leave none out, in whatever order. Sorts them by place.
+static inline bool safetensors_check_cover(SafetensorsTensor *tensors, size_t count, const char *path,
+                                           const char *data, size_t size, Error *err) {
     if (count > 0) { qsort(tensors, count, sizeof *tensors, safetensors_compare_data); }
-    const SafetensorsTensor *last = NULL;  // the last one with any data
+    size_t covered = 0;
     for (size_t i = 0; i < count; i++) {
-        if (tensors[i].bytes == 0) { continue; }
-        if (last != NULL && tensors[i].data < last->data + last->bytes) {
-            return fail(
-                err, "%s: tensors \"%.200s\" and \"%.200s\" share bytes; the header is wrong, copy it again",
-                last->file, last->name, tensors[i].name);
+        if (tensors[i].data < data + covered) {
+            return fail(err,
+                        "%s: tensor \"%.200s\" shares bytes with another; the header is wrong, copy it again",
+                        path, tensors[i].name);
         }
-        last = &tensors[i];
+        if (tensors[i].data > data + covered) { break; }
+        covered += tensors[i].bytes;
     }
-    return true;
+    if (covered == size) { return true; }
+    return fail(err,
+                "%s: byte %zu of its %zu bytes of data belongs to no tensor.\n"
+                "The file is not as it was written; copy it again.",
+                path, covered, size);
 }
 
 // The header of a mapped file, parsed; *data is set to what follows it.
@@ -278,7 +283,7 @@ static inline bool safetensors_add_file(Safetensors *st, const char *path, Error
         }
         st->count++;
     }
-    return safetensors_check_overlap(tensors + before, st->count - before, err);
+    return safetensors_check_cover(tensors + before, st->count - before, path, data, data_size, err);
 }
 
 // The tensor of that name, or NULL.

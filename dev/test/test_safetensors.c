@@ -51,9 +51,9 @@ static void refuse_at(const char *name, const char *words, int line) {
 
 static void test_read(void) {
     Safetensors st;
-    // out of order, with a hole, a scalar, an empty tensor, odd addresses, and spaces behind the header
+    // out of order, with a scalar, an empty tensor, odd addresses, and spaces behind the header
     write_file("good.safetensors",
-               "{\"b\": {\"dtype\": \"U8\", \"shape\": [3], \"data_offsets\": [0, 3]},"
+               "{\"b\": {\"dtype\": \"U8\", \"shape\": [5], \"data_offsets\": [0, 5]},"
                " \"__metadata__\": {\"format\": \"pt\", \"config\": \"{}\"},"
                " \"a\": {\"dtype\": \"F32\", \"shape\": [2, 2], \"data_offsets\": [5, 21]},"
                " \"none\": {\"dtype\": \"F32\", \"shape\": [0, 7], \"data_offsets\": [21, 21]},"
@@ -67,7 +67,7 @@ static void test_read(void) {
     CHECK(a != NULL && a->dtype == DTYPE_F32 && a->rank == 2 && a->shape[0] == 2 && a->shape[1] == 2);
     CHECK(a->count == 4 && a->bytes == 16 && strcmp(a->name, "a") == 0 &&
           strcmp(a->file, in_dir("good.safetensors")) == 0);
-    CHECK(b->dtype == DTYPE_U8 && b->count == 3 && memcmp(b->data, "\0\1\2", 3) == 0);
+    CHECK(b->dtype == DTYPE_U8 && b->count == 5 && memcmp(b->data, "\0\1\2\3\4", 5) == 0);
     CHECK(none->count == 0 && none->bytes == 0 && scalar->rank == 0 && scalar->count == 1);
     float values[4];
     unsigned char bytes[16];
@@ -167,9 +167,15 @@ static void test_lying_headers(void) {
     CHECK(safetensors_open(&st, in_dir("bad.safetensors"), &err));
     safetensors_close(&st);
     snprintf(header, sizeof header, two, 5, 5);
-    REFUSE_HEADER(header, 8, "tensors \"a\" and \"b\" share bytes");
+    REFUSE_HEADER(header, 8, "shares bytes with another");
+    REFUSE_HEADER(header, 9, "shares bytes with another");
+    snprintf(header, sizeof header, two, 3, 3);
+    REFUSE_HEADER(header, 8, "byte 3 of its 8 bytes of data belongs to no tensor");
+    snprintf(header, sizeof header, two, 4, 4);
+    REFUSE_HEADER(header, 9, "byte 8 of its 9 bytes of data belongs to no tensor");
+    REFUSE_HEADER("{}", 1, "byte 0 of its 1 bytes");
     snprintf(header, sizeof header, two, 8, 8);
-    REFUSE_HEADER(header, 8, "tensors \"a\" and \"b\" share bytes");
+    REFUSE_HEADER(header, 8, "shares bytes with another");
 }
 
 // A good file cut at every length is refused.
