@@ -10,6 +10,19 @@
 #include "sampler.h"
 #include "tokenizer.h"
 
+// An error or a warning as a person sees it: on stderr, its further lines set in.
+static inline void print_message(const char *kind, const char *message) {
+    fprintf(stderr, "%s: ", kind);
+    for (const char *c = message; *c != '\0'; c++) {
+        fputc(*c, stderr);
+        if (*c == '\n') {
+            c += strspn(c + 1, " ");
+            fputs("       ", stderr);
+        }
+    }
+    fputc('\n', stderr);
+}
+
 // ---------------------------------------------------------------------------------------------
 // the tokenizer of a model
 
@@ -248,11 +261,11 @@ static inline void loaded_model_close(LoadedModel *m) {
     m->model = NULL;
 }
 
-// Where a person's DIR leads: says on stderr what was passed over.
+// The model directory that a person's DIR means. A damaged one that is passed over is no secret.
 static inline bool find_model(char dir[PATH_MAX], const char *path, Error *err) {
     Error warning;
     bool ok = checkpoint_resolve(dir, path, &warning, err);
-    if (ok && warning.text[0] != '\0') { fprintf(stderr, "warning: %s\n", warning.text); }
+    if (ok && warning.text[0] != '\0') { print_message("warning", warning.text); }
     return ok;
 }
 

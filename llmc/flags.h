@@ -190,7 +190,7 @@ static const Flag flags[] = {
     "optimizer steps" },
   { "tokens",            FLAG_INTEGER, AT(tokens),            "[1, 1e15]",  NULL,    TRAIN,
     "tokens, such as 5e9, rounded up to a whole step" },
-  { "epochs",            FLAG_INTEGER, AT(epochs),            "[1, 1e9]",   NULL,    TRAIN,
+  { "epochs",            FLAG_INTEGER, AT(epochs),            "[1, 1e6]",   NULL,    TRAIN,
     "passes over the data" },
   { "stop-at",           FLAG_INTEGER, AT(stop_at),           "[1, 1e15]",  NULL,    RESUME | ONCE,
     "save and stop after this step; the schedule stays that of the whole run" },
@@ -534,13 +534,15 @@ static inline bool parse_flag(Settings *s, const Command *command, int argc, cha
     return true;
 }
 
-// Reads the arguments after the command's name into *s, over what stands there. With --help it stops at once.
+// Reads the arguments after the command's name into *s, over what stands there. With --help nothing else
+// counts.
 static inline bool flags_parse(Settings *s, const Command *command, int argc, char **argv, Error *err) {
+    for (int i = 0; i < argc; i++) { s->help = s->help || strcmp(argv[i], "--help") == 0; }
+    if (s->help) { return true; }
     for (int i = 0; i < argc; i++) {
-        bool ok = strcmp(argv[i], "-h") == 0 ? (s->help = true)
-                  : argv[i][0] == '-'        ? parse_flag(s, command, argc, argv, &i, err)
-                                             : list_append(&s->inputs, argv[i], err);
-        if (!ok || s->help) { return ok; }
+        bool ok = argv[i][0] == '-' ? parse_flag(s, command, argc, argv, &i, err)
+                                    : list_append(&s->inputs, argv[i], err);
+        if (!ok) { return false; }
     }
     for (int i = 0; i < FLAGS; i++) {
         if ((flags[i].commands & command->bit << 8) != 0 && !s->given[i]) {

@@ -17,7 +17,7 @@
 
 typedef struct {
     const char *program;  // argv[0]
-    Settings settings;
+    Settings *settings;   // main's
     OLMo2Config config;
     Text text;
     OLMo2 *model;
@@ -33,9 +33,10 @@ typedef struct {
     int64_t tokens;   // seen
     SkipStep skip;
 
-    char source[PATH_MAX];  // the directory that the weights come from; empty for a new model
-    JsonDocument state;     // its trainer/state.json, if it is needed
-    int lock;               // an open file that keeps other processes out of the run; -1 if there is none yet
+    char source[PATH_MAX];      // the directory that the weights come from; empty for a new model
+    char state_path[PATH_MAX];  // its trainer/state.json
+    JsonDocument state;         // which is read if it is needed
+    int lock;  // an open file that keeps other processes out of the run; -1 if there is none yet
     RunLog log;
     Progress progress;
     int64_t saved_step;       // of the newest checkpoint; -1 for none
@@ -53,7 +54,6 @@ static inline void trainer_close(Trainer *t) {
     olmo2_free(t->model);
     json_free(&t->state);
     if (t->lock >= 0) { close(t->lock); }
-    settings_free(&t->settings);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -96,43 +96,46 @@ static inline void state_write(JsonWriter *w, const Trainer *t) {
     state_write_window(w, "losses", &t->skip.losses);
     state_write_window(w, "norms", &t->skip.norms);
     json_end_object(w);
-    settings_write(w, "settings", &t->settings);
+    settings_write(w, "settings", t->settings);
     json_end_object(w);
 }
 
 static inline bool state_read_count(const Json *object, const char *key, int64_t *out, const char *source,
                                     Error *err) {
+    const size_t largest = 10000000000000000;  // far above what counts anything here, far below an overflow
     size_t value;
     if (!json_get_size(object, key, true, &value, source, err)) { return false; }
     *out = (int64_t)value;
-    return true;
+    return value <= largest ||
+           fail(err, "%s: \"%s\" is %zu, expected at most %zu", source, key, value, largest);
 }
 
 // Brings the counters, the data and the windows to where the checkpoint was.
 static inline bool state_restore(Trainer *t, Error *err) {
-    const Json *root = t->state.root, *saved = json_member(root, "loader"),
-               *skip = json_member(root, "skip_step");
+    const Json *root = t->state.root;
+    const Json *saved = json_member(root, "loader"), *skip = json_member(root, "skip_step");
+    const char *source = t->state_path;
     int64_t seed, epoch, position, instances;
-    if (!state_read_count(root, "step", &t->step, t->source, err) ||
-        !state_read_count(root, "updates", &t->updates, t->source, err) ||
-        !state_read_count(root, "tokens", &t->tokens, t->source, err) ||
-        !state_read_count(saved, "seed", &seed, t->source, err) ||
-        !state_read_count(saved, "epoch", &epoch, t->source, err) ||
-        !state_read_count(saved, "position", &position, t->source, err) ||
-        !state_read_count(saved, "instances", &instances, t->source, err)) {
+    if (!state_read_count(root, "step", &t->step, source, err) ||
+        !state_read_count(root, "updates", &t->updates, source, err) ||
+        !state_read_count(root, "tokens", &t->tokens, source, err) ||
+        !state_read_count(saved, "seed", &seed, source, err) ||
+        !state_read_count(saved, "epoch", &epoch, source, err) ||
+        !state_read_count(saved, "position", &position, source, err) ||
+        !state_read_count(saved, "instances", &instances, source, err)) {
         return false;
     }
     t->saved_step = t->step;
     LoaderState loader = {(uint64_t)seed, (uint64_t)epoch, (uint64_t)position, (uint64_t)instances};
     return dataloader_restore(&t->data, &loader, err) &&
-           state_read_window(&t->skip.losses, json_member(skip, "losses"), t->source, err) &&
-           state_read_window(&t->skip.norms, json_member(skip, "norms"), t->source, err);
+           state_read_window(&t->skip.losses, json_member(skip, "losses"), source, err) &&
+           state_read_window(&t->skip.norms, json_member(skip, "norms"), source, err);
 }
 
 static inline bool state_open(Trainer *t, Error *err) {
-    char *text = checkpoint_read_state(t->source, err), source[PATH_MAX];
-    bool ok = text != NULL && path_join(source, t->source, "trainer/state.json", err) &&
-              json_parse(&t->state, text, strlen(text), source, err);
+    char *text = checkpoint_read_state(t->source, err);
+    bool ok = text != NULL && path_join(t->state_path, t->source, "trainer/state.json", err) &&
+              json_parse(&t->state, text, strlen(text), t->state_path, err);
     free(text);
     return ok;
 }
@@ -151,18 +154,17 @@ static inline bool run_lock(Trainer *t, const char *run, Error *err) {
 // With --resume: the settings of the run, and over them the few flags that may be given anew.
 static inline bool trainer_resume_settings(Trainer *t, const Command *command, int argc, char **argv,
                                            Error *err) {
-    Settings *s = &t->settings;
+    Settings *s = t->settings;
     Error warning;
     char *run = strdup(s->resume);
     bool ok = run != NULL || fail(err, "out of memory: the name of a run");
     ok = ok && run_lock(t, run, err) && checkpoint_newest(t->source, run, &warning, err);
-    if (ok && warning.text[0] != '\0') { fprintf(stderr, "warning: %s\n", warning.text); }
+    if (ok && warning.text[0] != '\0') { print_message("warning", warning.text); }
     ok = ok && state_open(t, err);
     if (ok) {
         settings_free(s);
         ok = settings_init(s, command, err) &&
-             settings_read(s, json_member(t->state.root, "settings"), t->source, err);
-        s->stop_at = -1;
+             settings_read(s, json_member(t->state.root, "settings"), t->state_path, err);
         ok = ok && flags_parse(s, command, argc, argv, err) && text_set(&s->out, run, err);
     }
     free(run);
@@ -207,7 +209,7 @@ static inline void config_set_tokens(OLMo2Config *config, const Text *text) {
 
 // The configuration of a new model: of a size with a name, or of a file.
 static inline bool trainer_new_config(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     OLMo2Config *config = &t->config;
     bool preset = olmo2_preset(config, s->config);
     if (!preset && !ends_with(s->config, ".json") && !path_is_file(s->config)) {
@@ -231,7 +233,7 @@ static inline bool trainer_new_config(Trainer *t, Error *err) {
 }
 
 static inline bool trainer_open_model(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     if (s->resume == NULL && s->load != NULL && !find_model(t->source, s->load, err)) { return false; }
     bool found = t->source[0] != '\0';
     // A run that goes on uses the tokenizer in its checkpoint: the one that it began with may have moved.
@@ -242,7 +244,7 @@ static inline bool trainer_open_model(Trainer *t, Error *err) {
 }
 
 static inline bool trainer_open_data(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     SizeDefaults defaults = size_defaults(&t->config);
     LoaderSettings loader;
     memset(&loader, 0, sizeof loader);
@@ -270,7 +272,7 @@ static inline bool trainer_open_data(Trainer *t, Error *err) {
 
 // Steps of the whole run, and the learning rate of each.
 static inline bool trainer_plan_length(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     Schedule *schedule = &t->schedule;
     size_t per_step = t->B * t->T, per_epoch = dataloader_instances(&t->data) / t->B;
     int64_t steps = s->steps;
@@ -305,15 +307,15 @@ static inline OLMo2Limits trainer_limits(const Trainer *t) {
     limits.B = t->micro;
     limits.T = t->T;
     limits.train = true;
-    if (t->settings.sample_every > 0) {
+    if (t->settings->sample_every > 0) {
         limits.slots = 1;
-        limits.cache_T = text_positions(&t->config, t->prompt.length, (size_t)t->settings.max_tokens);
+        limits.cache_T = text_positions(&t->config, t->prompt.length, (size_t)t->settings->max_tokens);
     }
     return limits;
 }
 
 static inline void trainer_print_plan(const Trainer *t) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     const Schedule *schedule = &t->schedule;
     OLMo2Limits limits = trainer_limits(t);
     OLMo2Memory memory = olmo2_memory(&t->config, &limits);
@@ -330,8 +332,8 @@ static inline void trainer_print_plan(const Trainer *t) {
     print_memory(&memory);
     printf("data           %zu sequences of %zu tokens in %zu file%s\n", dataloader_instances(&t->data), t->T,
            t->data.file_count, t->data.file_count == 1 ? "" : "s");
-    printf("step           %zu sequences, %s tokens, in %zu part%s\n", t->B, format_count(tokens, per_step),
-           micro_batches, micro_batches == 1 ? "" : "s");
+    printf("step           %zu sequences, %s tokens, in %zu micro-batch%s\n", t->B,
+           format_count(tokens, per_step), micro_batches, micro_batches == 1 ? "" : "es");
     printf("run            %lld steps, %s tokens, %.2f epochs\n", (long long)schedule->total,
            format_count(tokens, per_step * (double)schedule->total),
            (double)schedule->total * (double)t->B / instances);
@@ -344,7 +346,7 @@ static inline void trainer_print_plan(const Trainer *t) {
 // Weights of a new model, in the order of the table.
 static inline bool trainer_initialize(Trainer *t, Error *err) {
     Pcg64 rng;
-    pcg64_seed(&rng, (uint64_t)t->settings.seed);
+    pcg64_seed(&rng, (uint64_t)t->settings->seed);
     float *values = (float *)allocate(largest_tensor(&t->config), sizeof *values, "a tensor", err);
     for (size_t index = 0; values != NULL && index < parameter_count(&t->config); index++) {
         Parameter p = parameter_at(&t->config, index);
@@ -359,7 +361,7 @@ static inline bool trainer_initialize(Trainer *t, Error *err) {
 
 // The model with its first weights, and with its optimizer and counters when they come from a checkpoint.
 static inline bool trainer_create_model(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     OLMo2Limits limits = trainer_limits(t);
     if (!olmo2_create(&t->model, &t->config, &limits, err)) { return false; }
     if (t->source[0] == '\0') { return trainer_initialize(t, err); }
@@ -367,7 +369,7 @@ static inline bool trainer_create_model(Trainer *t, Error *err) {
     if (s->resume == NULL && !s->load_optimizer) { return true; }
     if (!checkpoint_load_optimizer(t->model, t->source, err)) { return false; }
     if (s->resume != NULL) { return state_restore(t, err); }
-    return state_open(t, err) && state_read_count(t->state.root, "updates", &t->updates, t->source, err);
+    return state_open(t, err) && state_read_count(t->state.root, "updates", &t->updates, t->state_path, err);
 }
 
 // A new run may not go where another one is.
@@ -403,22 +405,22 @@ static inline bool log_run(Trainer *t, Error *err) {
     json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(&t->config, &limits).total);
     json_integer(&w, "tokens_per_step", (int64_t)(t->B * t->T));
     json_integer(&w, "steps", t->schedule.total);
-    settings_write(&w, "settings", &t->settings);
+    settings_write(&w, "settings", t->settings);
     json_end_object(&w);
     return run_log_write(&t->log, &w, err);
 }
 
 // Opens the run's directory and its log.
 static inline bool trainer_enter_run(Trainer *t, Error *err) {
-    const char *run = t->settings.out;
-    bool fresh, resumed = t->settings.resume != NULL;
+    const char *run = t->settings->out;
+    bool fresh, resumed = t->settings->resume != NULL;
     bool ok = resumed ? checkpoint_clean(run, err) : directory_create(run, err) && run_lock(t, run, err);
     return ok && run_log_open(&t->log, run, t->step, &fresh, err) && (!fresh || log_run(t, err));
 }
 
 // Everything up to the first step. Nothing is written before all input is known to be good.
 static inline bool trainer_open(Trainer *t, const Command *command, int argc, char **argv, Error *err) {
-    Settings *s = &t->settings;
+    Settings *s = t->settings;
     if (!flags_check_train(s, err)) { return false; }
     if (s->resume != NULL && !trainer_resume_settings(t, command, argc, argv, err)) { return false; }
     if (s->resume == NULL && !run_check_unused(s->out, err)) { return false; }
@@ -451,7 +453,7 @@ static inline void trainer_accumulate(Trainer *t, size_t N) {
     for (size_t b = 0; b < t->B; b += t->micro) {
         size_t n = t->B - b < t->micro ? t->B - b : t->micro, at = b * t->T;
         olmo2_forward(m, batch->tokens + at, n, t->T);
-        olmo2_classify(m, batch->labels + at, batch->weights + at, (float)objective_z(&t->settings),
+        olmo2_classify(m, batch->labels + at, batch->weights + at, (float)objective_z(t->settings),
                        batch->logprobs + at, batch->lse + at);
         olmo2_backward(m);
     }
@@ -459,7 +461,7 @@ static inline void trainer_accumulate(Trainer *t, size_t N) {
 
 // One AdamW update with the gradient clipped to the norm that the settings allow.
 static inline void trainer_update(Trainer *t, double lr, double gradient_norm) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     OLMo2AdamW adamw;
     t->updates++;
     adamw.lr = (float)lr;
@@ -474,7 +476,7 @@ static inline void trainer_update(Trainer *t, double lr, double gradient_norm) {
 
 // The next step. Counters and learning rate go on when it is skipped; AdamW's own count does not.
 static inline bool trainer_step(Trainer *t, StepReport *r, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     LmSums sums;
     memset(&sums, 0, sizeof sums);
     if (!batch_next(&t->batch, &t->data, t->B, err)) { return false; }
@@ -493,11 +495,11 @@ static inline bool trainer_step(Trainer *t, StepReport *r, Error *err) {
     r->masked = 0;
     for (size_t b = 0; b < t->B; b++) { r->masked += t->batch.filtered[b]; }
     if (!s->skip_step && !(isfinite(r->loss) && isfinite(r->gradient_norm))) {
-        return fail(err,
-                    "step %lld: the loss is %g and the gradient norm %g; the weights would be lost. A "
-                    "smaller --lr or "
-                    "--skip-step on may help; the last checkpoint is as it was",
-                    (long long)t->step, r->loss, r->gradient_norm);
+        return fail(
+            err,
+            "step %lld: the loss is %g and the gradient norm %g, an update would destroy the weights; "
+            "try a smaller --lr or --skip-step on",
+            (long long)t->step, r->loss, r->gradient_norm);
     }
     r->skipped = N == 0 || (s->skip_step && skip_step(&t->skip, r->loss, r->gradient_norm));
     if (!r->skipped) { trainer_update(t, r->lr, r->gradient_norm); }
@@ -512,7 +514,7 @@ static inline bool is_due(int64_t step, int64_t every) { return every > 0 && ste
 
 // The last step of this start of the program.
 static inline int64_t trainer_last_step(const Trainer *t) {
-    int64_t stop_at = t->settings.stop_at;
+    int64_t stop_at = t->settings->stop_at;
     return stop_at > 0 && stop_at < t->schedule.total ? stop_at : t->schedule.total;
 }
 
@@ -520,7 +522,7 @@ static inline bool trainer_report(Trainer *t, StepReport *r, double seconds, Err
     t->seconds_per_step = t->seconds_per_step > 0.0 ? 0.9 * t->seconds_per_step + 0.1 * seconds : seconds;
     r->seconds_left = t->seconds_per_step * (double)(t->schedule.total - t->step);
     r->tokens_per_second = (double)(t->B * t->T) / seconds;
-    bool stays = is_due(t->step, t->settings.log_every) || t->step == 1 || t->step == trainer_last_step(t) ||
+    bool stays = is_due(t->step, t->settings->log_every) || t->step == 1 || t->step == trainer_last_step(t) ||
                  r->skipped;
     progress_step(&t->progress, r, stays);
     return run_log_step(&t->log, r, err);
@@ -530,8 +532,8 @@ static inline bool trainer_evaluate(Trainer *t, Error *err) {
     Evaluation e;
     JsonWriter w;
     memset(&w, 0, sizeof w);
-    size_t instances = evaluation_instances(&t->validation, t->settings.eval_instances);
-    if (!evaluate(&e, t->model, &t->validation, instances, &t->batch, t->micro, objective_z(&t->settings),
+    size_t instances = evaluation_instances(&t->validation, t->settings->eval_instances);
+    if (!evaluate(&e, t->model, &t->validation, instances, &t->batch, t->micro, objective_z(t->settings),
                   &t->text, err)) {
         return false;
     }
@@ -553,7 +555,7 @@ static inline bool trainer_evaluate(Trainer *t, Error *err) {
 
 // Writes a text. Its draws depend on the seed and the step alone, so that a resumed run draws the same.
 static inline bool trainer_sample(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     SamplerSettings sampler = sampler_settings(s);
     const char *prompt = s->prompt != NULL ? s->prompt : "";
     size_t begin = t->prompt.length;
@@ -594,7 +596,7 @@ static inline bool log_save(Trainer *t, Error *err) {
 
 // Saves a checkpoint. The log is written first: if the save comes to nothing, resuming cuts it back.
 static inline bool trainer_save(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     char path[PATH_MAX], name[32];
     JsonWriter state;
     memset(&state, 0, sizeof state);
@@ -633,7 +635,7 @@ static inline bool stop_requested(void) {
 }
 
 static inline bool trainer_run(Trainer *t, Error *err) {
-    const Settings *s = &t->settings;
+    const Settings *s = t->settings;
     int64_t last = trainer_last_step(t);
     while (t->step < last && !stop_requested()) {
         StepReport report;
@@ -654,11 +656,7 @@ static inline bool trainer_run(Trainer *t, Error *err) {
 }
 
 static inline void trainer_print_end(Trainer *t) {
-    const char *run = t->settings.out,
-               *quote = run[strspn(run, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                        "0123456789_./-")] == '\0'
-                            ? ""
-                            : "'";
+    const char *run = t->settings->out, *quote = strchr(run, ' ') != NULL ? "'" : "";
     if (t->step >= t->schedule.total) {
         progress_print(&t->progress, "%s: complete, %lld steps\n", run, (long long)t->step);
     } else {
@@ -672,11 +670,10 @@ static inline bool command_train(const char *program, Settings *settings, const 
     Trainer t;
     memset(&t, 0, sizeof t);
     t.program = program;
-    t.settings = *settings;
+    t.settings = settings;
     t.lock = -1;
     t.saved_step = -1;
     t.progress.terminal = isatty(STDOUT_FILENO) == 1;
-    memset(settings, 0, sizeof *settings);  // its texts are the trainer's now
     signals_block();
     bool ok = trainer_open(&t, command, argc, argv, err) && trainer_run(&t, err);
     if (ok) { trainer_print_end(&t); }
@@ -686,19 +683,6 @@ static inline bool command_train(const char *program, Settings *settings, const 
 
 // ---------------------------------------------------------------------------------------------
 // main
-
-// An error as a person sees it: its further lines are set in.
-static inline void print_error(const char *message) {
-    fputs("error: ", stderr);
-    for (const char *c = message; *c != '\0'; c++) {
-        fputc(*c, stderr);
-        if (*c == '\n') {
-            c += strspn(c + 1, " ");
-            fputs("       ", stderr);
-        }
-    }
-    fputc('\n', stderr);
-}
 
 static inline bool run_command(const char *program, Settings *s, const Command *command, int argc,
                                char **argv, Error *err) {
@@ -744,7 +728,7 @@ static inline int trainer_main(int argc, char **argv) {
     }
     const Command *command = find_command(argv[1], &err);
     bool ok = command != NULL && run_command(argv[0], &settings, command, argc - 2, argv + 2, &err);
-    if (!ok) { print_error(err.text); }
+    if (!ok) { print_message("error", err.text); }
     settings_free(&settings);
     return ok ? 0 : 1;
 }

@@ -441,8 +441,23 @@ damage "model.norm.weight" "norm['data_offsets'][1] += 4; write()"
 damage "model.norm.weight" "norm['data_offsets'] = [10**15, 10**15 + 32]; write()"
 damage "model.norm.weight" "norm['shape'] = [2**62, 8]; write()"
 damage "model.norm.weight" "norm['dtype'] = 'I64'; norm['shape'] = [4]; write()"
-damage "model.norm.weight" "del header['model.norm.weight']; write()"
+damage "belongs to no tensor" "del header['model.norm.weight']; write()"
+damage "has no tensor" "last = max((t['data_offsets'], name) for name, t in header.items() if name[0] != '_')
+del header[last[1]]; body = body[:last[0][0]]; write()"
 damage "input_layernorm" "header['model.layers.0.input_layernorm.weight'] = header.pop('model.norm.weight'); write()"
+
+# Weights that are no numbers: no update makes it worse, and without --skip-step the run ends with an error.
+rm -rf damaged
+cp -r whole/step-00000020 damaged
+python 'from pathlib import Path
+model = Path("damaged/model.safetensors")
+model.write_bytes(model.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")'
+run train --load damaged --data train.npy --out skips --steps 3 --batch-size 8
+equal "updates that were skipped" "$(value skips skipped) $(value skips loss)" "True True True None None None"
+says " skip"
+check "the weights stay" cmp damaged/model.safetensors skips/step-00000003/model.safetensors
+"$program" train --load damaged --data train.npy --out stops --steps 3 --batch-size 8 --skip-step off >output 2>errors
+if [ $? -eq 1 ] && grep -q "error: step 1: the loss is nan" errors; then pass; else fail "a loss of nan" "$(cat errors)"; fi
 
 # ---------------------------------------------------------------------------------------------
 # bad input: runs
@@ -451,6 +466,11 @@ refuse "nothing: cannot be opened" train --resume nothing
 mkdir hollow
 refuse "holds no checkpoint" train --resume hollow
 refuse "--lr: cannot be given with --resume" train --resume whole --lr 1e-3
+python 'import fcntl, os, sys
+fcntl.flock(os.open("whole", os.O_RDONLY), fcntl.LOCK_EX)
+os.set_inheritable(3, True)
+sys.exit(os.spawnv(os.P_WAIT, sys.argv[1], [sys.argv[1], "train", "--resume", "whole"]))' "$program" 2>errors
+check "a run that another process trains" grep -q "whole: another process is training this run" errors
 cp -r odd moved
 python 'import json
 from pathlib import Path

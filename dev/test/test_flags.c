@@ -85,9 +85,7 @@ static void test_forms(void) {
     CHECK(parse(&s, "soup a --out d b c", &err) && s.inputs.count == 3 &&
           strcmp(s.inputs.items[2], "c") == 0);
     settings_free(&s);
-    CHECK(parse(&s, "train --nonsense-after --help", &err) == false);
-    settings_free(&s);
-    CHECK(parse(&s, "train --lr 1 --help --nonsense", &err) && s.help);
+    CHECK(parse(&s, "train --lr x --help --nonsense", &err) && s.help);
     settings_free(&s);
 }
 
