@@ -1,18 +1,14 @@
 // train_olmo2.c: OLMo 2 on the CPU, in fp32: every layer forward and backward, AdamW, the model, decoding.
 //
 // Read it from top to bottom. First the layers, each forward with its backward right after it, then the
-// model, which is a list of calls of them. train_olmo2.cu holds the same functions in the same order for a
-// GPU.
+// model, which is a list of calls of them.
 //
-// Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads, HS head
-// size,
-//           F feed-forward hidden size, V vocabulary rows; N = B * T tokens where a layer takes each by
-//           itself. All arrays are row-major: (B, T, C) means that C runs fastest.
+// Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads,
+//           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T tokens where a layer takes
+//           each by itself. All arrays are row-major: (B, T, C) means that C runs fastest.
 // Gradients dx is the gradient of the objective by x. Those of parameters accumulate (+=), those of
-// activations
-//           are assigned (=), and the residual stream, which several branches read, accumulates (+=).
-// Threads   Each output is summed by one thread in a fixed order, so any number of threads gives the same
-// bits.
+//           activations are assigned (=), and the residual stream, which several branches read, accumulates.
+// Threads   Each output is summed by one thread in a fixed order: any number of threads gives the same bits.
 
 #include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"  // the table of parameters: names, shapes, places
@@ -175,8 +171,8 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
     }
 }
 
-// The end of a branch: h = x + rmsnorm(o), OLMo 2's norm on the branch output (arXiv 2501.00656,
-// section 3.1). x, o (N, C), w (C) -> h (N, C), rstd (N). Without w (the pre-norm study), h = x + o.
+// The end of a branch: h = x + rmsnorm(o), OLMo 2's norm on its output (arXiv 2501.00656, section 2.1).
+// x, o (N, C), w (C) -> h (N, C), rstd (N). Without w (the pre-norm study), h = x + o.
 static void rmsnorm_residual_forward(float *h, float *rstd, const float *x, const float *o, const float *w,
                                      size_t N, size_t C, float eps) {
 #pragma omp parallel for
@@ -245,9 +241,9 @@ static void matmul_backward(float *dx, float *dw, const float *dy, const float *
 }
 
 // ---------------------------------------------------------------------------------------------
-// QK-norm and RoPE. The whole projected row, all heads together, is normalised first (one rms per token);
-// then each head is rotated: channel i and channel i + HS/2 are a point of the plane, turned by the angle t
-// theta_i, theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
+// QK-norm and RoPE. The whole projected row, all heads together, is normalised first (one rms per token).
+// Then each head is rotated: channels i and i + HS/2 are a point of the plane, turned by the angle t theta_i,
+// theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
 
 // rope (T, HS): cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is a product in fp32, as in
 // PyTorch: an exact angle would differ from the one that OLMo 2 was trained with.
@@ -262,8 +258,7 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     }
 }
 
-// x (B, T, NH, HS), w (NH*HS), rope (T, HS) -> y (B, T, NH, HS), rstd (B, T):  y = R_t (w * x / rms(x)),
-// where
+// x (B, T, NH, HS), w (NH*HS), rope (T, HS) -> y (B, T, NH, HS), rstd (B, T):  y = R_t (w * x / rms(x)), with
 //   R_t (a, b) = (a cos - b sin, b cos + a sin) for each pair (a, b).
 // Without w (the study without QK-norm), y = R_t x.
 static void qknorm_rope_forward(float *y, float *rstd, const float *x, const float *w, const float *rope,
@@ -356,9 +351,8 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
 
 // do (B, T, NH, HS) -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS), all assigned.
 //   o_i = sum_j p_ij v_j          =>  dv_j = sum_i p_ij do_i,  dp_ij = do_i . v_j
-//   p_i = softmax(s_i)            =>  ds_ij = p_ij (dp_ij - sum_m p_im dp_im), and the sum over m is do_i .
-//   o_i s_ij = q_i . k_j / sqrt(HS)   =>  dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i /
-//   sqrt(HS)
+//   p_i = softmax(s_i)            =>  ds_ij = p_ij (dp_ij - sum_m p_im dp_im), where the sum is do_i . o_i
+//   s_ij = q_i . k_j / sqrt(HS)   =>  dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i / sqrt(HS)
 // p is computed again, as e^(s - lse). One thread takes a key/value head with all query heads that read it,
 // since their gradients add up in dk and dv.
 static void attention_backward(float *dq, float *dk, float *dv, const float *d_o, const float *q,
@@ -909,8 +903,7 @@ void olmo2_zero_gradients(OLMo2 *m) {
     memset(m->gradients, 0, parameter_array_size(&m->config) * sizeof(float));
 }
 
-// The sum of squares of a tensor, in double: PIECES sums side by side, then one over them, whoever computed
-// them.
+// The sum of squares of a tensor, in double: PIECES sums, then one over them, whoever computed them.
 static double sum_of_squares(const float *x, size_t size) {
     enum { PIECES = 64 };
     double pieces[PIECES];
