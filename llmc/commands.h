@@ -49,8 +49,7 @@ static inline bool text_open(Text *text, const char *path, Error *err) {
     return text->present;
 }
 
-// Opens the tokenizer of that name or else, if `name` is NULL, the one in the model's directory; it may have
-// none.
+// Opens the tokenizer of that name or else, if `name` is NULL, the one in the model's directory if it has one.
 static inline bool text_open_beside(Text *text, const char *name, const char *dir, Error *err) {
     char path[PATH_MAX];
     memset(text, 0, sizeof *text);
@@ -144,8 +143,7 @@ typedef struct {
     size_t labels, bytes;
     double loss;           // mean cross-entropy per label, in nats
     double perplexity;     // exp(loss)
-    double bits_per_byte;  // the cross-entropy of all labels, in bits, by the bytes of their text; NAN
-                           // without a tokenizer
+    double bits_per_byte;  // cross-entropy of all labels, in bits, by bytes of text; NAN without a tokenizer
     double z;              // mean z term
 } Evaluation;
 
@@ -269,8 +267,7 @@ static inline bool find_model(char dir[PATH_MAX], const char *path, Error *err) 
     return ok;
 }
 
-// Finds configuration and tokenizer; the weights come with loaded_model_create. Release with
-// loaded_model_close.
+// Finds configuration and tokenizer; loaded_model_create brings the weights, loaded_model_close ends it.
 static inline bool loaded_model_open(LoadedModel *m, const Settings *s, Error *err) {
     memset(m, 0, sizeof *m);
     return find_model(m->dir, s->load, err) && checkpoint_load_config(&m->config, m->dir, err) &&
@@ -376,9 +373,8 @@ static inline size_t largest_tensor(const OLMo2Config *config) {
     return largest;
 }
 
-// m becomes the mean of the models in the directories. sum (parameter_array_size) starts as zeros; values has
-// room for the largest tensor. Sums of floats in double are exact enough that n equal models give back their
-// own bits.
+// m becomes the mean of n models. sum (parameter_array_size) starts as zeros; values has room for the largest
+// tensor. In double the sum of equal floats is exact, so that equal models give back their own bits.
 static inline bool soup_mean(OLMo2 *m, char (*dirs)[PATH_MAX], size_t n, double *sum, float *values,
                              Error *err) {
     const OLMo2Config *config = olmo2_config(m);

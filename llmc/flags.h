@@ -18,8 +18,8 @@ typedef struct {
 
 enum { ABLATE_QK_NORM = 1, ABLATE_POST_NORM = 2, ABLATE_Z_LOSS = 4 };  // in the order of --ablate's words
 
-// The value of every flag, filled from the table by offset; -1, NAN or NULL where there is none. The texts
-// are owned: settings_free.
+// The value of every flag, filled from the table by offset; -1, NAN or NULL where there is none. settings_free
+// releases the texts.
 typedef struct {
     // model
     char *config, *load, *resume, *tokenizer;
@@ -79,32 +79,31 @@ typedef struct {
     const char *summary;
 } Command;
 
+// clang-format off
 static const Command commands[] = {
-    {TRAIN, "train", 0, 0,
-     "--config SIZE --data FILE... --out RUN --steps N\n"
-     "--load DIR --data FILE... --out RUN --steps N\n"
-     "--resume RUN",
-     "Trains a new model, trains one further, or goes on with a run exactly where it stopped. The defaults "
-     "are OLMo "
-     "2's own settings."},
-    {GENERATE, "generate", 0, 0, "--load DIR --prompt TEXT",
-     "Writes the prompt and the model's continuation, up to the end of the document."},
-    {EVAL, "eval", 0, 0, "--load DIR --data FILE...",
-     "Measures a model on token files: cross-entropy per token (natural logarithm), perplexity, bits per "
-     "byte of the "
-     "decoded text (the end of a document is scored, but counts no byte), and the z term."},
-    {SOUP, "soup", 2, 4096, "--out DIR MODEL MODEL...",
-     "Averages models of one shape: the uniform mean of every tensor, accumulated in double precision."},
-    {TOKENIZE, "tokenize", 1, SIZE_MAX, "--tokenizer FILE --out TOKENS TEXT...",
-     "Turns texts into one file of token ids, raw little-endian uint32. A .jsonl file holds a document in "
-     "the "
-     "\"text\" of every line, any other file is one document. <|endoftext|> follows each."},
-    {DETOKENIZE, "detokenize", 1, 1, "--tokenizer FILE TOKENS", "Writes the text of a token file."},
-    {INSPECT, "inspect", 1, 1, "DIR|FILE|SIZE",
-     "Shows a model's configuration, tensors, parameters and the memory it takes: of a model or run "
-     "directory, a "
-     "config.json, a .safetensors file, or a size by its name."},
+  { TRAIN, "train", 0, 0,
+    "--config SIZE --data FILE... --out RUN --steps N\n"
+    "--load DIR --data FILE... --out RUN --steps N\n"
+    "--resume RUN",
+    "Trains a new model, trains one further, or goes on with a run exactly where it stopped. The defaults "
+    "are OLMo 2's own settings." },
+  { GENERATE, "generate", 0, 0, "--load DIR --prompt TEXT",
+    "Writes the prompt and the model's continuation, up to the end of the document." },
+  { EVAL, "eval", 0, 0, "--load DIR --data FILE...",
+    "Measures a model on token files: cross-entropy per token (natural logarithm), perplexity, bits per byte "
+    "of the decoded text (the end of a document is scored, but counts no byte), and the z term." },
+  { SOUP, "soup", 2, 4096, "--out DIR MODEL MODEL...",
+    "Averages models of one shape: the uniform mean of every tensor, accumulated in double precision." },
+  { TOKENIZE, "tokenize", 1, SIZE_MAX, "--tokenizer FILE --out TOKENS TEXT...",
+    "Turns texts into one file of token ids, raw little-endian uint32. A .jsonl file holds a document in the "
+    "\"text\" of every line, any other file is one document. <|endoftext|> follows each." },
+  { DETOKENIZE, "detokenize", 1, 1, "--tokenizer FILE TOKENS",
+    "Writes the text of a token file." },
+  { INSPECT, "inspect", 1, 1, "DIR|FILE|SIZE",
+    "Shows a model's configuration, tensors, parameters and the memory it takes: of a model or run "
+    "directory, a config.json, a .safetensors file, or a size by its name." },
 };
+// clang-format on
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 // ---------------------------------------------------------------------------------------------
@@ -534,8 +533,7 @@ static inline bool parse_flag(Settings *s, const Command *command, int argc, cha
     return true;
 }
 
-// Reads the arguments after the command's name into *s, over what stands there. With --help nothing else
-// counts.
+// Reads the arguments after the command's name into *s, over what stands there; --help makes it look no further.
 static inline bool flags_parse(Settings *s, const Command *command, int argc, char **argv, Error *err) {
     for (int i = 0; i < argc; i++) { s->help = s->help || strcmp(argv[i], "--help") == 0; }
     if (s->help) { return true; }
@@ -564,20 +562,23 @@ static inline bool flags_parse(Settings *s, const Command *command, int argc, ch
 // ---------------------------------------------------------------------------------------------
 // what contradicts
 
+// With --resume only what leaves the weights alone can be given.
+static inline bool flags_check_resume(const Settings *s, Error *err) {
+    for (int i = 0; i < FLAGS; i++) {
+        if (s->given[i] && (flags[i].commands & RESUME) != RESUME) {
+            return fail(err,
+                        "--%s: cannot be given with --resume, which goes on with the run's own settings; "
+                        "--load begins a new run from its model",
+                        flags[i].name);
+        }
+    }
+    return true;
+}
+
 // The flags of train against each other.
 static inline bool flags_check_train(const Settings *s, Error *err) {
     const Command *train = command_find("train");
-    if (s->resume != NULL) {
-        for (int i = 0; i < FLAGS; i++) {
-            if (s->given[i] && (flags[i].commands & RESUME) != RESUME) {
-                return fail(err,
-                            "--%s: cannot be given with --resume, which goes on with the run's own settings; "
-                            "--load begins a new run from its model",
-                            flags[i].name);
-            }
-        }
-        return true;
-    }
+    if (s->resume != NULL) { return flags_check_resume(s, err); }
     if ((s->config != NULL) + (s->load != NULL) != 1) {
         return fail(err,
                     "train: expected one of --config (a new model), --load (a model to train further) and "
@@ -626,54 +627,59 @@ static inline bool flags_check_train(const Settings *s, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // the saved configuration
 
-// One JSON object with the value of every flag of a run's configuration: null where there is none.
+// The words of a set, separated by commas.
+static inline void set_words(const char *words, unsigned bits, char text[256]) {
+    char word[64];
+    text[0] = '\0';
+    for (; bits != 0; bits >>= 1) {
+        words = next_word(words, word);
+        if ((bits & 1) == 0) { continue; }
+        snprintf(text + strlen(text), 256 - strlen(text), "%s%s", text[0] == '\0' ? "" : ",", word);
+    }
+}
+
+// One value; null if there is none.
+static inline void settings_write_value(JsonWriter *w, const Settings *s, const Flag *flag) {
+    const char *field = (const char *)s + flag->offset;
+    const TextList *list = (const TextList *)field;
+    int64_t integer = flag->type == FLAG_INTEGER ? *(const int64_t *)field : 0;
+    const char *text = flag->type == FLAG_TEXT ? *(char *const *)field : NULL;
+    char words[256];
+    switch (flag->type) {
+    case FLAG_HEADING: return;
+    case FLAG_SWITCH: json_bool(w, flag->name, *(const bool *)field); return;
+    case FLAG_INTEGER:
+        if (integer < 0) { break; }
+        json_integer(w, flag->name, integer);
+        return;
+    case FLAG_REAL: json_number(w, flag->name, *(const double *)field); return;  // of NAN it makes null
+    case FLAG_CHOICE:
+        word_at(flag->values, *(const int *)field, words);
+        json_string(w, flag->name, words);
+        return;
+    case FLAG_SET:
+        set_words(flag->values, *(const unsigned *)field, words);
+        json_string(w, flag->name, words);
+        return;
+    case FLAG_TEXT:
+        if (text == NULL) { break; }
+        json_string(w, flag->name, text);
+        return;
+    case FLAG_LIST:
+        json_begin_array(w, flag->name);
+        for (size_t i = 0; i < list->count; i++) { json_string(w, NULL, list->items[i]); }
+        json_end_array(w);
+        return;
+    }
+    json_null(w, flag->name);
+}
+
+// One JSON object with all flags of a run's configuration.
 static inline void settings_write(JsonWriter *w, const char *key, const Settings *s) {
     json_begin_object(w, key);
     for (int i = 0; i < FLAGS; i++) {
-        const Flag *flag = &flags[i];
-        const char *field = (const char *)s + flag->offset, *words = flag->values;
-        char word[64], set[256] = "";
-        if ((flag->commands & TRAIN) == 0 || (flag->commands & ONCE) != 0) { continue; }
-        switch (flag->type) {
-        case FLAG_HEADING: break;
-        case FLAG_SWITCH: json_bool(w, flag->name, *(const bool *)field); break;
-        case FLAG_INTEGER:
-            if (*(const int64_t *)field < 0) {
-                json_null(w, flag->name);
-            } else {
-                json_integer(w, flag->name, *(const int64_t *)field);
-            }
-            break;
-        case FLAG_REAL: json_number(w, flag->name, *(const double *)field); break;  // NAN is null
-        case FLAG_CHOICE:
-            word_at(words, *(const int *)field, word);
-            json_string(w, flag->name, word);
-            break;
-        case FLAG_SET:
-            for (unsigned bits = *(const unsigned *)field; bits != 0; bits >>= 1) {
-                words = next_word(words, word);
-                if ((bits & 1) != 0) {
-                    snprintf(set + strlen(set), sizeof set - strlen(set), "%s%s", set[0] == '\0' ? "" : ",",
-                             word);
-                }
-            }
-            json_string(w, flag->name, set);
-            break;
-        case FLAG_TEXT:
-            if (*(char *const *)field == NULL) {
-                json_null(w, flag->name);
-            } else {
-                json_string(w, flag->name, *(char *const *)field);
-            }
-            break;
-        case FLAG_LIST:
-            json_begin_array(w, flag->name);
-            for (size_t k = 0; k < ((const TextList *)field)->count; k++) {
-                json_string(w, NULL, ((const TextList *)field)->items[k]);
-            }
-            json_end_array(w);
-            break;
-        }
+        unsigned bits = flags[i].commands;
+        if ((bits & TRAIN) != 0 && (bits & ONCE) == 0) { settings_write_value(w, s, &flags[i]); }
     }
     json_end_object(w);
 }

@@ -179,8 +179,7 @@ static inline void set_threads(const Settings *s) {
 #endif
 }
 
-// OLMo 2's peak learning rates and batch sizes, for models of up to so many parameters without the
-// embeddings.
+// OLMo 2's peak learning rate and batch size, up to so many parameters (without those of the embeddings).
 typedef struct {
     double parameters, lr;
     int64_t batch_size;
@@ -195,8 +194,7 @@ static inline SizeDefaults size_defaults(const OLMo2Config *config) {
     return rows[row];
 }
 
-// The special tokens of a new model are those of its tokenizer; without one, OLMo 2's if they are in the
-// vocabulary.
+// The special tokens of a new model are its tokenizer's; without one, OLMo 2's where the vocabulary has them.
 static inline void config_set_tokens(OLMo2Config *config, const Text *text) {
     if (text->present) {
         config->bos = config->eos = config->pad = OLMO2_NO_TOKEN;
@@ -609,8 +607,7 @@ static inline bool trainer_save(Trainer *t, Error *err) {
     if (!ok) { return false; }
     t->saved_step = t->step;
     progress_print(&t->progress, "saved %s\n", path);
-    // From here on the tokenizer's file is the one just saved: the one before may be moved, or pruned with
-    // its checkpoint.
+    // The next save copies the tokenizer of this one: the file before may be moved, or pruned with its checkpoint.
     if (t->text.present && !path_join(t->text.path, path, "tokenizer.json", err)) { return false; }
     return s->keep == 0 || checkpoint_prune(s->out, s->keep, s->keep_every, err);
 }
