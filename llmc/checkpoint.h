@@ -626,25 +626,26 @@ static inline bool tokenizer_config_write(const OLMo2Config *config, const char 
     return json_write_file(&w, path, err);
 }
 
-// The tokenizer into a model directory: tokenizer.json, from that file or the directory that holds it, with
-// what stands beside it there; a tokenizer_config.json is made if there is none.
+// The tokenizer into a model directory: tokenizer.json, from that file or the directory that holds it. A
+// tokenizer.json's own directory has what goes with it; a tokenizer_config.json is made if it is not there.
 static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const char *dir,
                                               const char *tokenizer, Error *err) {
     const char *beside[] = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
-    char from_dir[PATH_MAX], file[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
+    char file[PATH_MAX], from_dir[PATH_MAX], name[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
     if (path_is_directory(tokenizer)) {
-        snprintf(from_dir, sizeof from_dir, "%s", tokenizer);
         if (!path_join(file, tokenizer, "tokenizer.json", err)) { return false; }
     } else {
-        if (!path_split(from_dir, file, tokenizer, err)) { return false; }
         snprintf(file, sizeof file, "%s", tokenizer);
     }
-    if (!path_join(to, dir, "tokenizer.json", err) || !file_copy(file, to, err)) { return false; }
+    if (!path_split(from_dir, name, file, err) || !path_join(to, dir, "tokenizer.json", err) ||
+        !file_copy(file, to, err)) {
+        return false;
+    }
     for (int i = 0; i < 3; i++) {
         if (!path_join(from, from_dir, beside[i], err) || !path_join(to, dir, beside[i], err)) {
             return false;
         }
-        if (path_is_file(from)) {
+        if (strcmp(name, "tokenizer.json") == 0 && path_is_file(from)) {
             if (!file_copy(from, to, err)) { return false; }
         } else if (i == 0 && !tokenizer_config_write(config, file, to, err)) {
             return false;
@@ -684,11 +685,16 @@ static inline bool checkpoint_rename(const char *parent, const char *from, const
     char deleting[PATH_MAX], deleting_name[PATH_MAX];
     snprintf(deleting_name, sizeof deleting_name, ".deleting-%.200s", name);
     if (!path_join(deleting, parent, deleting_name, err)) { return false; }
-    if (path_is_directory(to) && rename(to, deleting) != 0) {
+    bool replaces = path_is_directory(to);
+    if (replaces && rename(to, deleting) != 0) {
         return fail(err, "%s: cannot be replaced: %s", to, strerror(errno));
     }
     if (rename(from, to) != 0) {
-        return fail(err, "%s: cannot be renamed to %s: %s", from, to, strerror(errno));
+        fail(err, "%s: cannot be renamed to %s: %s", from, to, strerror(errno));
+        if (replaces && rename(deleting, to) != 0) {
+            fail(err, "%s\nWhat was there before is %s now.", err->text, deleting);
+        }
+        return false;
     }
     return directory_sync(parent, err);
 }

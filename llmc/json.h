@@ -473,20 +473,22 @@ static inline void json_format_float(char text[40], double value, int digits) {
 
 // A few words for messages: what a value is. `buffer` is the caller's.
 static inline const char *json_describe(char buffer[64], const Json *value) {
-    const char *words[] = {"null", "", "", "", "an array", "an object"};
     if (value == NULL) { return "nothing"; }
     switch (value->type) {
+    case JSON_NULL: return "null";
     case JSON_BOOL: return value->boolean ? "true" : "false";
+    case JSON_ARRAY: return "an array";
+    case JSON_OBJECT: return "an object";
+    case JSON_STRING: snprintf(buffer, 64, "the string \"%.40s\"", value->string); break;
     case JSON_NUMBER:
         if (value->integral) {
             snprintf(buffer, 64, "%lld", (long long)value->integer);
         } else {
             json_format_float(buffer, value->number, 15);
         }
-        return buffer;
-    case JSON_STRING: snprintf(buffer, 64, "the string \"%.40s\"", value->string); return buffer;
-    default: return words[value->type];
+        break;
     }
+    return buffer;
 }
 
 static inline bool json_wrong_member(const Json *value, const char *key, const char *expected,

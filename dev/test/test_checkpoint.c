@@ -430,6 +430,10 @@ static void test_tokenizer_files(void) {
         CHECK(json_member(doc.root, "chat_template") != NULL);
         json_free(&doc);
     }
+    // unless the tokenizer has another name, and they may be another's
+    write_text("tok/other.json", tokenizer);
+    CHECK(checkpoint_write_model(m, in_dir("with_other"), in_dir("tok/other.json"), &err));
+    CHECK(count_entries("with_other") == 5 && !exists("with_other/chat_template.jinja"));
     CHECK_ERROR(checkpoint_write_model(m, in_dir("without"), in_dir("absent/tokenizer.json"), &err), err,
                 "absent/tokenizer.json: cannot be opened");
     CHECK(!exists("without") && !exists(".writing-without"));
