@@ -1,12 +1,11 @@
 // tokenizer.h: text to token ids and back, with the tokenizer.json of a model directory.
 //
-// A token is an id and stands for a piece: a few bytes. Text becomes tokens in three steps:
+// A token is an id and stands for a piece, a few bytes. Text becomes tokens in three steps:
 //
 //   1. Added tokens such as <|endoftext|> are found in the raw text; each is one id.
-//   2. What is left between them is cut into words by the pattern of cl100k.
-//   3. Each word is merged by itself (byte-pair encoding): it starts as one token per byte, and the
-//   neighbours that
-//      stand first in the list of merges become one token, until no two neighbours are in the list.
+//   2. What stands between them is cut into words by the pattern of cl100k.
+//   3. Each word is merged by itself (byte-pair encoding). It starts as one token per byte; then neighbours
+//      become one token, the pair that stands first in the list of merges, until no pair is in the list.
 //
 // The ids are those of Hugging Face's `tokenizers`, encode(text, add_special_tokens=False). Every string of
 // bytes is the concatenation of the pieces of its tokens.
@@ -66,8 +65,7 @@ typedef struct {
 
     AddedToken *added;  // (added_count) by first byte, the longer first
     size_t added_count;
-    size_t added_begin[257];  // those with first byte b are added[added_begin[b]] .. added[added_begin[b + 1]
-                              // - 1]
+    size_t added_begin[257];  // by first byte: where those that begin with it begin in `added`
 } Tokenizer;
 
 // A growing list of ids. Starts as all zeros; release it with free(ids).
@@ -91,8 +89,8 @@ static inline bool token_buffer_reserve(TokenBuffer *buffer, size_t more, Error 
 
 // ---------------------------------------------------------------------------------------------
 // Words: the pattern, one function for each of its alternatives. A function returns the end of its match at
-// `at`, or `at` itself where it does not match. Characters are those of UTF-8; a byte that is not part of
-// valid UTF-8 is a character of its own, neither letter, number nor space.
+// `at`, or `at` itself where it does not match. Characters are those of UTF-8; a byte that is no part of valid
+// UTF-8 (RFC 3629) is a character of its own, neither letter, number nor space.
 
 typedef struct {
     UnicodeClass kind;
@@ -179,8 +177,7 @@ static inline const char *match_newlines(const char *at, const char *end) {
     return stop;
 }
 
-// \s+(?!\S)|\s+    all white space at the end of the text; elsewhere all but its last character, if it has
-// two
+// \s+(?!\S)|\s+    all white space at the end of the text; elsewhere all but the last of several
 static inline const char *match_spaces(const char *at, const char *end) {
     const char *stop = skip_class(at, end, UNICODE_SPACE);
     if (stop == end || stop == at) { return stop; }
@@ -201,9 +198,11 @@ static inline const char *word_end(const char *at, const char *end) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Merging a word. Always the pair of lowest rank is merged, the leftmost of several. The ranks of all pairs
-// are the leaves of a tournament: each node above holds the lower of the two below it, so the root is the
-// lowest of all, and a merge, which changes three leaves, costs O(log n). A word of n bytes takes O(n log n).
+// Merging a word: always the pair of lowest rank, the leftmost of several. With the merges "b c", "a b",
+// "ab c" the word abcab becomes a bc a b, then a bc ab, and there it ends: "a bc" is not in the list.
+//
+// The ranks of all pairs are the leaves of a tournament: each node above holds the lower of the two below it,
+// so the root is the lowest of all. A merge changes three leaves, in O(log n) steps; n bytes take O(n log n).
 
 static inline size_t merge_slot(const Tokenizer *t, uint32_t left, uint32_t right) {
     uint64_t key = (uint64_t)left << 32 | right;
@@ -220,10 +219,10 @@ static inline uint32_t merge_rank(const Tokenizer *t, uint32_t left, uint32_t ri
     return t->merges[merge_slot(t, left, right)].rank;
 }
 
+// A token of the word, in a list linked both ways. Symbols are numbered by the place of their first byte.
 typedef struct {
     uint32_t id;
-    size_t previous,
-        next;  // the neighbours, by the place of their first byte; the word's size after the last
+    size_t previous, next;  // next is the word's size after the last symbol
 } Symbol;
 
 static inline uint32_t lower_rank(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -240,9 +239,8 @@ static inline size_t tournament_leftmost(const uint32_t *tree, size_t leaves) {
     return node - leaves;
 }
 
-// The merges of one word: symbols (size), tree (2 * leaves), where leaves is a power of two and not below
-// size. Leaf i is the rank of the pair that begins with symbol i. Symbols are numbered by their first byte;
-// one that has been merged into its left neighbour is in no pair.
+// Merges the symbols (size) of a word. tree (2 * leaves) is scratch; leaves is a power of two, size at least.
+// Leaf i is the rank of symbol i with the next, TOKENIZER_NONE once i has been merged into the one before it.
 static inline void merge_symbols(const Tokenizer *t, Symbol *symbols, uint32_t *tree, size_t leaves,
                                  size_t size) {
     for (size_t i = 0; i < leaves; i++) {
@@ -315,8 +313,7 @@ static inline TokenizerWord *word_slot(const Tokenizer *t, const char *bytes, si
     return &t->words[slot];
 }
 
-// Appends the tokens of a word. Most words are a token whole, which was found out when the tokenizer was
-// loaded.
+// Appends the tokens of a word. Most words are one token, which tokenizer_load has found out.
 static inline bool encode_word(const Tokenizer *t, const char *word, size_t size, TokenBuffer *out,
                                Error *err) {
     if (size <= t->longest_word) {
@@ -342,38 +339,44 @@ static inline const AddedToken *added_token_at(const Tokenizer *t, const char *a
     return NULL;
 }
 
-// Appends the tokens of `size` bytes of text to `out`, which is left as it was on failure (memory alone can
-// fail).
+// Appends the tokens of text in which there is no added token.
+static inline bool encode_words(const Tokenizer *t, const char *at, const char *end, TokenBuffer *out,
+                                Error *err) {
+    while (at < end) {
+        const char *word = at;
+        at = word_end(word, end);
+        if (!encode_word(t, word, (size_t)(at - word), out, err)) { return false; }
+    }
+    return true;
+}
+
+// Appends the tokens of `size` bytes of text to `out`. It can fail for want of memory alone, and then leaves
+// `out` as it was.
 static inline bool tokenizer_encode(const Tokenizer *t, const char *text, size_t size, TokenBuffer *out,
                                     Error *err) {
-    if (size == 0) { return true; }
-    size_t before = out->length;
-    const char *at = text, *end = text + size;
-    bool ok = true;
-    while (ok && at < end) {
+    size_t before = out->length, at = 0;
+    while (at < size) {
         const AddedToken *added = NULL;
-        const char *stop = at;
-        while (stop < end && (added = added_token_at(t, stop, end)) == NULL) { stop++; }
-        while (ok && at < stop) {
-            const char *word = at;
-            at = word_end(word, stop);
-            ok = encode_word(t, word, (size_t)(at - word), out, err);
+        size_t stop = at;
+        while (stop < size && (added = added_token_at(t, text + stop, text + size)) == NULL) { stop++; }
+        if (!encode_words(t, text + at, text + stop, out, err) || !token_buffer_reserve(out, 1, err)) {
+            out->length = before;
+            return false;
         }
-        if (ok && added != NULL) {
-            ok = token_buffer_reserve(out, 1, err);
-            if (ok) { out->ids[out->length++] = added->id; }
+        at = stop;
+        if (added != NULL) {
+            out->ids[out->length++] = added->id;
             at += added->size;
         }
     }
-    if (!ok) { out->length = before; }
-    return ok;
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------
 // Tokens to text
 
 // The bytes of a token and their number; NULL if there is no such token. Text is the pieces of its tokens one
-// after another; a single piece may end inside a character.
+// after another. A single piece may end inside a character.
 static inline const char *tokenizer_piece(const Tokenizer *t, uint32_t id, size_t *size) {
     *size = 0;
     if (id >= t->size || t->pieces[id].bytes == NULL) { return NULL; }
@@ -424,11 +427,11 @@ static inline bool tokenizer_refuse(const Json *found, const char *where, const 
         snprintf(quoted, sizeof quoted, "\"%.200s\"", found->string);
         words = quoted;
     }
-    return fail(err,
-                "%s: %s%s is %s, expected %s. Only byte-level BPE with the pattern of cl100k, as OLMo 2 has "
-                "it, can be "
-                "read; data/train_bpe.py makes such a file from any text.",
-                source, where, key, words, expected);
+    return fail(
+        err,
+        "%s: %s%s is %s, expected %s. Only byte-level BPE with the pattern of cl100k can be read, as OLMo "
+        "2 has it; data/train_bpe.py makes such a file from any text.",
+        source, where, key, words, expected);
 }
 
 // The member `key` of the object that is called `where` in messages must be this string.
@@ -499,8 +502,7 @@ static inline int byte_of_character(uint32_t code) {
     return code == 0x143 ? 0xAD : -1;
 }
 
-// Decodes a token of model.vocab to `out`, which has room for `length` bytes. False if a character is no
-// byte's.
+// Decodes a token of model.vocab to `out` (room for `length` bytes). False if a character stands for no byte.
 static inline bool decode_byte_characters(const char *key, size_t length, char *out, size_t *size) {
     *size = 0;
     for (size_t i = 0; i < length;) {
@@ -522,6 +524,13 @@ static inline bool tokenizer_read_id(const Json *value, const char *token, uint3
     }
     *id = (uint32_t)value->integer;
     return true;
+}
+
+// The slots of a hash table for that many entries: half of them stay empty, and a mask finds one.
+static inline size_t table_slots(size_t count) {
+    size_t slots = 2;
+    while (slots < 2 * count) { slots *= 2; }
+    return slots;
 }
 
 // Gives an id its piece. The bytes belong to t->text.
@@ -581,12 +590,16 @@ static inline bool tokenizer_read_added(Tokenizer *t, const Json *list, const ch
         memcpy(t->text + t->text_size, content->string, content->length);
         t->text_size += content->length;
     }
+    return true;
+}
+
+static inline bool tokenizer_sort_added(Tokenizer *t, const char *source, Error *err) {
     qsort(t->added, t->added_count, sizeof *t->added, compare_added);
     for (size_t i = 0; i < t->added_count; i++) {
         const AddedToken *added = &t->added[i];
         if (i > 0 && compare_added(&t->added[i - 1], added) == 0) {
-            return fail(err, "%s: added_tokens has \"%s\" twice, expected every text once", source,
-                        added->content);
+            return fail(err, "%s: added_tokens has \"%.*s\" twice, expected every text once", source,
+                        (int)added->size, added->content);
         }
         t->added_begin[(unsigned char)*added->content + 1]++;
     }
@@ -627,8 +640,7 @@ static inline bool tokenizer_read_token(Tokenizer *t, const Json *entry, const c
 
 static inline bool tokenizer_read_vocabulary(Tokenizer *t, const Json *vocabulary, const char *source,
                                              Error *err) {
-    size_t slots = 2;
-    while (slots < 2 * vocabulary->count) { slots *= 2; }
+    size_t slots = table_slots(vocabulary->count);
     t->words = (TokenizerWord *)allocate(slots, sizeof *t->words, "the tokenizer's vocabulary", err);
     if (t->words == NULL) { return false; }
     t->word_mask = slots - 1;
@@ -660,7 +672,7 @@ static inline bool tokenizer_place_added(Tokenizer *t, const Json *list, size_t 
                 return fail(
                     err,
                     "%s: the added token \"%s\", which is not in model.vocab, has the id %u, expected %zu",
-                    source, added->content, (unsigned)added->id, next_id);
+                    source, content->string, (unsigned)added->id, next_id);
             }
             if (!tokenizer_place(t, added->id, added->content, added->size, source, err)) { return false; }
         }
@@ -685,41 +697,41 @@ static inline bool decode_merge(const Json *merge, char *left, size_t *left_size
            decode_byte_characters(second->string, second->length, left + *left_size, right_size);
 }
 
+static inline bool tokenizer_read_merge(Tokenizer *t, const Json *entry, uint32_t rank, const char *source,
+                                        Error *err) {
+    char *bytes = t->text + t->text_size, text[64];  // what is left of the text is long enough for any string
+    size_t left, right;                              // bytes of each half
+    TokenizerMerge merge = {TOKENIZER_NONE, TOKENIZER_NONE, rank};
+    t->merged[rank] = TOKENIZER_NONE;
+    if (decode_merge(entry, bytes, &left, &right)) {
+        merge.left = word_slot(t, bytes, left)->id;
+        merge.right = word_slot(t, bytes + left, right)->id;
+        t->merged[rank] = word_slot(t, bytes, left + right)->id;
+    }
+    if (merge.left == TOKENIZER_NONE || merge.right == TOKENIZER_NONE || t->merged[rank] == TOKENIZER_NONE) {
+        return fail(err, "%s: model.merges[%u] is %s, expected two tokens of model.vocab that make a third",
+                    source, (unsigned)rank, json_describe(text, entry));
+    }
+    TokenizerMerge *slot = &t->merges[merge_slot(t, merge.left, merge.right)];
+    if (slot->rank != TOKENIZER_NONE) {
+        return fail(err,
+                    "%s: model.merges[%u] is the pair of model.merges[%u] again, expected every pair once",
+                    source, (unsigned)rank, (unsigned)slot->rank);
+    }
+    *slot = merge;
+    return true;
+}
+
 static inline bool tokenizer_read_merges(Tokenizer *t, const Json *list, const char *source, Error *err) {
-    size_t slots = 2;
-    while (slots < 2 * list->count) { slots *= 2; }
+    size_t slots = table_slots(list->count);
     t->merges = (TokenizerMerge *)allocate(slots, sizeof *t->merges, "the tokenizer's merges", err);
     t->merged = (uint32_t *)allocate(list->count, sizeof *t->merged, "the tokenizer's merges", err);
     if (t->merges == NULL || t->merged == NULL) { return false; }
     t->merge_mask = slots - 1;
     for (size_t i = 0; i < slots; i++) { t->merges[i].rank = TOKENIZER_NONE; }
-
     uint32_t rank = 0;
-    for (const Json *entry = json_first(list); entry != NULL; entry = json_next(entry), rank++) {
-        char *bytes = t->text + t->text_size;  // the rest of the text serves as scratch
-        size_t left_size, right_size;
-        bool ok = decode_merge(entry, bytes, &left_size, &right_size);
-        TokenizerMerge merge = {TOKENIZER_NONE, TOKENIZER_NONE, rank};
-        if (ok) {
-            merge.left = word_slot(t, bytes, left_size)->id;
-            merge.right = word_slot(t, bytes + left_size, right_size)->id;
-            t->merged[rank] = word_slot(t, bytes, left_size + right_size)->id;
-            ok = merge.left != TOKENIZER_NONE && merge.right != TOKENIZER_NONE &&
-                 t->merged[rank] != TOKENIZER_NONE;
-        }
-        char text[64];
-        if (!ok) {
-            return fail(
-                err, "%s: model.merges[%u] is %s, expected two tokens of model.vocab that are one together",
-                source, (unsigned)rank, json_describe(text, entry));
-        }
-        TokenizerMerge *slot = &t->merges[merge_slot(t, merge.left, merge.right)];
-        if (slot->rank != TOKENIZER_NONE) {
-            return fail(err,
-                        "%s: model.merges[%u] is the same pair as model.merges[%u], expected every pair once",
-                        source, (unsigned)rank, (unsigned)slot->rank);
-        }
-        *slot = merge;
+    for (const Json *entry = json_first(list); entry != NULL; entry = json_next(entry)) {
+        if (!tokenizer_read_merge(t, entry, rank++, source, err)) { return false; }
     }
     return true;
 }
@@ -760,14 +772,14 @@ static inline bool tokenizer_read(Tokenizer *t, const Json *root, const char *so
         return tokenizer_refuse(added, "", "added_tokens", "an array", source, err);
     }
     return json_get_bool(model, "ignore_merges", false, &ignore_merges, source, err) &&
-           tokenizer_read_added(t, added, source, err) &&
+           tokenizer_read_added(t, added, source, err) && tokenizer_sort_added(t, source, err) &&
            tokenizer_read_vocabulary(t, vocabulary, source, err) &&
            tokenizer_place_added(t, added, vocabulary->count, source, err) &&
            tokenizer_read_merges(t, merges, source, err) && tokenizer_find_whole_words(t, ignore_merges, err);
 }
 
-// Reads the text of a tokenizer.json. `source` names it in messages. Release with tokenizer_free; a failure
-// leaves nothing.
+// Reads a tokenizer.json from memory. `source` names it in messages. Release with tokenizer_free; a failure
+// leaves nothing to release.
 static inline bool tokenizer_parse(Tokenizer *t, const char *text, size_t size, const char *source,
                                    Error *err) {
     memset(t, 0, sizeof *t);

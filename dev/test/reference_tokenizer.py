@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+"""Compares llmc/tokenizer.h with Hugging Face's `tokenizers`, id for id, and measures both.
+
+    python3 dev/test/reference_tokenizer.py
+
+Needs `tokenizers`, and a C compiler for dev/test/encode_lines.c. `transformers` and ../shared/data are used where they
+are present. The library takes no invalid UTF-8, so strings of arbitrary bytes are compared with this reading of it:
+a byte that is not part of a character is a character of its own, neither letter, number nor space. Such bytes are
+replaced by private-use characters (which are just that), the library cuts the words, and its model merges their bytes.
+"""
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["RAYON_NUM_THREADS"] = "1"
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+SPLIT = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "|||IP_ADDRESS|||", "|||EMAIL_ADDRESS|||"]
+
+passed = failed = 0
+
+
+def check(ok: bool, what: str) -> None:
+    global passed, failed
+    passed, failed = passed + ok, failed + (not ok)
+    print(f"{'ok    ' if ok else 'FAILED'} {what}", flush=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# the two sides
+
+def build_driver(folder: Path) -> Path:
+    driver = folder / "encode_lines"
+    subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O3", "-I", ROOT,
+                    ROOT / "dev/test/encode_lines.c", "-o", driver, "-lm"], check=True)
+    return driver
+
+
+def encode_here(driver: Path, tokenizer: Path, strings: list[bytes]) -> tuple[list[list[int]], float]:
+    """The ids of each string by tokenizer.h, and the processor seconds that took. The driver checks the decoding."""
+    stdin = b"".join(struct.pack("<I", len(string)) + string for string in strings)
+    run = subprocess.run([driver, tokenizer], input=stdin, capture_output=True)
+    if run.returncode != 0:
+        raise RuntimeError(run.stderr.decode())
+    words = memoryview(run.stdout).cast("I")
+    rows, at = [], 0
+    while at < len(words):
+        rows.append(list(words[at + 1:at + 1 + words[at]]))
+        at += 1 + words[at]
+    return rows, float(run.stderr)
+
+
+def byte_characters() -> list[str]:
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)]
+
+
+BYTE_CHARACTERS = byte_characters()
+
+
+def encode_bytes(tokenizer: Tokenizer, added: re.Pattern[bytes], string: bytes) -> list[int]:
+    """The ids of any bytes by the library's parts, where its encode() takes text only."""
+    ids: list[int] = []
+    for part in added.split(string):
+        if added.fullmatch(part):
+            ids.append(tokenizer.token_to_id(part.decode()))
+            continue
+        text = part.decode("utf-8", "surrogateescape")
+        for _, (begin, end) in SPLIT.pre_tokenize_str(re.sub("[\ud800-\udfff]", "\ue000", text)):
+            word = text[begin:end].encode("utf-8", "surrogateescape")
+            ids += [token.id for token in tokenizer.model.tokenize("".join(BYTE_CHARACTERS[byte] for byte in word))]
+    return ids
+
+
+def compare(driver: Path, path: Path, texts: list[str], what: str) -> None:
+    """The same ids as the library for every text, and the library decodes them to it."""
+    tokenizer = Tokenizer.from_file(str(path))
+    found, _ = encode_here(driver, path, [text.encode() for text in texts])
+    expected = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    wrong = [i for i in range(len(texts)) if found[i] != expected[i]]
+    for i in wrong[:3]:
+        print(f"       {texts[i][:200]!r}\n       found {found[i][:40]}\n       expected {expected[i][:40]}")
+    decoded = tokenizer.decode_batch(expected, skip_special_tokens=False) == texts
+    check(not wrong and decoded, f"{what}: {len(texts):,} strings, {sum(map(len, expected)):,} tokens, {len(wrong)} differ"
+                                 + ("" if decoded else ", decoding differs"))
+
+
+def compare_bytes(driver: Path, path: Path, strings: list[bytes], what: str) -> None:
+    tokenizer = Tokenizer.from_file(str(path))
+    contents = [token["content"].encode() for token in json.loads(path.read_text("utf-8"))["added_tokens"]]
+    contents.sort(key=len, reverse=True)  # the longest of those that begin at one place
+    added = re.compile(b"(" + b"|".join(map(re.escape, contents)) + b")")
+    found, _ = encode_here(driver, path, strings)
+    wrong = [i for i, string in enumerate(strings) if found[i] != encode_bytes(tokenizer, added, string)]
+    for i in wrong[:3]:
+        print(f"       {strings[i]!r}\n       found {found[i]}\n       expected {encode_bytes(tokenizer, added, strings[i])}")
+    check(not wrong, f"{what}: {len(strings):,} strings, {len(wrong)} differ")
+
+
+# ---------------------------------------------------------------------------------------------
+# tokenizers to compare with
+
+def trained(path: Path) -> None:
+    """A tokenizer trained and written by the library itself, on this project's sources."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [SPLIT, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=ADDED, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train([str(file) for file in sorted((ROOT / "llmc").glob("*.h"))], trainer)
+    tokenizer.save(str(path))
+
+
+def made_up(rng: random.Random, path: Path) -> str:
+    """A tokenizer of random merges over few letters, where ties, overlaps and dead ends abound; returns its letters."""
+    letters = rng.sample("abc é1 '\n", rng.randint(1, 5))
+    tokens = list(dict.fromkeys(BYTE_CHARACTERS[byte] for letter in letters for byte in letter.encode()))
+    merges: list[tuple[str, str]] = []
+    for _ in range(rng.randint(0, 40)):
+        pair = rng.choice(tokens), rng.choice(tokens)
+        if pair not in merges and len(pair[0] + pair[1]) <= 24:
+            merges.append(pair)
+            tokens = list(dict.fromkeys([*tokens, pair[0] + pair[1]]))
+    tokens += [character for character in BYTE_CHARACTERS if character not in tokens]
+    rng.shuffle(tokens)
+    added = {"".join(rng.choices(letters, k=rng.randint(2, 5))): None for _ in range(rng.randint(0, 6))}
+    added = {content: None for content in added if content.isascii() or content not in tokens}
+    outside = len(tokens)
+    entries = []
+    for content in added:
+        known = content in tokens and content.isascii()
+        entries.append({"id": tokens.index(content) if known else outside, "content": content, "single_word": False,
+                        "lstrip": False, "rstrip": False, "normalized": False, "special": rng.random() < 0.5})
+        outside += not known
+    document = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": entries, "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Removed", "invert": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False,
+                  "ignore_merges": rng.random() < 0.3, "vocab": {token: i for i, token in enumerate(tokens)},
+                  "merges": [" ".join(pair) for pair in merges] if rng.random() < 0.5 else merges},
+    }
+    path.write_text(json.dumps(document, ensure_ascii=rng.random() < 0.5), "utf-8")
+    return "".join(letters)
+
+
+# ---------------------------------------------------------------------------------------------
+# strings to compare on
+
+NASTY = [
+    "'s", "'S", "'\u017f", "'re", "'RE", "'Ll", "'lL", "'ve", "'d", "'M", "'t", "'", "''", "\u2019s", "'x", "'l", "'r",
+    " ", "  ", "   ", "\t", "\n", "\r", "\r\n", "\n\r", "\n\n", " \n", "\n ", "\t\n \n", "\v", "\f", "\x1c", "\x1f", "\x00",
+    "\x7f", "\x85", "\xa0", "\u1680", "\u180e", "\u2007", "\u2028", "\u2029", "\u200b", "\u202f", "\u205f", "\u3000", "\ufeff",
+    "0", "7", "42", "123", "1234", "\u0661\u0662\u0663", "\u0967", "\u00bd", "\u2167", "\u3007", "\U0001d7d8", "\u4e00",
+    "a", "B", "word", "The", "don", "e\u0301", "\u00e9", "\u0301", "\u20dd", "n\u0303o", "\u017f", "\u212a", "\u1e9e", "\ufb06",
+    "\u0130", "\u01c5", "\u02b0", "\u05d0", "\u0627\u0644", "\u0915\u094d\u0937", "\u0e01\u0e33", "\ud55c", "\u1112\u1161",
+    "\u6771\u4eac", "\u3042", "\U0001f642", "\U0001f468\u200d\U0001f469", "\U0001f1fa\U0001f1f8", "\U00020000", "\U0001e900",
+    "\u0378", "\U000105c0", "\U0002fffe", "\uffff", "\ue000", "\U0010ffff", "\U000e0001",
+    "!", "...", "-", "_", "$", "%", "/", "://", "(", ")", "[", "]", "{}", "<", ">", "|", "<|", "|>", "||", "|||", "\\", "\u00b7",
+    "\u2014", "\u2026", "\u201c", *ADDED, "<|endoftext|", "|endoftext|>", "<|im_start|><|im_end|>", "|||IP_ADDRESS||||",
+]
+
+
+def nasty_text(rng: random.Random) -> str:
+    pieces = rng.choices(NASTY, k=rng.randint(1, 12))
+    return "".join(piece * rng.choice((1, 1, 1, 1, 2, 3, 9)) for piece in pieces)
+
+
+def random_text(rng: random.Random) -> str:
+    """Code points from all planes, from one block, or from ASCII."""
+    begin, size = rng.choice(((0, 0x110000), (0, 128), (0, 0x800), (0, 0x3000), (rng.randrange(0x110000), 64)))
+    codes = (min(begin + rng.randrange(size), 0x10FFFF) for _ in range(rng.randint(1, 24)))
+    return "".join(chr(code) for code in codes if not 0xD800 <= code <= 0xDFFF)
+
+
+def random_bytes(rng: random.Random) -> bytes:
+    """Noise, or text with bytes of it changed, cut out or doubled."""
+    if rng.random() < 0.3:
+        return rng.randbytes(rng.randint(1, 24))
+    string = bytearray((nasty_text if rng.random() < 0.5 else random_text)(rng).encode())
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(string) + 1)
+        string[at:at + rng.randint(0, 2)] = rng.choice((b"", b"\x80", b"\xe2\x82", b"\xed\xa0\x80", b"\xf4\x90", b"\xc0\xaf",
+                                                       b"\xff", b"\xf0\x9f\x99", rng.randbytes(1)))
+    return bytes(string)
+
+
+def shared_texts() -> Iterator[tuple[str, str]]:
+    for file in sorted(SHARED.rglob("*")):
+        if file.suffix in (".txt", ".json", ".jsonl", ".md", ".gz") and "tokenizer" not in file.parts:
+            data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            yield str(file.relative_to(SHARED)), data.decode()
+
+
+# ---------------------------------------------------------------------------------------------
+# the checks
+
+def check_classes() -> None:
+    """Every code point's class in llmc/unicode.h is that of the library's regular expressions."""
+    header = (ROOT / "llmc/unicode.h").read_text()
+    table = {int(code): set() for code in "123"}
+    for first, last, kind in re.findall(r"\{(0x[0-9a-f]+), (0x[0-9a-f]+), ([123])\}", header):
+        table[int(kind)].update(range(int(first, 16), int(last, 16) + 1))
+    everything = "".join(chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF)
+    for kind, name in ((1, r"\p{L}"), (2, r"\p{N}"), (3, r"\s")):
+        keep = pre_tokenizers.Split(Regex(name + "+"), "removed", invert=True)
+        found = {ord(c) for i in range(0, len(everything), 4096) for run, _ in keep.pre_tokenize_str(everything[i:i + 4096])
+                 for c in run}
+        check(found == table[kind], f"{name}: {len(table[kind]):,} of {len(everything):,} code points, "
+                                    f"{len(found ^ table[kind])} differ")
+
+
+def check_strings(driver: Path, path: Path, name: str, count: int) -> None:
+    rng = random.Random(1)
+    codes = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 61)]
+    around = [f"'{c}e {c}a1{c} {c}{c}\n{c}  {c}" for c in map(chr, codes)]
+    compare(driver, path, ["".join(around[i:i + 64]) for i in range(0, len(around), 64)], f"{name}: {len(codes):,} code points")
+    compare(driver, path, [nasty_text(rng) for _ in range(count // 2)], f"{name}: nasty")
+    compare(driver, path, [random_text(rng) for _ in range(count // 4)], f"{name}: random Unicode")
+    compare_bytes(driver, path, [random_bytes(rng) for _ in range(count // 4)], f"{name}: random bytes")
+    long = ["a" * 100_000, " " * 100_000, "\n" * 100_000, "ab" * 50_000 + "1" * 1000, " a" * 50_000, "\u00e9" * 50_000,
+            "=" * 65_537, "".join(rng.choices("abcdefgh", k=100_000)), "".join(rng.choices(NASTY, k=50_000))]
+    compare(driver, path, long, f"{name}: long")
+
+
+def check_made_up(driver: Path, folder: Path, count: int) -> None:
+    rng = random.Random(2)
+    strings = wrong = 0
+    for _ in range(count):
+        path = folder / "made_up.json"
+        letters = made_up(rng, path)
+        texts = ["".join(rng.choices(letters, k=rng.choice((1, 3, 8, 20, 70, 200)))) for _ in range(100)]
+        tokenizer = Tokenizer.from_file(str(path))
+        found, _ = encode_here(driver, path, [text.encode() for text in texts])
+        for text, ids in zip(texts, found):
+            wrong += ids != tokenizer.encode(text, add_special_tokens=False).ids
+        strings += len(texts)
+    check(wrong == 0, f"{count} made-up tokenizers: {strings:,} strings, {wrong} differ")
+
+
+def check_saved_again(driver: Path, path: Path, folder: Path) -> None:
+    """What transformers writes after loading the file is read too, and gives the same ids."""
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError:
+        print("skipped: a directory saved by transformers (transformers is not installed)")
+        return
+    PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="<|endoftext|>").save_pretrained(folder / "saved")
+    rng = random.Random(3)
+    compare(driver, folder / "saved/tokenizer.json", [nasty_text(rng) for _ in range(2000)], "saved by transformers")
+
+
+def measure(driver: Path, path: Path) -> None:
+    """MB a second of processor time of both, on one thread, on the same documents, in turns."""
+    text = "".join(text for name, text in shared_texts() if name.startswith("pretrain/"))
+    documents = [text[i:i + 4096] for i in range(0, len(text), 4 * 4096)]
+    strings = [document.encode() for document in documents]
+    megabytes = sum(map(len, strings)) / 1e6
+    tokenizer = Tokenizer.from_file(str(path))
+    here, there = [], []
+    for _ in range(3):
+        here.append(encode_here(driver, path, strings)[1])
+        begin = time.process_time()
+        tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+        there.append(time.process_time() - begin)
+    ratio = sorted(b / a for a, b in zip(here, there))[1]
+    check(ratio >= 1.0, f"speed on {megabytes:.1f} MB of text: {megabytes / min(here):.1f} MB/s here, "
+                        f"{megabytes / min(there):.1f} MB/s by tokenizers, median ratio of 3: {ratio:.1f}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000, help="random strings for each tokenizer (%(default)s)")
+    count = parser.parse_args().count
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        driver = build_driver(folder)
+        check_classes()
+        own = folder / "trained.json"
+        trained(own)
+        check_strings(driver, own, "trained here", count)
+        check_made_up(driver, folder, 200)
+        check_saved_again(driver, own, folder)
+        olmo2 = SHARED / "tokenizer/dolma2_tokenizer.json"
+        if olmo2.exists():
+            check_strings(driver, olmo2, "OLMo 2", count)
+            for file, text in shared_texts():
+                lines = text.splitlines(keepends=True) if len(text) < 1_000_000 else []
+                compare(driver, olmo2, [text, *lines], f"OLMo 2: {file}")
+            check_saved_again(driver, olmo2, folder)
+            measure(driver, olmo2)
+        else:
+            print("skipped: OLMo 2's own tokenizer, its texts and the speed (../shared not present)")
+    print(f"{passed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
