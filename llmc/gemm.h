@@ -1,12 +1,45 @@
-// gemm.h: one fp32 matrix product for the three layouts of training, with strides in place of transposes.
+// gemm.h: the fp32 matrix product C (M, N) = A (M, K) B (K, N), for the three layouts of training.
 //
-//   forward   Y  = X W^T     A = X   {X, K, 1}     B = W^T  {W, 1, K}
-//   dInput    dX = dY W      A = dY  {dY, N, 1}    B = W    {W, K, 1}
-//   dWeight   dW += dY^T X   A = dY^T {dY, 1, N}   B = X    {X, K, 1}
+//   forward   Y = X W^T       A = {X, K, 1}     B = {W, 1, K}
+//   dInput    dX = dY W       A = {dY, N, 1}    B = {W, K, 1}
+//   dWeight   dW += dY^T X    A = {dY, 1, N}    B = {X, K, 1}
+//
+// (each with the letters of its own operands: strides take the place of transposes). The method is that of
+// Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, with one difference:
+// threads share nothing. From the inside out:
+//
+// 1. The register tile. MR x NV vectors of C stay in registers while k runs. Each k loads NV vectors of B and
+// MR
+//    single elements of A, and makes MR * NV fused multiply-adds with them. A core starts two of those a
+//    cycle and each takes four cycles, so at least 8 must be independent; it makes two loads a cycle, so MR +
+//    NV may not exceed MR * NV; and MR * NV + NV + 1 registers must exist. 8 x 2 needs 19 of the 32 registers
+//    of AVX-512 and NEON, with 10 loads for 16 multiply-adds, and cuts the 64 rows of an attention tile
+//    without a rest. Larger tiles measured no faster. With 16 registers, 6 x 2 needs 15.
+// 2. The caches. The tile reads a panel of B, KC x NR elements, again for every strip of A, KC x MR elements:
+// with
+//    KC = 256 the panel takes 32 kB (AVX-512; 16 kB with AVX2) and stays in the first-level cache. The strips
+//    of GEMM_ROWS rows, 256 kB, stay in the second-level cache while the panels pass.
+// 3. Packing copies panels and strips into the order in which the tile reads them, whatever the strides were,
+// and
+//    fills up the last ones with zeros, so that there is one kernel for all layouts and sizes.
+// 4. Threads take blocks of C, at most GEMM_ROWS x GEMM_COLUMNS, and pack for themselves. So an element of A
+// is
+//    packed once for up to 512 multiply-adds and one of B once for up to 256, which costs a few per cent; in
+//    return there is no barrier inside a product, and a core that is taken away for a while delays one block
+//    only.
+//
+// An element of C is a sum over blocks of k, each summed in the order of k. The blocks depend on K alone, so
+// the bits are the same for any number of threads, any M and N, and in gemm and gemm_serial.
+//
+// The compiler must be allowed to fuse a * b + c (-ffp-contract=fast), or half of the speed is lost.
 #ifndef LLMC_GEMM_H
 #define LLMC_GEMM_H
 
 #include "utils.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 // Element (r, c) is data[r * row_stride + c * column_stride].
 typedef struct {
@@ -16,137 +49,202 @@ typedef struct {
 
 #if defined(__AVX512F__)
 #define GEMM_VECTOR_BYTES 64
-#define GEMM_MR 14
 #elif defined(__AVX__)
 #define GEMM_VECTOR_BYTES 32
-#define GEMM_MR 6
 #else
 #define GEMM_VECTOR_BYTES 16
+#endif
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define GEMM_MR 8
+#else
 #define GEMM_MR 6
 #endif
+
 enum {
     GEMM_NV = 2,
     GEMM_LANES = GEMM_VECTOR_BYTES / sizeof(float),
     GEMM_NR = GEMM_NV * GEMM_LANES,
-    GEMM_KC = 384,
-    GEMM_MC = GEMM_MR * 72,
-    GEMM_NC = GEMM_NR * 32
+    GEMM_KC = 256,
+    GEMM_ROWS = 256 / GEMM_MR * GEMM_MR,
+    GEMM_COLUMNS = 512
 };
-typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES)));
-typedef float GemmUnaligned
-    __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(sizeof(float)), may_alias));
 
-// The packed blocks, allocated once: the one mutable file state of the library.
-static struct { float *a, *b; } gemm_buffers;
-
-static inline void gemm_free(void) {
-    free(gemm_buffers.a);
-    free(gemm_buffers.b);
-    gemm_buffers.a = gemm_buffers.b = NULL;
-}
-
-// Must be called once before gemm().
-static inline bool gemm_prepare(Error *err) {
-    if (gemm_buffers.a != NULL) { return true; }
-    gemm_buffers.a = (float *)allocate((size_t)GEMM_MC * GEMM_KC, sizeof(float), "gemm", err);
-    gemm_buffers.b = (float *)allocate((size_t)GEMM_NC * GEMM_KC, sizeof(float), "gemm", err);
-    if (gemm_buffers.a == NULL || gemm_buffers.b == NULL) {
-        gemm_free();
-        return false;
-    }
-    return true;
-}
+// Vectors of the compiler's own (GCC, Clang): the operators work on all lanes. They may stand at any float.
+typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(sizeof(float)), may_alias));
+typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 static inline size_t gemm_min(size_t a, size_t b) { return a < b ? a : b; }
 
-// dst[k * width + i] = src[i * stride + k * k_stride], zeros from count to width
-static inline void gemm_pack(float *dst, size_t width, const float *src, size_t stride, size_t k_stride,
-                             size_t count, size_t depth) {
-    for (size_t k0 = 0; k0 < depth; k0 += 16) {
-        size_t k1 = gemm_min(k0 + 16, depth);
-        for (size_t i = 0; i < width; i++) {
-            for (size_t k = k0; k < k1; k++) {
-                dst[k * width + i] = i < count ? src[i * stride + k * k_stride] : 0;
-            }
+static inline size_t gemm_divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+
+// low = a0 b0 a1 b1 and high = a2 b2 a3 b3. GCC before 12 lacks the builtin and finds the instruction less
+// surely.
+static inline void gemm_interleave(GemmQuad *low, GemmQuad *high, const GemmQuad *a, const GemmQuad *b) {
+#if defined(__clang__) || __GNUC__ >= 12
+    *low = __builtin_shufflevector(*a, *b, 0, 4, 1, 5);
+    *high = __builtin_shufflevector(*a, *b, 2, 6, 3, 7);
+#else
+    const GemmQuad mixed_low = {(*a)[0], (*b)[0], (*a)[1], (*b)[1]};
+    const GemmQuad mixed_high = {(*a)[2], (*b)[2], (*a)[3], (*b)[3]};
+    *low = mixed_low;
+    *high = mixed_high;
+#endif
+}
+
+// dst[k * width + i] = src[i * stride + k] for i, k < 4: four rows become four columns.
+static inline void gemm_transpose_quads(float *dst, size_t width, const float *src, size_t stride) {
+    GemmQuad row[4], even_low, even_high, odd_low, odd_high, column[4];
+    for (size_t i = 0; i < 4; i++) {
+        row[i] = *(const GemmQuad *)(src + i * stride);
+        // The caller's next four rows: the processor does not foresee so short pieces.
+        __builtin_prefetch(src + (i + 4) * stride);
+    }
+    gemm_interleave(&even_low, &even_high, &row[0], &row[2]);
+    gemm_interleave(&odd_low, &odd_high, &row[1], &row[3]);
+    gemm_interleave(&column[0], &column[1], &even_low, &odd_low);
+    gemm_interleave(&column[2], &column[3], &even_high, &odd_high);
+    for (size_t k = 0; k < 4; k++) { *(GemmQuad *)(dst + k * width) = column[k]; }
+}
+
+// dst (depth, width): dst[k * width + i] = src[i * stride + k * k_stride] for i < count, zeros from count on.
+// It serves strips of A (width MR, i a row) and panels of B (width NR, i a column).
+__attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t width, const float *src,
+                                                            size_t stride, size_t k_stride, size_t count,
+                                                            size_t depth) {
+    if (count < width) { memset(dst, 0, depth * width * sizeof(float)); }
+    if (stride == 1) {
+        for (size_t k = 0; k < depth; k++) {
+            const size_t bytes =
+                (count == width ? width : count) * sizeof(float);  // a constant where it is whole
+            memcpy(dst + k * width, src + k * k_stride, bytes);
+        }
+        return;
+    }
+    size_t i = 0;
+    for (; k_stride == 1 && i + 4 <= count; i += 4) {
+        size_t k = 0;
+        for (; k + 4 <= depth; k += 4) {
+            gemm_transpose_quads(dst + k * width + i, width, src + i * stride + k, stride);
+        }
+        for (; k < depth; k++) {
+            for (size_t q = i; q < i + 4; q++) { dst[k * width + q] = src[q * stride + k]; }
+        }
+    }
+    for (; i < count; i++) {
+        for (size_t k = 0; k < depth; k++) { dst[k * width + i] = src[i * stride + k * k_stride]; }
+    }
+}
+
+// c (MR, NR) = or += a (depth, MR)^T b (depth, NR), both packed.
+__attribute__((always_inline)) static inline void gemm_register_tile(float *c, size_t ldc, const float *a,
+                                                                     const float *b, size_t depth, bool add) {
+    GemmVector sum[GEMM_MR][GEMM_NV] = {{{0}}};
+    for (size_t k = 0; k < depth; k++) {
+        const GemmVector *b_k = (const GemmVector *)(b + k * GEMM_NR);
+        for (int i = 0; i < GEMM_MR; i++) {
+            for (int v = 0; v < GEMM_NV; v++) { sum[i][v] += a[k * GEMM_MR + i] * b_k[v]; }
+        }
+    }
+    for (int i = 0; i < GEMM_MR; i++) {
+        GemmVector *c_i = (GemmVector *)(c + (size_t)i * ldc);
+        for (int v = 0; v < GEMM_NV; v++) {
+            if (add) { sum[i][v] += c_i[v]; }
+            c_i[v] = sum[i][v];
         }
     }
 }
 
-// c (rows, columns) = or += a (packed) b (packed)
+// c (rows, columns) = or += a b, where the tile may hang over the edges of C.
 static inline void gemm_tile(float *c, size_t ldc, const float *a, const float *b, size_t rows,
                              size_t columns, size_t depth, bool add) {
-    GemmVector acc[GEMM_MR][GEMM_NV];
-    memset(acc, 0, sizeof acc);
-    for (size_t k = 0; k < depth; k++, a += GEMM_MR, b += GEMM_NR) {
-        for (int i = 0; i < GEMM_MR; i++) {
-            for (int v = 0; v < GEMM_NV; v++) {
-                acc[i][v] += a[i] * *(const GemmUnaligned *)(b + v * GEMM_LANES);
-            }
-        }
+    if (rows == GEMM_MR && columns == GEMM_NR) {
+        gemm_register_tile(c, ldc, a, b, depth, add);
+        return;
     }
     float tile[GEMM_MR * GEMM_NR];
-    memcpy(tile, acc, sizeof tile);
+    gemm_register_tile(tile, GEMM_NR, a, b, depth, false);
     for (size_t i = 0; i < rows; i++) {
         for (size_t j = 0; j < columns; j++) {
-            c[i * ldc + j] = (add ? c[i * ldc + j] : 0) + tile[i * GEMM_NR + j];
+            float *c_ij = c + i * ldc + j;
+            *c_ij = add ? *c_ij + tile[i * GEMM_NR + j] : tile[i * GEMM_NR + j];
         }
     }
 }
 
-// C (M, N) = A (M, K) B (K, N), or += if accumulate, with all threads; the same bits for any number of them.
-static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
-                        bool accumulate) {
-    for (size_t i = 0; K == 0 && !accumulate && i < M; i++) { memset(C + i * ldc, 0, N * sizeof(float)); }
-#pragma omp parallel
-    for (size_t j0 = 0; j0 < N; j0 += GEMM_NC) {
-        for (size_t k0 = 0; k0 < K; k0 += GEMM_KC) {
-            size_t nc = gemm_min(GEMM_NC, N - j0), kc = gemm_min(GEMM_KC, K - k0);
-            bool add = accumulate || k0 > 0;
-#pragma omp for nowait
-            for (size_t j = 0; j < nc; j += GEMM_NR) {
-                gemm_pack(gemm_buffers.b + j * kc, GEMM_NR,
-                          B.data + k0 * B.row_stride + (j0 + j) * B.column_stride, B.column_stride,
-                          B.row_stride, gemm_min(GEMM_NR, nc - j), kc);
-            }
-            for (size_t i0 = 0; i0 < M; i0 += GEMM_MC) {
-                size_t mc = gemm_min(GEMM_MC, M - i0);
-                size_t strips = (mc + GEMM_MR - 1) / GEMM_MR, panels = (nc + GEMM_NR - 1) / GEMM_NR;
-#pragma omp for
-                for (size_t i = 0; i < mc; i += GEMM_MR) {
-                    gemm_pack(gemm_buffers.a + i * kc, GEMM_MR,
-                              A.data + (i0 + i) * A.row_stride + k0 * A.column_stride, A.row_stride,
-                              A.column_stride, gemm_min(GEMM_MR, mc - i), kc);
-                }
-#pragma omp for
-                for (size_t t = 0; t < strips * panels; t++) {
-                    size_t i = t / panels * GEMM_MR, j = t % panels * GEMM_NR;
-                    gemm_tile(C + (i0 + i) * ldc + j0 + j, ldc, gemm_buffers.a + i * kc,
-                              gemm_buffers.b + j * kc, gemm_min(GEMM_MR, mc - i), gemm_min(GEMM_NR, nc - j),
-                              kc, add);
-                }
-            }
-        }
-    }
-}
-
-// The same on the calling thread alone, for use inside a parallel region.
+// C (M, N) = A B, or C += A B with accumulate, row i of C at C + i * ldc. C may not overlap A or B. On the
+// calling thread alone, for use inside a parallel region; it needs 290 kB of stack.
 static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                                bool accumulate) {
-    float a[GEMM_MR * 64], b[GEMM_NR * 64];
+    float strips[GEMM_ROWS * GEMM_KC] __attribute__((aligned(64)));
+    float panel[GEMM_KC * GEMM_NR] __attribute__((aligned(64)));
     for (size_t i = 0; K == 0 && !accumulate && i < M; i++) { memset(C + i * ldc, 0, N * sizeof(float)); }
-    for (size_t k0 = 0; k0 < K; k0 += 64) {
-        size_t kc = gemm_min(64, K - k0);
-        for (size_t j = 0; j < N; j += GEMM_NR) {
-            gemm_pack(b, GEMM_NR, B.data + k0 * B.row_stride + j * B.column_stride, B.column_stride,
-                      B.row_stride, gemm_min(GEMM_NR, N - j), kc);
-            for (size_t i = 0; i < M; i += GEMM_MR) {
-                gemm_pack(a, GEMM_MR, A.data + i * A.row_stride + k0 * A.column_stride, A.row_stride,
-                          A.column_stride, gemm_min(GEMM_MR, M - i), kc);
-                gemm_tile(C + i * ldc + j, ldc, a, b, gemm_min(GEMM_MR, M - i), gemm_min(GEMM_NR, N - j), kc,
-                          accumulate || k0 > 0);
+    const size_t blocks = gemm_divide_up(K, GEMM_KC), block = blocks == 0 ? 1 : gemm_divide_up(K, blocks);
+    for (size_t i0 = 0; i0 < M; i0 += GEMM_ROWS) {
+        for (size_t k0 = 0; k0 < K; k0 += block) {
+            const size_t rows = gemm_min(GEMM_ROWS, M - i0), depth = gemm_min(block, K - k0);
+            const float *a = A.data + i0 * A.row_stride + k0 * A.column_stride;
+            for (size_t i = 0; i < rows; i += GEMM_MR) {
+                gemm_pack(strips + i * depth, GEMM_MR, a + i * A.row_stride, A.row_stride, A.column_stride,
+                          gemm_min(GEMM_MR, rows - i), depth);
+            }
+            for (size_t j = 0; j < N; j += GEMM_NR) {
+                const size_t columns = gemm_min(GEMM_NR, N - j);
+                gemm_pack(panel, GEMM_NR, B.data + k0 * B.row_stride + j * B.column_stride, B.column_stride,
+                          B.row_stride, columns, depth);
+                for (size_t i = 0; i < rows; i += GEMM_MR) {
+                    gemm_tile(C + (i0 + i) * ldc + j, ldc, strips + i * depth, panel,
+                              gemm_min(GEMM_MR, rows - i), columns, depth, accumulate || k0 > 0);
+                }
             }
         }
     }
 }
+
+static inline size_t gemm_threads(void) {
+#ifdef _OPENMP
+    return (size_t)omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// Whether so many blocks of C keep the threads equally busy: many, or the same number for each.
+static inline bool gemm_balanced(size_t blocks) {
+    const size_t threads = gemm_threads();
+    return blocks >= 4 * threads || (blocks >= 2 * threads && blocks % threads == 0);
+}
+
+// The same with all threads.
+static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
+                        bool accumulate) {
+    if (M == 0 || N == 0) { return; }
+    size_t down = gemm_divide_up(M, GEMM_ROWS), across = gemm_divide_up(N, GEMM_COLUMNS);
+    while (!gemm_balanced(down * across) && (M / down > 32 || N / across > 64)) {
+        if (M / down > N / across) {
+            down++;
+        } else {
+            across++;
+        }
+    }
+    const size_t rows = gemm_divide_up(gemm_divide_up(M, down), GEMM_MR) * GEMM_MR;
+    const size_t columns = gemm_divide_up(gemm_divide_up(N, across), GEMM_NR) * GEMM_NR;
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (size_t j = 0; j < N; j += columns) {
+        for (size_t i = 0; i < M; i += rows) {
+            const Matrix a = {A.data + i * A.row_stride, A.row_stride, A.column_stride};
+            const Matrix b = {B.data + j * B.column_stride, B.row_stride, B.column_stride};
+            gemm_serial(C + i * ldc + j, ldc, a, b, gemm_min(rows, M - i), gemm_min(columns, N - j), K,
+                        accumulate);
+        }
+    }
+}
+
+// The product needs no memory of its own beyond the stack: there is nothing to prepare or to free.
+static inline bool gemm_prepare(Error *err) {
+    (void)err;
+    return true;
+}
+static inline void gemm_free(void) {}
 
 #endif

@@ -1,0 +1,255 @@
+// test_gemm.c: the matrix product against a sum in double, and its promises: any layout, any size, the same
+// bits for any number of threads and for any part of a product.
+#include "llmc/gemm.h"
+#include "check.h"
+
+#include <float.h>
+#include <math.h>
+
+// ---------------------------------------------------------------------------------------------
+// a product and its reference
+
+typedef struct {
+    size_t M, N, K, ldc;
+    Matrix A, B;
+    float *a, *b, *c, *before;  // c (M, ldc) is the result, `before` what stood there
+    double *sum, *size;         // (M, N): sum_k a b and sum_k |a b|
+} Product;
+
+static uint64_t random_state = 1;
+
+// Uniform in [-1, 1), from the high bits of Knuth's linear congruential generator (TAOCP 2, 3.3.4).
+static float random_float(void) {
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(random_state >> 40) / (float)(1 << 23) - 1.0f;
+}
+
+static size_t random_size(size_t low, size_t high) {
+    return low + (size_t)((random_float() + 1.0f) / 2.0f * (float)(high - low + 1));
+}
+
+static float *random_floats(size_t n) {
+    float *x = (float *)malloc((n + 1) * sizeof(float));
+    for (size_t i = 0; i < n; i++) { x[i] = random_float(); }
+    return x;
+}
+
+typedef enum { FORWARD, D_INPUT, D_WEIGHT, SPREAD, LAYOUTS } Layout;
+static const char *const layout_names[] = {"forward X W^T", "dInput dY W", "dWeight dY^T X", "any strides"};
+
+static Matrix stored(const float *data, size_t rows, size_t columns, bool transposed) {
+    Matrix whole = {data, columns, 1}, turned = {data, 1, rows};
+    return transposed ? turned : whole;
+}
+
+static float element(Matrix m, size_t r, size_t c) { return m.data[r * m.row_stride + c * m.column_stride]; }
+
+// All data start one float past the allocation, where no vector is aligned.
+static Product product_new(Layout layout, size_t M, size_t N, size_t K) {
+    Product p;
+    p.M = M;
+    p.N = N;
+    p.K = K;
+    p.ldc = N + M % 3;
+    const size_t spread = layout == SPREAD ? 6 : 1;
+    p.a = random_floats(M * K * spread + 1);
+    p.b = random_floats(K * N * spread + 1);
+    p.c = random_floats(M * p.ldc + 1);
+    p.before = random_floats(M * p.ldc + 1);
+    p.A = stored(p.a + 1, M, K, layout == D_WEIGHT);
+    p.B = stored(p.b + 1, K, N, layout == FORWARD);
+    if (layout == SPREAD) {  // every second row and third column, and the other way about
+        p.A.row_stride = 6 * K;
+        p.A.column_stride = 3;
+        p.B.row_stride = 2;
+        p.B.column_stride = 6 * K;
+    }
+    p.sum = (double *)calloc(M * N, sizeof(double));
+    p.size = (double *)calloc(M * N, sizeof(double));
+    for (size_t i = 0; i < M; i++) {
+        for (size_t k = 0; k < K; k++) {
+            for (size_t j = 0; j < N; j++) {
+                const double product = (double)element(p.A, i, k) * (double)element(p.B, k, j);
+                p.sum[i * N + j] += product;
+                p.size[i * N + j] += fabs(product);
+            }
+        }
+    }
+    return p;
+}
+
+static void product_free(Product *p) {
+    free(p->a);
+    free(p->b);
+    free(p->c);
+    free(p->before);
+    free(p->sum);
+    free(p->size);
+}
+
+// The largest error of c as a fraction of what rounding can explain, or infinity where something is wrong.
+// A sum of n rounded products and additions, in any order, is within n u / (1 - n u) sum |a b| of the truth,
+// u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); n = K + blocks of k + 1 here, at
+// most 2 K + 2.
+static double product_error(const Product *p, bool accumulate) {
+    const double nu = (double)(2 * p->K + 2) * (double)FLT_EPSILON / 2.0, relative = nu / (1.0 - nu);
+    double worst = 0.0;
+    for (size_t i = 0; i < p->M; i++) {
+        for (size_t j = 0; j < p->ldc; j++) {
+            const double found = p->c[1 + i * p->ldc + j], before = p->before[1 + i * p->ldc + j];
+            double expected = before, bound = 0.0;  // beyond column N nothing may change
+            if (j < p->N) {
+                const double old = accumulate ? before : 0.0;
+                expected = old + p->sum[i * p->N + j];
+                bound = relative * (fabs(old) + p->size[i * p->N + j]);
+            }
+            const double error = fabs(found - expected);
+            if (!(error <= bound)) { return INFINITY; }
+            if (bound > 0.0) { worst = fmax(worst, error / bound); }
+        }
+    }
+    return worst;
+}
+
+typedef void (*Gemm)(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K, bool accumulate);
+
+static void product_run(Product *p, Gemm function, bool accumulate) {
+    memcpy(p->c, p->before, (p->M * p->ldc + 1) * sizeof(float));
+    function(p->c + 1, p->ldc, p->A, p->B, p->M, p->N, p->K, accumulate);
+}
+
+static bool same_bits(const Product *p, const float *c) {
+    return memcmp(p->c, c, (p->M * p->ldc + 1) * sizeof(float)) == 0;
+}
+
+// ---------------------------------------------------------------------------------------------
+// the tests
+
+static void test_values(void) {
+    // Beside random sizes: single rows and columns, sizes at and around the blocks of rows, columns and k, no
+    // k.
+    const size_t sizes[][3] = {
+        {1, 1, 1},      {1, 300, 700},  {300, 1, 40},   {8, 32, 256},    {9, 33, 257},
+        {256, 512, 32}, {257, 513, 40}, {100, 50, 600}, {64, 64, 64},    {2, 1100, 3},
+        {17, 40, 0},    {70, 70, 1},    {252, 48, 255}, {1030, 100, 20},
+    };
+    const size_t fixed = sizeof sizes / sizeof sizes[0];
+    printf("layout            products   error / bound of rounding\n");
+    for (int layout = 0; layout < LAYOUTS; layout++) {
+        double worst = 0.0;
+        size_t products = 0;
+        for (size_t n = 0; n < fixed + 100; n++) {
+            const size_t M = n < fixed ? sizes[n][0] : random_size(1, 70);
+            const size_t N = n < fixed ? sizes[n][1] : random_size(1, 70);
+            const size_t K = n < fixed ? sizes[n][2] : random_size(0, 70);
+            Product p = product_new((Layout)layout, M, N, K);
+            for (int accumulate = 0; accumulate < 2; accumulate++) {
+                product_run(&p, gemm, accumulate != 0);
+                worst = fmax(worst, product_error(&p, accumulate != 0));
+                product_run(&p, gemm_serial, accumulate != 0);
+                worst = fmax(worst, product_error(&p, accumulate != 0));
+                products += 2;
+            }
+            product_free(&p);
+        }
+        printf("%-16s  %8zu   %.3f\n", layout_names[layout], products, worst);
+        CHECK(worst <= 1.0);
+        CHECK(worst > 0.0);  // exact everywhere: nothing was compared
+    }
+}
+
+static void test_empty(void) {
+    float c[2] = {1.0f, 2.0f}, x = 3.0f;
+    const Matrix any = {&x, 1, 1};
+    gemm(c, 1, any, any, 0, 1, 1, false);
+    gemm(c, 1, any, any, 1, 0, 1, false);
+    CHECK(c[0] == 1.0f && c[1] == 2.0f);
+    gemm(c, 1, any, any, 1, 1, 0, true);
+    CHECK(c[0] == 1.0f);
+    gemm(c, 1, any, any, 1, 1, 0, false);
+    CHECK(c[0] == 0.0f && c[1] == 2.0f);
+}
+
+// A NaN stays in its row of A, and what stood in C is not read unless it is accumulated to.
+static void test_nan(void) {
+    Product p = product_new(FORWARD, 20, 50, 30);
+    p.a[1 + 7 * 30 + 29] = NAN;
+    for (size_t i = 0; i < 20 * p.ldc; i++) { p.before[1 + i] = NAN; }
+    product_run(&p, gemm, false);
+    bool right = true;
+    for (size_t i = 0; i < 20; i++) {
+        for (size_t j = 0; j < 50; j++) { right = right && isnan(p.c[1 + i * p.ldc + j]) == (i == 7); }
+    }
+    CHECK(right);
+    product_free(&p);
+}
+
+static void set_threads(int n) {
+#ifdef _OPENMP
+    omp_set_num_threads(n);
+#else
+    (void)n;
+#endif
+}
+
+static void test_same_bits(void) {
+    const size_t sizes[][3] = {
+        {1, 1000, 600}, {64, 64, 64}, {130, 96, 513}, {300, 530, 300}, {600, 70, 1000}};
+    const int threads = (int)gemm_threads();
+    for (size_t n = 0; n < sizeof sizes / sizeof sizes[0]; n++) {
+        for (int layout = 0; layout < LAYOUTS; layout++) {
+            Product p = product_new((Layout)layout, sizes[n][0], sizes[n][1], sizes[n][2]);
+            product_run(&p, gemm_serial, true);
+            float *serial = p.c;
+            p.c = random_floats(p.M * p.ldc + 1);
+            bool same = true;
+            for (int t = 1; t <= 4; t++) {
+                set_threads(t);
+                product_run(&p, gemm, true);
+                same = same && same_bits(&p, serial);
+            }
+            CHECK(same);
+
+            // A row of the product is that row of A by itself.
+            const size_t row = p.M / 2;
+            const Matrix one = {p.A.data + row * p.A.row_stride, p.A.row_stride, p.A.column_stride};
+            memcpy(p.c, p.before, (p.M * p.ldc + 1) * sizeof(float));
+            gemm(p.c + 1 + row * p.ldc, p.ldc, one, p.B, 1, p.N, p.K, true);
+            CHECK(memcmp(p.c + 1 + row * p.ldc, serial + 1 + row * p.ldc, p.N * sizeof(float)) == 0);
+            free(serial);
+            product_free(&p);
+        }
+    }
+    set_threads(threads);
+}
+
+// Many small products at once, as in attention, one on each thread.
+static void test_parallel_region(void) {
+    enum { PRODUCTS = 40 };
+    Product p[PRODUCTS];
+    double error[PRODUCTS];
+    for (size_t n = 0; n < PRODUCTS; n++) {
+        p[n] =
+            product_new((Layout)(n % LAYOUTS), random_size(1, 70), random_size(1, 300), random_size(1, 300));
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(4)
+    for (size_t n = 0; n < PRODUCTS; n++) {
+        product_run(&p[n], gemm_serial, n % 2 == 0);
+        error[n] = product_error(&p[n], n % 2 == 0);
+    }
+    double worst = 0.0;
+    for (size_t n = 0; n < PRODUCTS; n++) {
+        worst = fmax(worst, error[n]);
+        product_free(&p[n]);
+    }
+    CHECK(worst <= 1.0);
+}
+
+int main(void) {
+    test_values();
+    test_empty();
+    test_nan();
+    test_same_bits();
+    test_parallel_region();
+    return check_report();
+}
