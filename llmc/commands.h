@@ -49,7 +49,7 @@ static inline bool text_open(Text *text, const char *path, Error *err) {
     return text->present;
 }
 
-// Opens the tokenizer of that name or else, if `name` is NULL, the one in the model's directory if it has one.
+// Opens the tokenizer of that name or, if `name` is NULL, the one in the model's directory, if it has one.
 static inline bool text_open_beside(Text *text, const char *name, const char *dir, Error *err) {
     char path[PATH_MAX];
     memset(text, 0, sizeof *text);
@@ -259,7 +259,7 @@ static inline void loaded_model_close(LoadedModel *m) {
     m->model = NULL;
 }
 
-// The model directory that a person's DIR means. A damaged one that is passed over is no secret.
+// The model directory that a person's DIR means, with a warning of damaged checkpoints that it passes over.
 static inline bool find_model(char dir[PATH_MAX], const char *path, Error *err) {
     Error warning;
     bool ok = checkpoint_resolve(dir, path, &warning, err);

@@ -18,8 +18,8 @@ typedef struct {
 
 enum { ABLATE_QK_NORM = 1, ABLATE_POST_NORM = 2, ABLATE_Z_LOSS = 4 };  // in the order of --ablate's words
 
-// The value of every flag, filled from the table by offset; -1, NAN or NULL where there is none. settings_free
-// releases the texts.
+// The value of every flag, filled from the table by offset; -1, NAN or NULL where there is none. The texts
+// are owned: settings_free.
 typedef struct {
     // model
     char *config, *load, *resume, *tokenizer;
@@ -533,7 +533,7 @@ static inline bool parse_flag(Settings *s, const Command *command, int argc, cha
     return true;
 }
 
-// Reads the arguments after the command's name into *s, over what stands there; --help makes it look no further.
+// Reads the arguments after the command's name into *s, over what stands there; --help ends it at once.
 static inline bool flags_parse(Settings *s, const Command *command, int argc, char **argv, Error *err) {
     for (int i = 0; i < argc; i++) { s->help = s->help || strcmp(argv[i], "--help") == 0; }
     if (s->help) { return true; }

@@ -607,7 +607,7 @@ static inline bool trainer_save(Trainer *t, Error *err) {
     if (!ok) { return false; }
     t->saved_step = t->step;
     progress_print(&t->progress, "saved %s\n", path);
-    // The next save copies the tokenizer of this one: the file before may be moved, or pruned with its checkpoint.
+    // The next save copies the tokenizer of this one: the file before may move, or go with its checkpoint.
     if (t->text.present && !path_join(t->text.path, path, "tokenizer.json", err)) { return false; }
     return s->keep == 0 || checkpoint_prune(s->out, s->keep, s->keep_every, err);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test_cli.sh [PROGRAM]: the program as a person meets it. What must be equal is equal bit for bit; every bad input is a
-# clear error with exit code 1, after which every file is as it was. Needs bash and Python 3.
+# test_cli.sh [PROGRAM]: the program as a person meets it. What must be equal is equal bit for bit; every bad
+# input is a clear error with exit code 1, after which every file is as it was. Needs bash and Python 3.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 program=${1:-./train_olmo2}
@@ -27,7 +27,7 @@ check() {
 
 # run ARGUMENTS...: the program must succeed; its output is in the file `output`.
 run() {
-    if "$program" "$@" >output 2>errors </dev/null; then pass; else fail "$*: exit code $?" "$(cat output errors)"; fi
+    "$program" "$@" >output 2>errors </dev/null && pass || fail "$*: exit code $?" "$(cat output errors)"
 }
 
 # says WORDS: the last run's output has them.
@@ -37,7 +37,7 @@ says() {
 
 files() { find . -type f ! -name output ! -name errors ! -name before ! -name after -exec cksum {} + | sort; }
 
-# refuse WORDS ARGUMENTS...: exit code 1, "error: " with the words on stderr, and no file made, changed or removed.
+# refuse WORDS ARGUMENTS...: exit code 1, "error: " and the words on stderr, no file made, changed or removed.
 refuse() {
     local words=$1 code
     shift
@@ -45,12 +45,15 @@ refuse() {
     "$program" "$@" >output 2>errors </dev/null
     code=$?
     files >after
-    if [ $code -eq 1 ] && grep -q '^error: ' errors && grep -qF -- "$words" errors && cmp -s before after; then
+    if [ $code -eq 1 ] && grep -q '^error: ' errors && grep -qF -- "$words" errors &&
+        cmp -s before after; then
         pass
     else
         fail "$*: exit code $code, expected 1 and \"$words\"" "$(cat errors; diff before after)"
     fi
 }
+
+equal() { if [ "$2" = "$3" ]; then pass; else fail "$1: found $2, expected $3"; fi; }
 
 python() { python3 -c "$@"; }
 
@@ -70,8 +73,9 @@ def tokenizer(extra):
                r"|\s*[\r\n]+|\s+(?!\S)|\s+")
     return {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
-        "added_tokens": [{"id": 256 + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": False, "special": True} for i, text in enumerate(added)],
+        "added_tokens": [{"id": 256 + i, "content": text, "single_word": False, "lstrip": False,
+                          "rstrip": False, "normalized": False, "special": True}
+                         for i, text in enumerate(added)],
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
@@ -89,10 +93,10 @@ write("larger.json", tokenizer(100))
 write("wordpiece.json", {**tokenizer(0), "model": {"type": "WordPiece", "vocab": {"a": 0}}})
 write("broken.json", json.dumps(tokenizer(0))[:500])
 
-config = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_size": 8, "num_hidden_layers": 2,
-          "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 260,
-          "max_position_embeddings": 16, "rms_norm_eps": 1e-6, "rope_theta": 500000, "eos_token_id": 256,
-          "pad_token_id": 257}
+config = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_size": 8,
+          "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16,
+          "vocab_size": 260, "max_position_embeddings": 16, "rms_norm_eps": 1e-6, "rope_theta": 500000,
+          "eos_token_id": 256, "pad_token_id": 257}
 write("config.json", config)
 write("llama.json", {**config, "model_type": "llama"})
 write("olmo1.json", {**config, "model_type": "olmo"})
@@ -131,14 +135,14 @@ check "--help" "$program" --help
 for command in train generate eval soup tokenize detokenize inspect; do
     run $command --help
     says "--help"
-    if [ -z "$(grep -vF "$program" output | awk 'length > 80')" ]; then pass; else fail "$command --help is wider than 80 columns"; fi
+    equal "$command --help: lines above 80 columns" "$(grep -vF "$program" output | awk 'length > 80')" ""
 done
 run train --help
 says "(default: 0.9)"
 refuse "trian: no such command; did you mean train?" trian
 refuse "--batch-siez=4: no such flag; did you mean --batch-size?" train --batch-siez=4
 "$program" >output 2>errors
-if [ $? -eq 1 ] && grep -q '^usage:' errors; then pass; else fail "no arguments: expected the usage and exit code 1"; fi
+equal "no arguments: exit code, first word" "$? $(head -c 6 errors)" "1 usage:"
 
 # ---------------------------------------------------------------------------------------------
 # tokens in and out
@@ -155,7 +159,8 @@ check "detokenize gives the text back" cmp output expected
 refuse "--out train.npy: exists" tokenize --tokenizer tokenizer.json --out train.npy a.txt
 refuse "nothing.txt" tokenize --tokenizer tokenizer.json --out new.npy a.txt nothing.txt
 refuse "empty.txt: is empty" tokenize --tokenizer tokenizer.json --out new.npy empty.txt
-refuse 'bad.jsonl line 2: expected an object with a string "text"' tokenize --tokenizer . --out new.npy bad.jsonl
+refuse 'bad.jsonl line 2: expected an object with a string "text"' \
+    tokenize --tokenizer . --out new.npy bad.jsonl
 refuse "broken.jsonl line 2" tokenize --tokenizer . --out new.npy broken.jsonl
 refuse "new/x.npy" tokenize --tokenizer . --out new/x.npy a.txt
 refuse "WordPiece" tokenize --tokenizer wordpiece.json --out new.npy a.txt
@@ -166,8 +171,8 @@ refuse "text.npy: token 0 has id" detokenize --tokenizer tokenizer.json text.npy
 # ---------------------------------------------------------------------------------------------
 # 20 steps = 10 + resume + 10 = 7 + SIGTERM + ..., and the same bits for any number of threads
 
-whole=("${new[@]}" --val-data val.npy --steps 20 --eval-every 5 --eval-instances 9 --save-every 10 --sample-every 10
-    --sample-tokens 12)
+whole=("${new[@]}" --val-data val.npy --steps 20 --eval-every 5 --eval-instances 9 --save-every 10
+    --sample-every 10 --sample-tokens 12)
 run "${whole[@]}" --out whole
 says "whole: complete, 20 steps"
 says "validation at step 20: loss"
@@ -260,7 +265,6 @@ for micro in (4, 3, 1):
 value() { python 'import json, sys
 rows = [line for line in map(json.loads, open(sys.argv[1] + "/log.jsonl")) if line["type"] == "step"]
 print(*(row[sys.argv[2]] for row in rows))' "$1" "$2"; }
-equal() { if [ "$2" = "$3" ]; then pass; else fail "$1: found $2, expected $3"; fi; }
 
 run "${new[@]}" --out ablated --steps 2 --ablate qk-norm,post-norm,z-loss
 equal "z-loss off" "$(value ablated z)" "0.0 0.0"
@@ -276,9 +280,10 @@ run "${repeats[@]}" --out unmasked --epochs 3 --instance-filter off
 equal "the filter is off" "$(value unmasked masked)" "0 0 0"
 run "${new[@]}" --out kept --steps 9 --save-every 1 --keep 2 --keep-every 4
 equal "checkpoints kept" "$(cd kept && echo step-*)" "step-00000004 step-00000008 step-00000009"
-run train --config 1M --vocab-size 260 --seq-len 16 --data train.npy --batch-size 4 --steps 1 --out preset
+preset=(train --config 1M --seq-len 16 --data train.npy --batch-size 4 --steps 1)
+run "${preset[@]}" --vocab-size 260 --out preset
 equal "no tokenizer, no tokenizer.json" "$(cd preset/step-00000001 && echo tokenizer*)" "tokenizer*"
-run train --config 1M --tokenizer tokenizer.json --seq-len 16 --data train.npy --batch-size 4 --steps 1 --out rounded
+run "${preset[@]}" --tokenizer tokenizer.json --out rounded
 check "the tokenizer's size, rounded up" grep -q '"vocab_size": 384' rounded/step-00000001/config.json
 check "its end of document" grep -q '"eos_token_id": 256' rounded/step-00000001/config.json
 check "a line is refreshed on a terminal" python 'import os, pty, sys
@@ -318,7 +323,9 @@ run eval --load whole --data val.npy --batch-size 3
 cp output evaluation
 run eval --load whole --data val.npy --batch-size 8
 check "eval does not depend on the batch" python 'import math, re
-a, b = ([float(x) for x in re.findall(r"-?\d+\.\d+(?:e-\d+)?", open(name).read())] for name in ("evaluation", "output"))
+def numbers(name):
+    return [float(x) for x in re.findall(r"-?\d+\.\d+(?:e-\d+)?", open(name).read())]
+a, b = numbers("evaluation"), numbers("output")
 assert len(a) == 4 and all(abs(x - y) <= 1e-5 * abs(x) for x, y in zip(a, b)), (a, b)
 text = open("output").read()
 loss, tokens = re.search(r"([\d.]+) nats per token, (\d+) tokens", text).groups()
@@ -350,9 +357,8 @@ refuse "soup1: exists" soup --out soup1 whole whole
 refuse "their config.json differ" soup --out new whole preset
 refuse "nothing" soup --out new whole nothing
 
-for what in whole whole/step-00000020 whole/step-00000020/config.json whole/step-00000020/model.safetensors 32B; do
-    run inspect $what
-done
+last=whole/step-00000020
+for what in whole $last $last/config.json $last/model.safetensors 32B; do run inspect $what; done
 says "32234279936"
 refuse "nothing" inspect nothing
 refuse "train.npy" inspect train.npy
@@ -369,7 +375,7 @@ refuse "int64.npy: NumPy array of dtype '<i8'" "${fresh[@]}" --data int64.npy
 refuse "masked.npy.mask: a label mask of 199 bytes for 200 tokens" "${fresh[@]}" --data masked.npy
 refuse "a.npy" "${fresh[@]}" --data train.npy --val-data nothing/a.npy
 refuse "fewer than one sequence" train --config 1M --seq-len 99999 --data train.npy --out new --steps 2
-refuse "fewer than one batch" train --config config.json --batch-size 9999 --data train.npy --out new --steps 2
+refuse "fewer than one batch" train --config config.json --out new --steps 2 --data train.npy --batch-size 999
 refuse "text.npy: token 0 has id" eval --load whole --data text.npy --seq-len 2
 refuse "--seq-len 17" eval --load whole --data train.npy --seq-len 17
 # An id that the vocabulary has not, in the data of a run: found when it is read, before anything is saved.
@@ -444,7 +450,8 @@ damage "model.norm.weight" "norm['dtype'] = 'I64'; norm['shape'] = [4]; write()"
 damage "belongs to no tensor" "del header['model.norm.weight']; write()"
 damage "has no tensor" "last = max((t['data_offsets'], name) for name, t in header.items() if name[0] != '_')
 del header[last[1]]; body = body[:last[0][0]]; write()"
-damage "input_layernorm" "header['model.layers.0.input_layernorm.weight'] = header.pop('model.norm.weight'); write()"
+damage "input_layernorm" "header['model.layers.0.input_layernorm.weight'] = header.pop('model.norm.weight')
+write()"
 
 # Weights that are no numbers: no update makes it worse, and without --skip-step the run ends with an error.
 rm -rf damaged
@@ -456,8 +463,9 @@ run train --load damaged --data train.npy --out skips --steps 3 --batch-size 8
 equal "updates that were skipped" "$(value skips skipped) $(value skips loss)" "True True True None None None"
 says " skip"
 check "the weights stay" cmp damaged/model.safetensors skips/step-00000003/model.safetensors
-"$program" train --load damaged --data train.npy --out stops --steps 3 --batch-size 8 --skip-step off >output 2>errors
-if [ $? -eq 1 ] && grep -q "error: step 1: the loss is nan" errors; then pass; else fail "a loss of nan" "$(cat errors)"; fi
+"$program" train --load damaged --data train.npy --out stops --steps 3 --batch-size 8 \
+    --skip-step off >output 2>errors
+equal "a loss of nan" "$? $(grep -c "error: step 1: the loss is nan" errors)" "1 1"
 
 # ---------------------------------------------------------------------------------------------
 # bad input: runs
@@ -496,7 +504,8 @@ refuse "out of memory: the model and its buffers need" \
     train --config 32B --seq-len 16 --data train.npy --out new --steps 1 --batch-size 1
 (
     ulimit -v 4000000
-    "$program" train --config 7B --vocab-size 260 --seq-len 16 --data train.npy --out new --steps 1 --batch-size 1
+    exec "$program" train --config 7B --vocab-size 260 --seq-len 16 --data train.npy --out new --steps 1 \
+        --batch-size 1
 ) >output 2>errors
 if [ $? -eq 1 ] && grep -q "out of memory: .* need" errors && [ ! -e new ]; then pass; else
     fail "a machine of 4 GB" "$(cat errors)"

@@ -1,9 +1,10 @@
-"""test_crash.py [PROGRAM] [--runs N] [--seed N]: training that is killed again and again ends as if nothing had happened.
+"""test_crash.py [PROGRAM] [--runs N] [--seed N]: training that is killed ends as if nothing had happened.
 
-Each of N runs (100) is killed with SIGKILL at a random moment and resumed, until it is complete. Half of the moments
-are drawn from the whole run; the other half fall into a save: the test waits until the hidden directory of an
-unfinished checkpoint is there and then kills within the time that a save takes. After every kill each checkpoint
-under its own name must be whole; at the end weights, optimizer and log must be those of a run that nobody disturbed.
+Each of N runs (100) is killed with SIGKILL at a random moment and resumed, until it is complete. Half of the
+moments are drawn from the whole run; the other half fall into a save: the test waits until the hidden directory
+of an unfinished checkpoint is there and then kills within the time that a save takes. After every kill each
+checkpoint under its own name must be whole; at the end weights, optimizer and log must be those of a run that
+nobody disturbed.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ FILES = ("model.safetensors", "trainer/optimizer.safetensors", "config.json")
 
 def write_inputs(folder: Path) -> None:
     config = {"model_type": "olmo2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "num_key_value_heads": 2, "intermediate_size": 32, "vocab_size": 300, "max_position_embeddings": 16,
-              "rms_norm_eps": 1e-6, "rope_theta": 500000}
+              "num_key_value_heads": 2, "intermediate_size": 32, "vocab_size": 300,
+              "max_position_embeddings": 16, "rms_norm_eps": 1e-6, "rope_theta": 500000}
     (folder / "config.json").write_text(json.dumps(config))
     words = random.Random(1)
     tokens = [words.randrange(300) for _ in range(16 * 40)]
@@ -61,7 +62,7 @@ class Crash:
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def result(self, run: str) -> tuple[list[bytes], list[dict[str, Any]]]:
-        """What must not depend on kills: the last checkpoint's files, and the log but for its speeds and names."""
+        """What must not depend on kills: the last checkpoint's files, and the log but for speeds and names."""
         last = self.folder / run / f"step-{STEPS:08d}"
         log = [json.loads(line) for line in (self.folder / run / "log.jsonl").read_text().splitlines()]
         for line in log:
@@ -116,7 +117,7 @@ class Crash:
             if damage := self.damage(run):
                 return damage
             if not any((self.folder / run).glob("step-*")):
-                shutil.rmtree(self.folder / run, ignore_errors=True)  # nothing was saved: there is nothing to resume
+                shutil.rmtree(self.folder / run, ignore_errors=True)  # nothing was saved, nothing can be resumed
                 self.restarts += 1
             in_save = self.random.random() < 0.25
         if process.returncode != 0:
@@ -131,7 +132,7 @@ class Crash:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kills training at random moments and checks that nothing is lost.")
+    parser = argparse.ArgumentParser(description="Kills training again and again; nothing may be lost.")
     parser.add_argument("program", nargs="?", default="./train_olmo2", type=Path)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
@@ -145,8 +146,8 @@ def main() -> int:
                 print(f"FAILED run {number}: {problem}")
             else:
                 passed += 1
-        print(f"{crash.kills} kills, {crash.kills_in_save} of them inside a save; {crash.restarts} before the first "
-              f"checkpoint; an undisturbed run takes {crash.seconds:.2f} s")
+        print(f"{crash.kills} kills, {crash.kills_in_save} of them inside a save, {crash.restarts} before the "
+              f"first checkpoint; an undisturbed run takes {crash.seconds:.2f} s")
         if crash.kills_in_save < arguments.runs // 4:
             failed += 1
             print("FAILED too few kills fell into a save for the test to mean much")
