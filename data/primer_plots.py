@@ -109,7 +109,7 @@ PHRASES = {name: lines(text) for name, text in {
         In {home} there lived a {trait} {kind}. {His} name was {hero}.
         Deep in the {place} lived a {trait} {kind} named {hero}.
         Long ago, in {home}, there lived a {kind} named {hero}.
-        There once was a {kind} named {hero}, the most {trait} animal in the {place}.""",
+        There once was a {trait} {kind} named {hero}. All the animals in the {place} knew {him}.""",
     "one_day": """
         one day
         one morning
@@ -510,7 +510,7 @@ SKILL = plot("child", (SKILLS,), """
 
 GIFTS = table("gift begin missing fix", """
     cake; took out the flour, the butter, and the milk; there were no eggs;
-        asked a neighbor who kept hens, and she gave {him} three brown eggs
+        went to a neighbor who kept hens and came home with three brown eggs
     necklace; cut a long string; there were no beads left in the box;
         went to the beach and gathered tiny shells with holes in them
     card; folded a sheet of thick paper; there was no red paint;
@@ -820,7 +820,7 @@ SEEDS = table("seed plant harvest dish", """
     strawberry; a small plant with white flowers; a basket of red berries; strawberry jam
     pea; a curly vine with pale flowers; a heap of fat green pods; a pot of pea soup
     tomato; a bush that smelled of summer; a bowl of red tomatoes; a big salad
-    melon; a vine that ran over the whole bed; three round melons; cold melon slices
+    melon; a vine that ran over the whole bed; three round melons; cold melon soup
     corn; a stalk with golden hair; four yellow ears of corn; hot corn with butter
     onion; a clump of long thin leaves; an enormous onion; onion pie""")
 GARDEN_TROUBLES = table("trouble remedy", """
@@ -1004,7 +1004,7 @@ STUCK = plot("child", (STUCK_THINGS,), """
 NOISES = table("noise where fear cause after", """
     Tap, tap, tap; at the window; a ghost; a branch that the wind pushed against the glass;
         tied the branch back with a ribbon
-    Scratch, scratch; under the floor; a dragon; a mother mouse who was making a bed for her babies;
+    Scratch, scratch; under the floor; a dragon; a family of mice at work on a new nest;
         put a bit of soft wool next to the hole
     Hoo, hoo; on the roof; a ghost; a young owl on the chimney; wished it a good night
     Drip, drop, drip; in the bathroom; a sea monster; a faucet that was not quite closed; turned it until it
@@ -1361,8 +1361,7 @@ FAREWELLS = [tuple(line.split(" / ")) for line in lines("""
 
 THINGS = """
     apples pears marbles shells stickers buttons cookies books pencils stones cards beads stamps nuts eggs
-        coins
-    crayons feathers pictures flowers balloons lemons toys acorns
+    coins crayons feathers pictures flowers balloons lemons toys acorns
 """.split()
 BOXES = "boxes bags baskets jars drawers bowls sacks crates".split()
 PROBLEMS = table("numbers question solution", """
