@@ -182,7 +182,8 @@ plan = open("output", errors="replace").read().split("sample at")[0]
 sys.exit(max(map(len, plan.splitlines())) > 80)'
 
 same() {  # RUN STEP [RUN]: weights and optimizer of both runs have the same bits
-    local step=step-$(printf %08d "$2") other=${3:-whole}
+    local step other=${3:-whole}
+    step=step-$(printf %08d "$2")
     check "$1 and $other at $2: weights" cmp "$1/$step/model.safetensors" "$other/$step/model.safetensors"
     check "$1 and $other at $2: optimizer" \
         cmp "$1/$step/trainer/optimizer.safetensors" "$other/$step/trainer/optimizer.safetensors"
@@ -358,7 +359,7 @@ refuse "their config.json differ" soup --out new whole preset
 refuse "nothing" soup --out new whole nothing
 
 last=whole/step-00000020
-for what in whole $last $last/config.json $last/model.safetensors 32B; do run inspect $what; done
+for what in whole $last $last/config.json $last/model.safetensors 32B; do run inspect "$what"; done
 says "32234279936"
 refuse "nothing" inspect nothing
 refuse "train.npy" inspect train.npy

@@ -1,10 +1,10 @@
 """test_crash.py [PROGRAM] [--runs N] [--seed N]: training that is killed ends as if nothing had happened.
 
 Each of N runs (100) is killed with SIGKILL at a random moment and resumed, until it is complete. Half of the
-moments are drawn from the whole run; the other half fall into a save: the test waits until the hidden directory
-of an unfinished checkpoint is there and then kills within the time that a save takes. After every kill each
-checkpoint under its own name must be whole; at the end weights, optimizer and log must be those of a run that
-nobody disturbed.
+moments are drawn from the whole run; the other half fall into a save: the test waits until the hidden
+directory of an unfinished checkpoint is there and then kills within the time that a save takes. After every
+kill each checkpoint under its own name must be whole; at the end weights, optimizer and log must be those of a
+run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Crash:
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def result(self, run: str) -> tuple[list[bytes], list[dict[str, Any]]]:
-        """What must not depend on kills: the last checkpoint's files, and the log but for speeds and names."""
+        """What must not depend on kills: the last checkpoint's files, the log but for speeds and names."""
         last = self.folder / run / f"step-{STEPS:08d}"
         log = [json.loads(line) for line in (self.folder / run / "log.jsonl").read_text().splitlines()]
         for line in log:
@@ -117,7 +117,7 @@ class Crash:
             if damage := self.damage(run):
                 return damage
             if not any((self.folder / run).glob("step-*")):
-                shutil.rmtree(self.folder / run, ignore_errors=True)  # nothing was saved, nothing can be resumed
+                shutil.rmtree(self.folder / run, ignore_errors=True)  # there is nothing to resume
                 self.restarts += 1
             in_save = self.random.random() < 0.25
         if process.returncode != 0:
@@ -146,8 +146,8 @@ def main() -> int:
                 print(f"FAILED run {number}: {problem}")
             else:
                 passed += 1
-        print(f"{crash.kills} kills, {crash.kills_in_save} of them inside a save, {crash.restarts} before the "
-              f"first checkpoint; an undisturbed run takes {crash.seconds:.2f} s")
+        print(f"{crash.kills} kills, {crash.kills_in_save} of them inside a save, {crash.restarts} before there "
+              f"was a checkpoint; an undisturbed run takes {crash.seconds:.2f} s")
         if crash.kills_in_save < arguments.runs // 4:
             failed += 1
             print("FAILED too few kills fell into a save for the test to mean much")
