@@ -314,7 +314,7 @@ typedef struct {
     size_t index;  // the one that is changed
     bool leave_out;
     const char *rename;  // or NULL
-    bool transpose;
+    bool reshape;        // a matrix is transposed, a norm is a matrix of one column
 } Change;
 
 static bool zeros(void *context, size_t index, float *values, Error *e) {
@@ -335,9 +335,10 @@ static void write_changed(Change change, const char *extra) {
         bool renamed = this_one && change.rename != NULL;
         snprintf(entries[n].name, sizeof entries[n].name, "%s", renamed ? change.rename : p.name);
         entries[n].rank = parameter_shape(&p, entries[n].shape);
-        if (this_one && change.transpose) {
-            entries[n].shape[0] = p.columns;
-            entries[n].shape[1] = p.rows;
+        if (this_one && change.reshape) {
+            bool norm = p.row->columns == DIM_1;
+            entries[n].shape[0] = norm ? p.rows : p.columns;
+            entries[n].shape[1] = norm ? p.columns : p.rows;
             entries[n].rank = 2;
         }
         n++;
@@ -386,7 +387,7 @@ static void test_bad_weights(void) {
                    "config.json says (14, 20) (intermediate_size 14, hidden_size 20).\n"
                    "The files are of different models; copy both from the same place.");
     write_changed(matrix, NULL);
-    refuse_weights("tensor \"model.layers.0.self_attn.k_norm.weight\" has shape (1, 12),\n"
+    refuse_weights("tensor \"model.layers.0.self_attn.k_norm.weight\" has shape (12, 1),\n"
                    "config.json says (12) (num_key_value_heads 2 * head_dim 6).");
     write_text("bad/model.safetensors", "");
     refuse_weights("has 0 bytes, too few for a safetensors file");
