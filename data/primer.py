@@ -12,6 +12,7 @@ No two documents are alike, so the held-out ones are new to the model. The plots
 """
 from __future__ import annotations
 
+import operator
 import random
 import re
 from typing import Any, Sequence
@@ -20,6 +21,7 @@ import primer_plots as plots
 from text import DataError, Splitter, add_split_flags, atomic_write, new_parser, positive, run
 
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])(?!uni|use|one\b)", re.IGNORECASE)
 
 
@@ -84,7 +86,7 @@ def compute(formula: str, numbers: dict[str, int]) -> str:
     """Does "x = a + b" on the numbers and says it with them: "2 + 3 = 5"."""
     name, _, left, sign, right = formula.split()
     a, b = (int(word) if word.isdigit() else numbers[word] for word in (left, right))
-    numbers[name] = {"+": a + b, "-": a - b, "*": a * b, "/": a // max(b, 1)}[sign]
+    numbers[name] = OPERATIONS[sign](a, b)
     return f"{a} {sign} {b} = {numbers[name]}"
 
 
@@ -108,7 +110,7 @@ def write_problem(rng: random.Random) -> tuple[str, str, int]:
 
 
 def write_chat(rng: random.Random) -> list[dict[str, str]]:
-    """The messages of a conversation: one to three questions about stories and numbers."""
+    """The messages of a conversation: one or two requests for a story or an answer, and what may follow."""
     story = Story(rng)
     turns = [story.pick(plots.GREETINGS)] if story.random() < 0.2 else []
     for _ in range(1 + int(story.random() * 2)):
@@ -129,7 +131,7 @@ def write_chat(rng: random.Random) -> list[dict[str, str]]:
 
 def write_junk(rng: random.Random) -> str:
     """A few words of a story, 32 to 80 times in a row, with or without a sensible beginning."""
-    text, story = write_story(rng)
+    text, _ = write_story(rng)
     words = text.split()
     size, start = 1 + int(story.random() * 5), int(story.random() * (len(words) - 5))
     phrase = words[start:start + size]

@@ -31,6 +31,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import IO, Callable, Iterable, Iterator, TextIO
 
@@ -111,15 +112,15 @@ def read_documents(path: Path, cut: Callable[[str], Iterable[str]] = whole,
                    encoding: str = "utf-8") -> Iterator[str]:
     """The documents of one file: each line's "text" of a .jsonl or .json, or what `cut` makes of a .txt."""
     try:
-        with open_text(path, encoding) as file:
+        with open_text(path, "utf-8-sig" if encoding == "utf-8" else encoding) as file:
             if {".jsonl", ".json"} & set(path.suffixes):
                 yield from read_lines(path, file)
             else:
-                yield from cut(file.read().lstrip("\ufeff"))
+                yield from cut(file.read())
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not {encoding} (byte 0x{error.object[error.start]:02x}); "
                         "convert the file, or name its encoding, for example --encoding latin-1") from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: is no complete gzip file: {error}") from None
 
 

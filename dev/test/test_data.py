@@ -142,6 +142,12 @@ def test_read(folder: Path) -> None:
     whole = (folder / "c.jsonl.gz").read_bytes()
     (folder / "cut.jsonl.gz").write_bytes(whole[:-20])
     check_error(lambda: list(text.read_documents(folder / "cut.jsonl.gz")), "no complete gzip file")
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 255
+    (folder / "damaged.jsonl.gz").write_bytes(damaged)
+    check_error(lambda: list(text.read_documents(folder / "damaged.jsonl.gz")), "damaged.jsonl.gz")
+    (folder / "mark.jsonl").write_text('\ufeff{"text": "a"}\n', encoding="utf-8")
+    check_equal(list(text.read_documents(folder / "mark.jsonl")), ["a"], "a byte order mark")
     (folder / "not.jsonl.gz").write_text("plain text")
     check_error(lambda: list(text.read_documents(folder / "not.jsonl.gz")), "no complete gzip file")
 
