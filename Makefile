@@ -8,13 +8,14 @@
 
 CFLAGS ?= -O3 -march=native
 FUZZ_SECONDS ?= 20
-# -ffp-contract=fast lets a * b + c be one fused instruction. It is not fast-math: NaN, infinity and the order of
-# every sum stay as the source says.
+# -ffp-contract=fast lets a * b + c be one fused instruction. It is not fast-math: NaN, infinity and the order
+# of every sum stay as the source says.
 FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -I. -MMD -MP
 LIBS = -lm
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
-# On macOS, Apple's clang takes OpenMP from Homebrew's libomp; without it one thread is used, and the program says so.
+# On macOS, Apple's clang takes OpenMP from Homebrew's libomp; without it one thread is used, and the program
+# says so.
 ifeq ($(shell uname -s),Darwin)
   LIBOMP := $(shell brew --prefix libomp 2>/dev/null)
   OPENMP = $(if $(LIBOMP),-Xpreprocessor -fopenmp -I$(LIBOMP)/include -L$(LIBOMP)/lib -lomp)
@@ -87,8 +88,9 @@ warnings:
 drivers: $(addprefix build/,$(DRIVERS))
 
 # All that test, sanitize and fuzz run, for building side by side first.
-programs: train_olmo2 drivers $(addprefix build/,$(UNITS) test_olmo2 $(if $(shell command -v clang),$(FUZZERS))) \
-          $(addprefix build/sanitize/,$(UNITS) test_olmo2)
+programs: train_olmo2 drivers $(addprefix build/,$(UNITS) test_olmo2) \
+          $(addprefix build/sanitize/,$(UNITS) test_olmo2) \
+          $(if $(shell command -v clang),$(addprefix build/,$(FUZZERS)))
 
 format:
 	clang-format -i $(SOURCES)

@@ -23,11 +23,11 @@ typedef enum { ACTIVATION, LOSS, LAYER_GRADIENT, GRADIENT, AFTER_1, AFTER_10, KI
 
 // clang-format off
 static const struct { const char *name; double tolerance; const char *why; } kinds[] = {
-    { "activations",                  1e-5, "errors of two layers, each dozens of u, grown by norms of small rows" },
+    { "activations",                  1e-5, "two layers, each dozens of u, grown by norms of small rows" },
     { "losses, logprobs, norms, lr",  1e-5, "sums of the above, in double" },
     { "gradients of one layer",       1e-5, "one backward from exact inputs: sums of a hundred products" },
     { "gradients of the whole model", 1e-4, "the forward's errors, again through two layers of backward" },
-    { "parameters after 1 step",      1e-4, "AdamW's first step is lr g / (|g| + eps): errors of small g count in full" },
+    { "parameters after 1 step",      1e-4, "the first step is lr g / (|g| + eps): errors of small g count" },
     { "parameters after 10 steps",    1e-4, "ten of these, each from slightly different parameters" },
 };
 // clang-format on

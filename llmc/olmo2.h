@@ -1,7 +1,7 @@
 // olmo2.h: what an OLMo 2 model is made of, the sizes with a name, and the interface of a backend.
 //
-// Two backends implement the interface, train_olmo2.c (CPU) and train_olmo2.cu (CUDA); everything else in the
-// project sees a model only through it.
+// A backend holds the mathematics and implements the interface, as train_olmo2.c does for the CPU; everything
+// else in the project sees a model only through it.
 //
 // Shapes use the same letters everywhere: B batch, T sequence length, C channels of the residual stream,
 // L layers, NH query heads, NKV key/value heads, HS head size, F feed-forward hidden size, V vocabulary rows.
@@ -16,20 +16,20 @@
 #define OLMO2_NO_TOKEN UINT32_MAX  // no such token; as a label: this position has none
 
 typedef struct {
-    size_t C;              // hidden_size
-    size_t L;              // num_hidden_layers
-    size_t NH;             // num_attention_heads
-    size_t NKV;            // num_key_value_heads, a divisor of NH
-    size_t HS;             // head_dim, even; hidden_size / num_attention_heads unless the config says otherwise
-    size_t F;              // intermediate_size
-    size_t V;              // vocab_size: rows of the embedding and of lm_head, padding rows included
-    size_t max_T;          // max_position_embeddings
-    float rms_eps;         // rms_norm_eps, 1e-6 in every release
-    float rope_theta;      // 500000
-    float init_std;        // initializer_range, 0.02
+    size_t C;                // hidden_size
+    size_t L;                // num_hidden_layers
+    size_t NH;               // num_attention_heads
+    size_t NKV;              // num_key_value_heads, a divisor of NH
+    size_t HS;               // head_dim, even; hidden_size / num_attention_heads unless the config has it
+    size_t F;                // intermediate_size
+    size_t V;                // vocab_size: rows of the embedding and of lm_head, padding rows included
+    size_t max_T;            // max_position_embeddings
+    float rms_eps;           // rms_norm_eps, 1e-6 in every release
+    float rope_theta;        // 500000
+    float init_std;          // initializer_range, 0.02
     uint32_t bos, eos, pad;  // token ids, or OLMO2_NO_TOKEN
-    bool no_qk_norm;       // study: queries and keys are not normalised
-    bool pre_norm;         // study: the norms stand on the branch inputs, as before OLMo 2
+    bool no_qk_norm;         // study: queries and keys are not normalised
+    bool pre_norm;           // study: the norms stand on the branch inputs, as before OLMo 2
 } OLMo2Config;
 
 // The sizes of the OLMo 2 family and of its model ladder. 1B is the released one; 1B-core is OLMo-core's
@@ -61,7 +61,8 @@ static const OLMo2Preset olmo2_presets[] = {
 // clang-format on
 enum { OLMO2_PRESETS = sizeof olmo2_presets / sizeof olmo2_presets[0] };
 
-// Fills *config from the size of that name, with the tokens and constants of the releases; false if there is none.
+// Fills *config from the size of that name, with the tokens and constants of the releases; false if there is
+// none.
 static inline bool olmo2_preset(OLMo2Config *config, const char *name) {
     for (size_t i = 0; i < OLMO2_PRESETS; i++) {
         const OLMo2Preset *p = &olmo2_presets[i];
@@ -95,7 +96,7 @@ typedef struct OLMo2 OLMo2;  // a model and its buffers; each backend has its ow
 typedef struct {
     size_t B, T;   // largest batch and length of olmo2_forward; 0, 0 if it is never called
     bool train;    // gradients, moments and the activations that the backward needs
-    size_t slots;  // sequences decoded side by side, each with a key/value cache of cache_T positions; 0 for none
+    size_t slots;  // sequences decoded side by side, each with a cache of cache_T positions; 0 for none
     size_t cache_T;
 } OLMo2Limits;
 
@@ -104,8 +105,8 @@ typedef struct {
     size_t weights, gradients, moments, activations, workspace, cache, total;
 } OLMo2Memory;
 
-// One AdamW update (Loshchilov & Hutter 2019, as in PyTorch). The weight decay touches the parameters whose row
-// in parameters.h says so.
+// One AdamW update (Loshchilov & Hutter 2019, as in PyTorch). The weight decay touches the parameters whose
+// row in parameters.h says so.
 typedef struct {
     float lr;
     float beta1, beta2, eps;
@@ -139,11 +140,14 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T);
 // The head, on the batch of the last forward. labels (B, T), OLMO2_NO_TOKEN where a position has none.
 //   lse (B, T)       logsumexp over all V logits
 //   logprobs (B, T)  log p(label) = logit[label] - lse, 0 where there is no label
-// With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2): the gradient of lm_head is accumulated
-// and that of the hidden states is left for olmo2_backward. A position without a label needs weight 0.
-void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs, float *lse);
+// With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2): the gradient of lm_head is
+// accumulated and that of the hidden states is left for olmo2_backward. A position without a label needs
+// weight 0.
+void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
+                    float *lse);
 
-// From the final norm back to the embeddings, accumulating every other gradient. After olmo2_classify with weights.
+// From the final norm back to the embeddings, accumulating every other gradient. To be called after
+// olmo2_classify with weights.
 void olmo2_backward(OLMo2 *m);
 
 void olmo2_zero_gradients(OLMo2 *m);
@@ -154,8 +158,8 @@ void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings);
 void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values);
 void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values);
 
-// Decoding: feeds tokens[i] to sequence slots[i] at that sequence's next position, for i < n (no slot twice), and
-// returns logits (n, V) for the position after it. A sequence may grow to cache_T positions.
+// Decoding: feeds tokens[i] to sequence slots[i] at that sequence's next position, for i < n (no slot twice),
+// and returns logits (n, V) for the position after it. A sequence may grow to cache_T positions.
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits);
 void olmo2_decode_reset(OLMo2 *m, size_t slot);  // the slot's sequence is empty again
 

@@ -1,5 +1,5 @@
-// parameters.h: THE table of an OLMo 2's parameters. One row is a tensor of the model or of every layer. Allocation,
-// initialisation, weight decay, checkpoints, averages and tests are loops over it.
+// parameters.h: THE table of an OLMo 2's parameters. One row is a tensor of the model or of every layer.
+// Allocation, initialisation, weight decay, checkpoints, averages and tests are loops over it.
 #ifndef LLMC_PARAMETERS_H
 #define LLMC_PARAMETERS_H
 
@@ -30,33 +30,33 @@ enum {
 
 typedef struct {
     int id;                   // this row's place in the table
-    const char *name;         // in a Hugging Face checkpoint; %zu is the layer
+    const char *name;         // in a Hugging Face checkpoint; a layer's follows "model.layers.N."
     Dimension rows, columns;  // y = x W^T: rows are outputs; a norm's weight is (rows)
     bool per_layer;
-    bool decay;               // OLMo 2 decays everything but the input embedding, norms included
+    bool decay;  // OLMo 2 decays everything but the input embedding, norms included
     Init init;
 } ParameterRow;
 
 // clang-format off
 static const ParameterRow olmo2_parameters[] = {
-//  id                Hugging Face name                                     rows    columns  layer  decay  init
-  { EMBEDDING,        "model.embed_tokens.weight",                          DIM_V,  DIM_C,   false, false, INIT_NORMAL },
-  { WQ,               "model.layers.%zu.self_attn.q_proj.weight",           DIM_Q,  DIM_C,   true,  true,  INIT_NORMAL },
-  { WK,               "model.layers.%zu.self_attn.k_proj.weight",           DIM_KV, DIM_C,   true,  true,  INIT_NORMAL },
-  { WV,               "model.layers.%zu.self_attn.v_proj.weight",           DIM_KV, DIM_C,   true,  true,  INIT_NORMAL },
-  { WO,               "model.layers.%zu.self_attn.o_proj.weight",           DIM_C,  DIM_Q,   true,  true,  INIT_NORMAL },
-  { Q_NORM,           "model.layers.%zu.self_attn.q_norm.weight",           DIM_Q,  DIM_1,   true,  true,  INIT_ONE    },
-  { K_NORM,           "model.layers.%zu.self_attn.k_norm.weight",           DIM_KV, DIM_1,   true,  true,  INIT_ONE    },
-  { ATTENTION_NORM,   "model.layers.%zu.post_attention_layernorm.weight",   DIM_C,  DIM_1,   true,  true,  INIT_ONE    },
-  { W_GATE,           "model.layers.%zu.mlp.gate_proj.weight",              DIM_F,  DIM_C,   true,  true,  INIT_NORMAL },
-  { W_UP,             "model.layers.%zu.mlp.up_proj.weight",                DIM_F,  DIM_C,   true,  true,  INIT_NORMAL },
-  { W_DOWN,           "model.layers.%zu.mlp.down_proj.weight",              DIM_C,  DIM_F,   true,  true,  INIT_NORMAL },
-  { FEEDFORWARD_NORM, "model.layers.%zu.post_feedforward_layernorm.weight", DIM_C,  DIM_1,   true,  true,  INIT_ONE    },
-  { FINAL_NORM,       "model.norm.weight",                                  DIM_C,  DIM_1,   false, true,  INIT_ONE    },
-  { LM_HEAD,          "lm_head.weight",                                     DIM_V,  DIM_C,   false, true,  INIT_NORMAL },
+//  id                Hugging Face name                    rows    columns  layer  decay  init
+  { EMBEDDING,        "model.embed_tokens.weight",         DIM_V,  DIM_C,   false, false, INIT_NORMAL },
+  { WQ,               "self_attn.q_proj.weight",           DIM_Q,  DIM_C,   true,  true,  INIT_NORMAL },
+  { WK,               "self_attn.k_proj.weight",           DIM_KV, DIM_C,   true,  true,  INIT_NORMAL },
+  { WV,               "self_attn.v_proj.weight",           DIM_KV, DIM_C,   true,  true,  INIT_NORMAL },
+  { WO,               "self_attn.o_proj.weight",           DIM_C,  DIM_Q,   true,  true,  INIT_NORMAL },
+  { Q_NORM,           "self_attn.q_norm.weight",           DIM_Q,  DIM_1,   true,  true,  INIT_ONE    },
+  { K_NORM,           "self_attn.k_norm.weight",           DIM_KV, DIM_1,   true,  true,  INIT_ONE    },
+  { ATTENTION_NORM,   "post_attention_layernorm.weight",   DIM_C,  DIM_1,   true,  true,  INIT_ONE    },
+  { W_GATE,           "mlp.gate_proj.weight",              DIM_F,  DIM_C,   true,  true,  INIT_NORMAL },
+  { W_UP,             "mlp.up_proj.weight",                DIM_F,  DIM_C,   true,  true,  INIT_NORMAL },
+  { W_DOWN,           "mlp.down_proj.weight",              DIM_C,  DIM_F,   true,  true,  INIT_NORMAL },
+  { FEEDFORWARD_NORM, "post_feedforward_layernorm.weight", DIM_C,  DIM_1,   true,  true,  INIT_ONE    },
+  { FINAL_NORM,       "model.norm.weight",                 DIM_C,  DIM_1,   false, true,  INIT_ONE    },
+  { LM_HEAD,          "lm_head.weight",                    DIM_V,  DIM_C,   false, true,  INIT_NORMAL },
 };
 // clang-format on
-static_assert(sizeof olmo2_parameters / sizeof olmo2_parameters[0] == PARAMETER_ROWS, "one row for each name");
+static_assert(sizeof olmo2_parameters / sizeof olmo2_parameters[0] == PARAMETER_ROWS, "one row each");
 
 static inline size_t dimension_size(const OLMo2Config *config, Dimension dimension) {
     switch (dimension) {
@@ -101,7 +101,8 @@ static inline size_t parameter_offset(const OLMo2Config *config, int id, size_t 
             before += size;
         }
     }
-    if (id < PARAMETER_ROWS && olmo2_parameters[id].per_layer) { return before + layer * per_layer + layer_before; }
+    bool in_layer = id < PARAMETER_ROWS && olmo2_parameters[id].per_layer;
+    if (in_layer) { return before + layer * per_layer + layer_before; }
     return before + (id > EMBEDDING ? config->L * per_layer : 0);
 }
 
@@ -132,8 +133,7 @@ static inline Parameter parameter_at(const OLMo2Config *config, size_t index) {
     p.size = p.rows * p.columns;
     p.offset = parameter_offset(config, id, p.layer);
     if (p.row->per_layer) {
-        // The name holds exactly one %zu: the format is the table's, above.
-        snprintf(p.name, sizeof p.name, p.row->name, p.layer);
+        snprintf(p.name, sizeof p.name, "model.layers.%zu.%s", p.layer, p.row->name);
     } else {
         snprintf(p.name, sizeof p.name, "%s", p.row->name);
     }

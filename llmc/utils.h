@@ -4,7 +4,7 @@
 // On failure it has written there one message for a person: which file, flag or field, what was found, what
 // was expected, what to do. The caller passes it up with `return false`; only main() prints it and exits.
 //
-// All headers of llmc/ compile as C11 and as C++17, because train_olmo2.c and train_olmo2.cu share them.
+// All headers of llmc/ compile as C11 and as C++17, so that a backend may be written in either.
 #ifndef LLMC_UTILS_H
 #define LLMC_UTILS_H
 
@@ -48,7 +48,7 @@ static inline bool error_return(int length) {
     return false;
 }
 
-// Writes the message and is false, so that `return fail(err, "...", ...)` is the whole story. A macro, because
+// Writes the message and is false, so that `return fail(err, "...", ...)` is the whole story. A macro:
 // compilers do not look into a function with variable arguments and would not know that it is false.
 #define fail(err, ...) error_return(error_write(err, __VA_ARGS__))
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # scripts/test.sh              everything that needs no PyTorch
-# scripts/test.sh --reference  also PyTorch, transformers, tokenizers and OLMo-core in .venv, and the checks against them
+# scripts/test.sh --reference  also the checks against PyTorch, transformers, tokenizers and OLMo-core
 #
 # Sets itself up: says what it installs and why. Every suite is one line; the last line is the sum.
 set -uo pipefail
@@ -26,11 +26,11 @@ suite() { dev/test/suite.sh "$@"; }
 begin=$(date +%s)
 
 # Built two at a time, run one at a time, so that the seconds of a suite are its own.
-make -s -k -j "$(getconf _NPROCESSORS_ONLN)" programs || echo "some programs did not build; their suites fail below"
+make -s -k -j "$(getconf _NPROCESSORS_ONLN)" programs || echo "what did not build fails below"
 make -s -k test
 make -s -k sanitize
 make -s warnings
-if command -v clang >/dev/null; then make -s -k fuzz; else echo "skipped: fuzz targets (clang not installed)"; fi
+if have clang; then make -s -k fuzz; else say "skipped: fuzz targets (clang not installed)"; fi
 suite "crash" "$python" dev/test/test_crash.py
 suite "data scripts" "$python" dev/test/test_data.py
 suite "formulas of dev/doc" "$python" dev/doc/check.py
@@ -45,7 +45,7 @@ if [ $reference = yes ]; then
         suite "$name" "$python" "$check"
     done
 else
-    echo "not run: the checks against PyTorch, transformers, tokenizers and OLMo-core (scripts/test.sh --reference)"
+    say "not run: the checks against PyTorch and its ecosystem (scripts/test.sh --reference)"
 fi
 
 awk -v seconds="$(($(date +%s) - begin))" '

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# suite.sh NAME COMMAND...: runs one test program, shows one line of it, and adds that line to build/tests/results.
-# A program's last line must be "N passed, N failed[, N skipped]"; without one, or with another exit code than 0, the
-# suite has failed and what it printed is shown. Lines that begin with "skipped" are shown always.
+# suite.sh NAME COMMAND...: runs one test program, shows a line about it, and adds one to build/tests/results.
+# A program's last line must be "N passed, N failed"; without one, or with another exit code than 0, the suite
+# has failed and what it printed is shown. Lines that begin with "skipped" are shown always.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 name=$1
@@ -9,8 +9,8 @@ shift
 mkdir -p build/tests
 log=build/tests/$(tr ' /' '__' <<<"$name").log
 
-# Threads that wait spin for a few microseconds, then sleep: spinning for longer slows the tests down a hundredfold
-# where they share the machine with anything else.
+# Threads that wait spin for a few microseconds, then sleep: spinning for longer slows the tests down a
+# hundredfold where they share the machine with anything else.
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 
 begin=$(date +%s.%N)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Breaks the mathematics in one place at a time and demands that test_olmo2 turns red.
 
-Each mutation is compiled into a copy of test_olmo2 and run. One that stays green is a hole in the tests. The unbroken
-source must be green, or a red would mean nothing; a mutation that does not compile or whose text is no longer in the
-source is a failure too.
+Each mutation is compiled into a copy of test_olmo2 and run. One that stays green is a hole in the tests. The
+unbroken source must be green, or a red would mean nothing; a mutation that does not compile, that ends by a
+signal, or whose text is no longer in the source is a failure too.
 
     python3 dev/test/test_mutations.py [NAME...]       all mutations, or those whose name contains a NAME
 """
@@ -19,7 +19,7 @@ from typing import List, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 C = "train_olmo2.c"
-COMPILE = [os.environ.get("CC", "gcc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-I.", "test_olmo2.c", "-o", "mutant"]
+COMPILE = f"{os.environ.get('CC', 'gcc')} -std=c11 -D_GNU_SOURCE -O1 -I. test_olmo2.c -o mutant -w -lm".split()
 
 
 class Edit(NamedTuple):
@@ -36,14 +36,14 @@ MUTATIONS = [
         Edit(C, "if (w == NULL) {\n        memcpy(y, x, B * T", "if (true) {\n        memcpy(y, x, B * T")]),
     ("QK-norm head by head", [
         Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, C, eps);",
-             "for (size_t i = 0; i < B * T * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, x + i * HS, "
-             "w + i % NH * HS, 1, HS, eps); }")]),
+             "for (size_t i = 0; i < B * T * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, "
+             "x + i * HS, w + i % NH * HS, 1, HS, eps); }")]),
     ("QK-norm after RoPE", [
         Edit(C, "    if (w == NULL) {\n        memcpy(y, x, B * T * C * sizeof(float));\n    } else {\n"
                 "        rmsnorm_forward(y, rstd, x, w, B * T, C, eps);\n    }\n",
              "    memcpy(y, x, B * T * C * sizeof(float));\n"),
-        Edit(C, "                head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n",
-             "                head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n"
+        Edit(C, "head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n",
+             "head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n"
              "    rmsnorm_forward(y, rstd, y, w, B * T, C, eps);\n")]),
     ("interleaved RoPE", [
         Edit(C, "head[i + half]", "head[2 * i + 1]"),
@@ -56,19 +56,20 @@ MUTATIONS = [
     ("eps 1e-5", [Edit(C, "const float eps = c->rms_eps;", "const float eps = 1e-5f;")]),
     ("pre-norm", [
         Edit(C, "c->pre_norm ? N * c->C : 0", "N * c->C"),
-        Edit(C, "a.attention_rstd, a.x, w.attention_in, N, C, eps", "a.attention_rstd, a.x, w.attention_norm, N, C, eps"),
+        Edit(C, "a.attention_rstd, a.x, w.attention_in, N, C, eps",
+             "a.attention_rstd, a.x, w.attention_norm, N, C, eps"),
         Edit(C, "a.attention_rstd, a.x, a.o, w.attention_norm, N", "a.attention_rstd, a.x, a.o, NULL, N"),
         Edit(C, "a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps",
              "a.feedforward_rstd, a.h, w.feedforward_norm, N, C, eps"),
         Edit(C, "a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N",
              "a.feedforward_rstd, a.h, a.down, NULL, N")]),
     ("up and gate swapped", [
-        Edit(C, "swiglu_forward(s->act, a.gate, a.up, N, F);", "swiglu_forward(s->act, a.up, a.gate, N, F);")]),
+        Edit(C, "swiglu_forward(s->act, a.gate, a.up", "swiglu_forward(s->act, a.up, a.gate")]),
     ("sigmoid for silu", [Edit(C, "a[i] = gate[i] / (1.0f +", "a[i] = 1.0f / (1.0f +")]),
-    ("missing 1/sqrt(HS)", [Edit(C, "const float scale = 1.0f / sqrtf((float)HS);", "const float scale = 1.0f;")]),
+    ("missing 1/sqrt(HS)", [Edit(C, "scale = 1.0f / sqrtf((float)HS);", "scale = 1.0f;")]),
     ("wrong query group", [Edit(C, "h / (NH / NKV) * HS", "h % NKV * HS")]),
     ("mask lets the next token through", [
-        Edit(C, "const size_t visible = i0 + r + 1;", "const size_t visible = i0 + r + 2 < keys ? i0 + r + 2 : keys;")]),
+        Edit(C, "visible = i0 + r + 1;", "visible = i0 + r + 2 < keys ? i0 + r + 2 : keys;")]),
     ("mask hides the first token", [
         Edit(C, "for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }",
              "for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }\n"
@@ -76,15 +77,16 @@ MUTATIONS = [
     ("tied embeddings", [
         Edit(C, "*lm_head = m->weights + parameter_offset(c, LM_HEAD, 0)",
              "*lm_head = m->weights + parameter_offset(c, EMBEDDING, 0)")]),
-    ("feed-forward reads x", [Edit(C, "a.feedforward_rstd, a.h, w.feedforward_in", "a.feedforward_rstd, a.x, w.feedforward_in")]),
+    ("feed-forward reads x", [
+        Edit(C, "a.feedforward_rstd, a.h, w.feedforward_in", "a.feedforward_rstd, a.x, w.feedforward_in")]),
     ("last layer dropped", [
-        Edit(C, "    for (size_t l = 0; l < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights",
-             "    for (size_t l = 0; l + 1 < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights")]),
+        Edit(C, "l < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights",
+             "l + 1 < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights")]),
     ("padding columns left out of the softmax", [
         Edit(C, "for (size_t j = 0; j < V; j += 256)", "for (size_t j = 0; j < V - 4; j += 256)"),
         Edit(C, "V - j < 256 ? V - j : 256", "V - 4 - j < 256 ? V - 4 - j : 256")]),
     ("z-loss gradient missing", [
-        Edit(C, "const float factor = weights[n] * (1.0f + 2.0f * z * lse[n]);", "const float factor = weights[n];")]),
+        Edit(C, "factor = weights[n] * (1.0f + 2.0f * z * lse[n]);", "factor = weights[n];")]),
     ("z-loss gradient without its 2", [Edit(C, "(1.0f + 2.0f * z * lse[n])", "(1.0f + z * lse[n])")]),
     ("labels not shifted", [
         Edit("llmc/objectives.h", "labels[i] = trained ? tokens[i + 1]", "labels[i] = trained ? tokens[i]")]),
@@ -97,7 +99,8 @@ MUTATIONS = [
         Edit(C, "for (size_t h = g * group; h < (g + 1) * group; h++) {",
              "for (size_t h = g * group; h < (g + 1) * group; h++) {\n"
              "                memset(dk + key, 0, HS * sizeof(float));")]),
-    ("softmax backward without its mean", [Edit(C, "p_i[j] * (ds_i[j] - mean) * scale", "p_i[j] * ds_i[j] * scale")]),
+    ("softmax backward without its mean", [
+        Edit(C, "p_i[j] * (ds_i[j] - mean) * scale", "p_i[j] * ds_i[j] * scale")]),
     ("rmsnorm backward without its mean", [
         Edit(C, "dx_n[c] = s * (dx_n[c] - x_n[c] * s * mean);", "dx_n[c] = s * dx_n[c];")]),
     ("branch gradient not added to the residual", [
@@ -115,7 +118,8 @@ MUTATIONS = [
     ("bias correction stays at the first step", [Edit(C, "(double)s->t)", "1.0)")]),
     ("clip after the update", [Edit(C, "g[i] * s->gradient_scale", "g[i]")]),
     ("eps inside the square root", [
-        Edit(C, "(sqrtf(v[i]) / correction2 + s->eps)", "sqrtf(v[i] / (correction2 * correction2) + s->eps)")]),
+        Edit(C, "(sqrtf(v[i]) / correction2 + s->eps)",
+             "sqrtf(v[i] / (correction2 * correction2) + s->eps)")]),
     ("gradient norm of the last tensor missing", [
         Edit(C, "for (size_t i = 0; i < parameter_count(&m->config); i++) {\n"
                 "        const Parameter p = parameter_at(&m->config, i);\n        sum +=",
@@ -139,7 +143,7 @@ def verdict(name: str, edits: List[Edit]) -> str:
             if edit.old not in text:
                 return f"its text is not in {edit.file}: {edit.old!r}"
             (copy / edit.file).write_text(text.replace(edit.old, edit.new))
-        build = subprocess.run(COMPILE + ["-w", "-lm"], cwd=copy, capture_output=True, text=True)
+        build = subprocess.run(COMPILE, cwd=copy, capture_output=True, text=True)
         if build.returncode != 0:
             return "does not compile: " + build.stderr.strip().splitlines()[0]
         try:

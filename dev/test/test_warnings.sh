@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles everything with gcc and clang at -Wall -Wextra -Werror, every header alone and twice as C11 and as C++17
-# (train_olmo2.cu shares them), with and without OpenMP. Only looks: no file is written.
+# Compiles everything with gcc and clang at -Wall -Wextra -Werror, with and without OpenMP, and every header
+# alone, included twice, as C11 and as C++17. Only looks: no file is written.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0
