@@ -23,21 +23,24 @@ python=.venv/bin/python
 rm -f build/tests/results
 mkdir -p build/tests
 suite() { dev/test/suite.sh "$@"; }
+
+# All suites of a target. One that does not build prints no figures, so a failed target counts as a failure itself.
+target() { make -s -k "$1" || printf '0 1 0 0 make %s\n' "$1" >>build/tests/results; }
 begin=$(date +%s)
 
 # Built two at a time, run one at a time, so that the seconds of a suite are its own.
 make -s -k -j "$(getconf _NPROCESSORS_ONLN)" programs || echo "what did not build fails below"
-make -s -k test
-make -s -k sanitize
-make -s warnings
-if have clang; then make -s -k fuzz; else say "skipped: fuzz targets (clang not installed)"; fi
+target test
+target sanitize
+target warnings
+if have clang; then target fuzz; else say "skipped: fuzz targets (clang not installed)"; fi
 suite "crash" "$python" dev/test/test_crash.py
 suite "data scripts" "$python" dev/test/test_data.py
 suite "formulas of dev/doc" "$python" dev/doc/check.py
 
 if [ $reference = yes ]; then
     setup_reference || exit 1
-    make -s drivers
+    target drivers
     suite "reference" "$python" dev/reference/test_reference.py
     suite "dumps" "$python" dev/reference/dump.py --check
     for check in dev/test/reference_*.py; do
