@@ -43,20 +43,20 @@ build/%: dev/test/%.c | build
 build/%: dev/bench/%.c | build
 	$(CC) $(CFLAGS) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
-build/sanitize/train_olmo2: train_olmo2.c | build
+build/sanitize/train_olmo2: train_olmo2.c | build/sanitize
 	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
-build/sanitize/test_olmo2: test_olmo2.c | build
+build/sanitize/test_olmo2: test_olmo2.c | build/sanitize
 	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
-build/sanitize/%: dev/test/%.c | build
+build/sanitize/%: dev/test/%.c | build/sanitize
 	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
 build/fuzz_%: dev/test/fuzz_%.c | build
 	clang -O1 -g $(FLAGS) -fsanitize=fuzzer,address,undefined $< -o $@ $(LIBS)
 
-build:
-	mkdir -p build/sanitize
+build build/sanitize:
+	mkdir -p $@
 
 # Every unit test, then the program as a whole; `make -k` goes on after a failure.
 RUN_UNITS = $(addprefix run/,$(UNITS) test_olmo2)
@@ -98,7 +98,7 @@ format:
 clean:
 	rm -rf build train_olmo2
 
--include $(wildcard build/*.d)
+-include $(wildcard build/*.d build/sanitize/*.d)
 
 # Nothing may vanish between a build and its run.
 .SECONDARY:
