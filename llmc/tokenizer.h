@@ -89,8 +89,8 @@ static inline bool token_buffer_reserve(TokenBuffer *buffer, size_t more, Error 
 
 // ---------------------------------------------------------------------------------------------
 // Words: the pattern, one function for each of its alternatives. A function returns the end of its match at
-// `at`, or `at` itself where it does not match. Characters are those of UTF-8; a byte that is no part of valid
-// UTF-8 (RFC 3629) is a character of its own, neither letter, number nor space.
+// `at`, or `at` itself where it does not match. Characters are those of UTF-8; a byte outside of valid UTF-8
+// (RFC 3629) is a character of its own, neither letter, number nor space.
 
 typedef struct {
     UnicodeClass kind;

@@ -3,10 +3,11 @@
 
     python3 dev/test/reference_tokenizer.py
 
-Needs `tokenizers`, and a C compiler for dev/test/encode_lines.c. `transformers` and ../shared/data are used where they
-are present. The library takes no invalid UTF-8, so strings of arbitrary bytes are compared with this reading of it:
-a byte that is not part of a character is a character of its own, neither letter, number nor space. Such bytes are
-replaced by private-use characters (which are just that), the library cuts the words, and its model merges their bytes.
+Needs `tokenizers`, and a C compiler for dev/test/tokenizer_driver.c. `transformers` and ../shared/data are
+used where they are present. The library takes no invalid UTF-8, so strings of arbitrary bytes are compared
+with this reading of it: a byte outside of valid UTF-8 is a character of its own, neither letter, number nor
+space. Private-use characters, which are just that, take the place of such bytes while the library cuts the
+words; its model then merges the words' bytes.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -48,14 +49,14 @@ def check(ok: bool, what: str) -> None:
 # the two sides
 
 def build_driver(folder: Path) -> Path:
-    driver = folder / "encode_lines"
+    driver = folder / "tokenizer_driver"
     subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O3", "-I", ROOT,
-                    ROOT / "dev/test/encode_lines.c", "-o", driver, "-lm"], check=True)
+                    ROOT / "dev/test/tokenizer_driver.c", "-o", driver, "-lm"], check=True)
     return driver
 
 
 def encode_here(driver: Path, tokenizer: Path, strings: list[bytes]) -> tuple[list[list[int]], float]:
-    """The ids of each string by tokenizer.h, and the processor seconds that took. The driver checks the decoding."""
+    """The ids of each string by tokenizer.h, and processor seconds. The driver checks the decoding."""
     stdin = b"".join(struct.pack("<I", len(string)) + string for string in strings)
     run = subprocess.run([driver, tokenizer], input=stdin, capture_output=True)
     if run.returncode != 0:
@@ -87,7 +88,8 @@ def encode_bytes(tokenizer: Tokenizer, added: re.Pattern[bytes], string: bytes) 
         text = part.decode("utf-8", "surrogateescape")
         for _, (begin, end) in SPLIT.pre_tokenize_str(re.sub("[\ud800-\udfff]", "\ue000", text)):
             word = text[begin:end].encode("utf-8", "surrogateescape")
-            ids += [token.id for token in tokenizer.model.tokenize("".join(BYTE_CHARACTERS[byte] for byte in word))]
+            spelled = "".join(BYTE_CHARACTERS[byte] for byte in word)
+            ids += [token.id for token in tokenizer.model.tokenize(spelled)]
     return ids
 
 
@@ -100,7 +102,8 @@ def compare(driver: Path, path: Path, texts: list[str], what: str) -> None:
     for i in wrong[:3]:
         print(f"       {texts[i][:200]!r}\n       found {found[i][:40]}\n       expected {expected[i][:40]}")
     decoded = tokenizer.decode_batch(expected, skip_special_tokens=False) == texts
-    check(not wrong and decoded, f"{what}: {len(texts):,} strings, {sum(map(len, expected)):,} tokens, {len(wrong)} differ"
+    tokens = sum(map(len, expected))
+    check(not wrong and decoded, f"{what}: {len(texts):,} strings, {tokens:,} tokens, {len(wrong)} differ"
                                  + ("" if decoded else ", decoding differs"))
 
 
@@ -110,9 +113,10 @@ def compare_bytes(driver: Path, path: Path, strings: list[bytes], what: str) -> 
     contents.sort(key=len, reverse=True)  # the longest of those that begin at one place
     added = re.compile(b"(" + b"|".join(map(re.escape, contents)) + b")")
     found, _ = encode_here(driver, path, strings)
-    wrong = [i for i, string in enumerate(strings) if found[i] != encode_bytes(tokenizer, added, string)]
+    expected = [encode_bytes(tokenizer, added, string) for string in strings]
+    wrong = [i for i in range(len(strings)) if found[i] != expected[i]]
     for i in wrong[:3]:
-        print(f"       {strings[i]!r}\n       found {found[i]}\n       expected {encode_bytes(tokenizer, added, strings[i])}")
+        print(f"       {strings[i]!r}\n       found {found[i]}\n       expected {expected[i]}")
     check(not wrong, f"{what}: {len(strings):,} strings, {len(wrong)} differ")
 
 
@@ -132,7 +136,7 @@ def trained(path: Path) -> None:
 
 
 def made_up(rng: random.Random, path: Path) -> str:
-    """A tokenizer of random merges over few letters, where ties, overlaps and dead ends abound; returns its letters."""
+    """A tokenizer of random merges over few letters: ties, overlaps and dead ends. Returns the letters."""
     letters = rng.sample("abc é1 '\n", rng.randint(1, 5))
     tokens = list(dict.fromkeys(BYTE_CHARACTERS[byte] for letter in letters for byte in letter.encode()))
     merges: list[tuple[str, str]] = []
@@ -143,14 +147,15 @@ def made_up(rng: random.Random, path: Path) -> str:
             tokens = list(dict.fromkeys([*tokens, pair[0] + pair[1]]))
     tokens += [character for character in BYTE_CHARACTERS if character not in tokens]
     rng.shuffle(tokens)
-    added = {"".join(rng.choices(letters, k=rng.randint(2, 5))): None for _ in range(rng.randint(0, 6))}
-    added = {content: None for content in added if content.isascii() or content not in tokens}
-    outside = len(tokens)
-    entries = []
-    for content in added:
-        known = content in tokens and content.isascii()
-        entries.append({"id": tokens.index(content) if known else outside, "content": content, "single_word": False,
-                        "lstrip": False, "rstrip": False, "normalized": False, "special": rng.random() < 0.5})
+    contents = {"".join(rng.choices(letters, k=rng.randint(2, 5))): None for _ in range(rng.randint(0, 6))}
+    entries, outside = [], len(tokens)
+    for content in contents:
+        known = content in tokens
+        if known and not content.isascii():
+            continue  # in the vocabulary it is not this text, but spells a byte
+        entries.append({"id": tokens.index(content) if known else outside, "content": content,
+                        "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                        "special": rng.random() < 0.5})
         outside += not known
     document = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": entries, "normalizer": None,
@@ -172,17 +177,31 @@ def made_up(rng: random.Random, path: Path) -> str:
 # strings to compare on
 
 NASTY = [
-    "'s", "'S", "'\u017f", "'re", "'RE", "'Ll", "'lL", "'ve", "'d", "'M", "'t", "'", "''", "\u2019s", "'x", "'l", "'r",
-    " ", "  ", "   ", "\t", "\n", "\r", "\r\n", "\n\r", "\n\n", " \n", "\n ", "\t\n \n", "\v", "\f", "\x1c", "\x1f", "\x00",
-    "\x7f", "\x85", "\xa0", "\u1680", "\u180e", "\u2007", "\u2028", "\u2029", "\u200b", "\u202f", "\u205f", "\u3000", "\ufeff",
-    "0", "7", "42", "123", "1234", "\u0661\u0662\u0663", "\u0967", "\u00bd", "\u2167", "\u3007", "\U0001d7d8", "\u4e00",
-    "a", "B", "word", "The", "don", "e\u0301", "\u00e9", "\u0301", "\u20dd", "n\u0303o", "\u017f", "\u212a", "\u1e9e", "\ufb06",
-    "\u0130", "\u01c5", "\u02b0", "\u05d0", "\u0627\u0644", "\u0915\u094d\u0937", "\u0e01\u0e33", "\ud55c", "\u1112\u1161",
-    "\u6771\u4eac", "\u3042", "\U0001f642", "\U0001f468\u200d\U0001f469", "\U0001f1fa\U0001f1f8", "\U00020000", "\U0001e900",
+    # contractions and what looks like them
+    "'s", "'S", "'\u017f", "'re", "'RE", "'Ll", "'lL", "'ve", "'d", "'M", "'t", "'", "''", "\u2019s", "'x",
+    "'l", "'r",
+    # white space, and controls that are not
+    " ", "  ", "   ", "\t", "\n", "\r", "\r\n", "\n\r", "\n\n", " \n", "\n ", "\t\n \n", "\v", "\f", "\x85",
+    "\xa0", "\u1680", "\u2007", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\x00", "\x1c", "\x1f",
+    "\x7f", "\u180e", "\u200b", "\ufeff",
+    # digits and other numbers
+    "0", "7", "42", "123", "1234", "\u0661\u0662\u0663", "\u0967", "\u00bd", "\u2167", "\u3007",
+    "\U0001d7d8",
+    # letters, with and without combining marks, and of several cases and scripts
+    "a", "B", "word", "The", "don", "\u00e9", "e\u0301", "\u0301", "\u20dd", "n\u0303o", "\u017f", "\u212a",
+    "\u1e9e", "\ufb06", "\u0130", "\u01c5", "\u02b0", "\u05d0", "\u0627\u0644", "\u0915\u094d\u0937",
+    "\u0e01\u0e33", "\ud55c", "\u1112\u1161", "\u4e00", "\u6771\u4eac", "\u3042", "\U00020000",
+    "\U0001e900",
+    # unassigned, private, not characters; U+105C0 is a letter since Unicode 16
     "\u0378", "\U000105c0", "\U0002fffe", "\uffff", "\ue000", "\U0010ffff", "\U000e0001",
-    "!", "...", "-", "_", "$", "%", "/", "://", "(", ")", "[", "]", "{}", "<", ">", "|", "<|", "|>", "||", "|||", "\\", "\u00b7",
-    "\u2014", "\u2026", "\u201c", *ADDED, "<|endoftext|", "|endoftext|>", "<|im_start|><|im_end|>", "|||IP_ADDRESS||||",
+    # symbols
+    "!", "...", "-", "_", "$", "%", "/", "://", "(", ")", "[", "]", "{}", "<", ">", "|", "<|", "|>", "||",
+    "|||", "\\", "\u00b7", "\u2014", "\u2026", "\u201c", "\U0001f642", "\U0001f468\u200d\U0001f469",
+    "\U0001f1fa\U0001f1f8",
+    # added tokens, and nearly
+    *ADDED, "<|endoftext|", "|endoftext|>", "<|im_start|><|im_end|>", "|||IP_ADDRESS||||",
 ]
+BROKEN = [b"", b"\x80", b"\xe2\x82", b"\xed\xa0\x80", b"\xf4\x90", b"\xc0\xaf", b"\xff", b"\xf0\x9f\x99"]
 
 
 def nasty_text(rng: random.Random) -> str:
@@ -192,8 +211,9 @@ def nasty_text(rng: random.Random) -> str:
 
 def random_text(rng: random.Random) -> str:
     """Code points from all planes, from one block, or from ASCII."""
-    begin, size = rng.choice(((0, 0x110000), (0, 128), (0, 0x800), (0, 0x3000), (rng.randrange(0x110000), 64)))
-    codes = (min(begin + rng.randrange(size), 0x10FFFF) for _ in range(rng.randint(1, 24)))
+    blocks = (0, 0x110000), (0, 128), (0, 0x800), (0, 0x3000), (rng.randrange(0x110000 - 64), 64)
+    begin, size = rng.choice(blocks)
+    codes = (begin + rng.randrange(size) for _ in range(rng.randint(1, 24)))
     return "".join(chr(code) for code in codes if not 0xD800 <= code <= 0xDFFF)
 
 
@@ -204,8 +224,7 @@ def random_bytes(rng: random.Random) -> bytes:
     string = bytearray((nasty_text if rng.random() < 0.5 else random_text)(rng).encode())
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(string) + 1)
-        string[at:at + rng.randint(0, 2)] = rng.choice((b"", b"\x80", b"\xe2\x82", b"\xed\xa0\x80", b"\xf4\x90", b"\xc0\xaf",
-                                                       b"\xff", b"\xf0\x9f\x99", rng.randbytes(1)))
+        string[at:at + rng.randint(0, 2)] = rng.choice(BROKEN)
     return bytes(string)
 
 
@@ -226,10 +245,10 @@ def check_classes() -> None:
     for first, last, kind in re.findall(r"\{(0x[0-9a-f]+), (0x[0-9a-f]+), ([123])\}", header):
         table[int(kind)].update(range(int(first, 16), int(last, 16) + 1))
     everything = "".join(chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF)
+    parts = [everything[i:i + 4096] for i in range(0, len(everything), 4096)]
     for kind, name in ((1, r"\p{L}"), (2, r"\p{N}"), (3, r"\s")):
         keep = pre_tokenizers.Split(Regex(name + "+"), "removed", invert=True)
-        found = {ord(c) for i in range(0, len(everything), 4096) for run, _ in keep.pre_tokenize_str(everything[i:i + 4096])
-                 for c in run}
+        found = {ord(c) for part in parts for run, _ in keep.pre_tokenize_str(part) for c in run}
         check(found == table[kind], f"{name}: {len(table[kind]):,} of {len(everything):,} code points, "
                                     f"{len(found ^ table[kind])} differ")
 
@@ -238,12 +257,13 @@ def check_strings(driver: Path, path: Path, name: str, count: int) -> None:
     rng = random.Random(1)
     codes = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 61)]
     around = [f"'{c}e {c}a1{c} {c}{c}\n{c}  {c}" for c in map(chr, codes)]
-    compare(driver, path, ["".join(around[i:i + 64]) for i in range(0, len(around), 64)], f"{name}: {len(codes):,} code points")
+    together = ["".join(around[i:i + 64]) for i in range(0, len(around), 64)]
+    compare(driver, path, together, f"{name}: {len(codes):,} code points")
     compare(driver, path, [nasty_text(rng) for _ in range(count // 2)], f"{name}: nasty")
     compare(driver, path, [random_text(rng) for _ in range(count // 4)], f"{name}: random Unicode")
     compare_bytes(driver, path, [random_bytes(rng) for _ in range(count // 4)], f"{name}: random bytes")
-    long = ["a" * 100_000, " " * 100_000, "\n" * 100_000, "ab" * 50_000 + "1" * 1000, " a" * 50_000, "\u00e9" * 50_000,
-            "=" * 65_537, "".join(rng.choices("abcdefgh", k=100_000)), "".join(rng.choices(NASTY, k=50_000))]
+    long = [part * 50_000 for part in ("aa", "  ", "\n\n", " a", "\u00e9", "=")]
+    long += ["".join(rng.choices(letters, k=100_000)) for letters in ("ab", "abcdefgh", "019", NASTY)]
     compare(driver, path, long, f"{name}: long")
 
 
@@ -269,9 +289,11 @@ def check_saved_again(driver: Path, path: Path, folder: Path) -> None:
     except ImportError:
         print("skipped: a directory saved by transformers (transformers is not installed)")
         return
-    PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="<|endoftext|>").save_pretrained(folder / "saved")
     rng = random.Random(3)
-    compare(driver, folder / "saved/tokenizer.json", [nasty_text(rng) for _ in range(2000)], "saved by transformers")
+    texts = [nasty_text(rng) for _ in range(2000)]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder / "saved")
+    compare(driver, folder / "saved/tokenizer.json", texts, f"{path.name} saved by transformers")
 
 
 def measure(driver: Path, path: Path) -> None:
@@ -293,8 +315,8 @@ def measure(driver: Path, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100_000, help="random strings for each tokenizer (%(default)s)")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=100_000, help="random strings (%(default)s)")
     count = parser.parse_args().count
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -100,6 +100,8 @@ static void test_words(void) {
         "e/\xCC\x81t/\xCC\x81");  // a combining acute accent is no letter: it goes with the t that follows
     // contractions, whatever stands before and after
     check_words("don/'t/ DON/'T/ we/'ll/ I/'Ve/ you/'re/ she/'d/ I/'m");
+    check_words("'s/x/'t/x/'re/x/'ve/x/'m/x/'ll/x/'d/x/'rx/'vx/'lx/'xe");
+    check_words("'S/x/'T/x/'Re/x/'vE/x/'M/x/'LL/x/'D/x");
     check_words("'s/auce/ ''/s/'l/ '/x");
     check_words("'\xC5\xBF/x");  // U+017F, the long s
     check_words("'");
@@ -413,6 +415,7 @@ static void test_contradictions(void) {
         {"\"ab\": 97", "the id 97 is given to two tokens, \"a\" and \"ab\""},
         {"\"a b\": 256", "model.vocab has \"a b\", expected the characters of a byte-level vocabulary"},
         {"\"\\u6771\": 256", "model.vocab has \"\xE6\x9D\xB1\""},
+        {"\"\\u00ad\": 256", "model.vocab has \"\xC2\xAD\""},
         {"\"ab\": 256, \"ab\": 257", "a second time"},
     };
     for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {

@@ -1,6 +1,6 @@
-// encode_lines TOKENIZER: reads strings on standard input, each its length (4 bytes, little-endian) and its
-// bytes, and writes for each the number of its tokens and their ids, 4 bytes each. On standard error: the
-// processor seconds that encoding took. Fails if the pieces of the tokens are not the string again.
+// tokenizer_driver TOKENIZER: reads strings on standard input, each as its length (4 bytes, little-endian)
+// and its bytes, and writes for each the number of its tokens and their ids, 4 bytes each. On standard error:
+// the processor seconds that encoding took. Fails if the pieces of the tokens are not the string again.
 // dev/test/reference_tokenizer.py drives it.
 #include "llmc/tokenizer.h"
 
@@ -49,8 +49,8 @@ int main(int argc, char **argv) {
     Error err;
     Tokenizer t;
     double seconds = 0.0;
-    bool ok =
-        argc == 2 ? tokenizer_load(&t, argv[1], &err) : fail(&err, "usage: encode_lines TOKENIZER < strings");
+    bool ok = argc == 2 ? tokenizer_load(&t, argv[1], &err)
+                        : fail(&err, "usage: tokenizer_driver TOKENIZER < strings");
     if (ok) {
         ok = encode_all(&t, &seconds, &err);
         tokenizer_free(&t);
