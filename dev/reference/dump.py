@@ -181,15 +181,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
     arguments = parser.parse_args()
-    ok = True
+    passed = failed = 0
     for name, model in MODELS.items():
         path, data = HERE / f"dump_{name}.safetensors", serialize(model)
         if arguments.check:
-            ok &= compare(path, data)
+            same = compare(path, data)
+            passed, failed = passed + same, failed + (not same)
         else:
             path.write_bytes(data)
             print(f"wrote {path.name}, {len(data)} bytes")
-    return 0 if ok else 1
+    if arguments.check:
+        print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
