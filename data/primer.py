@@ -131,7 +131,7 @@ def write_chat(rng: random.Random) -> list[dict[str, str]]:
 
 def write_junk(rng: random.Random) -> str:
     """A few words of a story, 32 to 80 times in a row, with or without a sensible beginning."""
-    text, _ = write_story(rng)
+    text, story = write_story(rng)
     words = text.split()
     size, start = 1 + int(story.random() * 5), int(story.random() * (len(words) - 5))
     phrase = words[start:start + size]
