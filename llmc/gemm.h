@@ -1,35 +1,31 @@
-// gemm.h: the fp32 matrix product C (M, N) = A (M, K) B (K, N), for the three layouts of training.
+// gemm.h: the fp32 matrix product C = A B, for the three layouts of training. With X (M, K), W (N, K), Y (M,
+// N):
 //
 //   forward   Y = X W^T       A = {X, K, 1}     B = {W, 1, K}
 //   dInput    dX = dY W       A = {dY, N, 1}    B = {W, K, 1}
 //   dWeight   dW += dY^T X    A = {dY, 1, N}    B = {X, K, 1}
 //
-// (each with the letters of its own operands: strides take the place of transposes). The method is that of
-// Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, with one difference:
-// threads share nothing. From the inside out:
+// Strides take the place of transposes. The method is that of Goto & van de Geijn, "Anatomy of High-
+// Performance Matrix Multiplication", 2008, with one difference: threads share nothing. From the inside out:
 //
 // 1. The register tile. MR x NV vectors of C stay in registers while k runs. Each k loads NV vectors of B and
-// MR
-//    single elements of A, and makes MR * NV fused multiply-adds with them. A core starts two of those a
-//    cycle and each takes four cycles, so at least 8 must be independent; it makes two loads a cycle, so MR +
-//    NV may not exceed MR * NV; and MR * NV + NV + 1 registers must exist. 8 x 2 needs 19 of the 32 registers
-//    of AVX-512 and NEON, with 10 loads for 16 multiply-adds, and cuts the 64 rows of an attention tile
-//    without a rest. Larger tiles measured no faster. With 16 registers, 6 x 2 needs 15.
-// 2. The caches. The tile reads a panel of B, KC x NR elements, again for every strip of A, KC x MR elements:
-// with
-//    KC = 256 the panel takes 32 kB (AVX-512; 16 kB with AVX2) and stays in the first-level cache. The strips
-//    of GEMM_ROWS rows, 256 kB, stay in the second-level cache while the panels pass.
-// 3. Packing copies panels and strips into the order in which the tile reads them, whatever the strides were,
-// and
-//    fills up the last ones with zeros, so that there is one kernel for all layouts and sizes.
-// 4. Threads take blocks of C, at most GEMM_ROWS x GEMM_COLUMNS, and pack for themselves. So an element of A
-// is
-//    packed once for up to 512 multiply-adds and one of B once for up to 256, which costs a few per cent; in
-//    return there is no barrier inside a product, and a core that is taken away for a while delays one block
-//    only.
+//    MR single elements of A, for MR * NV fused multiply-adds. A core starts two of those a cycle and each
+//    takes four cycles, so at least 8 must be independent; it also makes two loads a cycle, so MR + NV should
+//    be below MR * NV; and MR * NV + NV + 1 registers must exist. 8 x 2 needs 19 of the 32 registers of
+//    AVX-512 and NEON, makes 10 loads for 16 multiply-adds, and cuts the 64 rows of an attention tile without
+//    a rest; larger tiles measured no faster. Of 16 registers, 6 x 2 needs 15.
+// 2. The caches. A panel of B, KC x NR elements, is read again for every strip of A, KC x MR elements. With
+//    KC = 256 the panel takes 32 kB (AVX-512; 16 kB with AVX2) and stays in the first-level cache, and 384
+//    rows of strips take 384 kB and stay in the second-level cache while the panels pass.
+// 3. Packing copies strips and panels into the order in which the tile reads them, whatever the strides were,
+//    and fills up the last ones with zeros, so one kernel serves all layouts and sizes.
+// 4. Threads take blocks of C, at most 384 x 512, and pack for themselves. An element of A is thus packed
+//    once for up to 512 multiply-adds and one of B once for up to 384, which costs a few per cent. In return
+//    there is no barrier within a product and no memory to share, and a core that is taken away delays one
+//    block only.
 //
 // An element of C is a sum over blocks of k, each summed in the order of k. The blocks depend on K alone, so
-// the bits are the same for any number of threads, any M and N, and in gemm and gemm_serial.
+// its bits are the same for any number of threads, any M and N, and in gemm and gemm_serial.
 //
 // The compiler must be allowed to fuse a * b + c (-ffp-contract=fast), or half of the speed is lost.
 #ifndef LLMC_GEMM_H
@@ -66,7 +62,7 @@ enum {
     GEMM_LANES = GEMM_VECTOR_BYTES / sizeof(float),
     GEMM_NR = GEMM_NV * GEMM_LANES,
     GEMM_KC = 256,
-    GEMM_ROWS = 256 / GEMM_MR * GEMM_MR,
+    GEMM_ROWS = 384,  // a multiple of GEMM_MR
     GEMM_COLUMNS = 512
 };
 
@@ -78,8 +74,7 @@ static inline size_t gemm_min(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline size_t gemm_divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// low = a0 b0 a1 b1 and high = a2 b2 a3 b3. GCC before 12 lacks the builtin and finds the instruction less
-// surely.
+// low = a0 b0 a1 b1 and high = a2 b2 a3 b3. GCC before 12 lacks the builtin and must find the instruction.
 static inline void gemm_interleave(GemmQuad *low, GemmQuad *high, const GemmQuad *a, const GemmQuad *b) {
 #if defined(__clang__) || __GNUC__ >= 12
     *low = __builtin_shufflevector(*a, *b, 0, 4, 1, 5);
@@ -97,7 +92,8 @@ static inline void gemm_transpose_quads(float *dst, size_t width, const float *s
     GemmQuad row[4], even_low, even_high, odd_low, odd_high, column[4];
     for (size_t i = 0; i < 4; i++) {
         row[i] = *(const GemmQuad *)(src + i * stride);
-        // The caller's next four rows: the processor does not foresee so short pieces.
+        // The caller's next four rows, which the processor does not foresee in such short pieces. They may
+        // lie past the end: a prefetch reads nothing.
         __builtin_prefetch(src + (i + 4) * stride);
     }
     gemm_interleave(&even_low, &even_high, &row[0], &row[2]);
@@ -115,9 +111,11 @@ __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t w
     if (count < width) { memset(dst, 0, depth * width * sizeof(float)); }
     if (stride == 1) {
         for (size_t k = 0; k < depth; k++) {
-            const size_t bytes =
-                (count == width ? width : count) * sizeof(float);  // a constant where it is whole
-            memcpy(dst + k * width, src + k * k_stride, bytes);
+            if (count == width) {  // a size that the compiler knows: a few vector moves
+                memcpy(dst + k * width, src + k * k_stride, width * sizeof(float));
+            } else {
+                memcpy(dst + k * width, src + k * k_stride, count * sizeof(float));
+            }
         }
         return;
     }
@@ -140,6 +138,9 @@ __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t w
 __attribute__((always_inline)) static inline void gemm_register_tile(float *c, size_t ldc, const float *a,
                                                                      const float *b, size_t depth, bool add) {
     GemmVector sum[GEMM_MR][GEMM_NV] = {{{0}}};
+    for (int i = 0; i < GEMM_MR; i++) {  // C is wanted only at the end, but then at once
+        for (int v = 0; v < GEMM_NV; v++) { __builtin_prefetch(c + (size_t)i * ldc + v * GEMM_LANES); }
+    }
     for (size_t k = 0; k < depth; k++) {
         const GemmVector *b_k = (const GemmVector *)(b + k * GEMM_NR);
         for (int i = 0; i < GEMM_MR; i++) {
@@ -173,7 +174,7 @@ static inline void gemm_tile(float *c, size_t ldc, const float *a, const float *
 }
 
 // C (M, N) = A B, or C += A B with accumulate, row i of C at C + i * ldc. C may not overlap A or B. On the
-// calling thread alone, for use inside a parallel region; it needs 290 kB of stack.
+// calling thread alone, for use inside a parallel region; it needs 430 kB of stack.
 static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                                bool accumulate) {
     float strips[GEMM_ROWS * GEMM_KC] __attribute__((aligned(64)));
