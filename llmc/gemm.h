@@ -1,12 +1,13 @@
-// gemm.h: the fp32 matrix product C = A B, for the three layouts of training. With X (M, K), W (N, K), Y (M,
-// N):
+// gemm.h: the fp32 matrix product C = A B, for the three layouts of training.
 //
+//   with X (M, K), W (N, K), Y (M, N):
 //   forward   Y = X W^T       A = {X, K, 1}     B = {W, 1, K}
 //   dInput    dX = dY W       A = {dY, N, 1}    B = {W, K, 1}
 //   dWeight   dW += dY^T X    A = {dY, 1, N}    B = {X, K, 1}
 //
-// Strides take the place of transposes. The method is that of Goto & van de Geijn, "Anatomy of High-
-// Performance Matrix Multiplication", 2008, with one difference: threads share nothing. From the inside out:
+// Strides take the place of transposes. The method is that of Goto & van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication", 2008, with one difference: threads share nothing. From the inside
+// out:
 //
 // 1. The register tile. MR x NV vectors of C stay in registers while k runs. Each k loads NV vectors of B and
 //    MR single elements of A, for MR * NV fused multiply-adds. A core starts two of those a cycle and each

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Milliseconds of a training step of OLMo 2 in PyTorch on the CPU, the same work as dev/bench/bench_step.c:
-forward, cross-entropy with z-loss, backward, clipping, AdamW, all in fp32. It uses what PyTorch has made fast:
-scaled dot product attention, its own RMSNorm and the fused AdamW. The last line is "median M min A max Z"."""
+forward, cross-entropy with z-loss, backward, clipping, AdamW, all in fp32. It uses what PyTorch has made
+fast: scaled dot product attention, its own RMSNorm and the fused AdamW. The last line is
+"median M min A max Z"."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ def main() -> None:
     )
     tokens, labels = torch.randint(a.V, (2, a.B, a.T))
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"PyTorch {torch.__version__}, fp32, {a.threads} threads, {millions:.1f}M parameters, B {a.B}, T {a.T}")
+    print(f"PyTorch {torch.__version__}, fp32, {a.threads} threads, {millions:.1f}M parameters", end="")
+    print(f", B {a.B}, T {a.T}")
 
     times = []
     for step in range(a.steps + 1):
@@ -101,7 +103,8 @@ def main() -> None:
         if step > 0:
             times.append(1e3 * (end - begin))
             parts = [1e3 * (y - x) for x, y in ((begin, forward), (forward, backward), (backward, end))]
-            print("step {:.0f} ms: forward and loss {:.0f}, backward {:.0f}, update {:.0f}".format(times[-1], *parts))
+            line = "step {:.0f} ms: forward and loss {:.0f}, backward {:.0f}, update {:.0f}"
+            print(line.format(times[-1], *parts))
     print(f"median {statistics.median(times):.1f} min {min(times):.1f} max {max(times):.1f}")
 
 
