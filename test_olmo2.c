@@ -540,7 +540,6 @@ int main(int argc, char **argv) {
         printf("%-30s %7d  %7.1e  %7.0e  %s\n%58s%s\n", kinds[k].name, worst[k].count, worst[k].reached,
                kinds[k].tolerance, worst[k].name, "", kinds[k].why);
     }
-    gemm_free();
     printf("%d passed, %d failed\n", passed, failed);
     return failed > 0 || passed == 0;
 }

@@ -12,18 +12,10 @@
 
 #include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"  // the table of parameters: names, shapes, places
-#include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product
+#include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product; gemm_threads
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-
-static int thread_count(void) {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
 
 static int thread_number(void) {
 #ifdef _OPENMP
@@ -216,6 +208,8 @@ static float *branch_input_gradient(float *dy, float *dx, const float *w, size_t
     return dy;
 }
 
+// dy (N, C), which is overwritten -> dx (N, C) accumulated, dw (C) accumulated. Without w there is nothing to
+// do: the gradient is in dx already.
 static void branch_input_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
                                   const float *rstd, size_t N, size_t C) {
     if (w == NULL) { return; }
@@ -349,9 +343,11 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
     }
 }
 
-// do (B, T, NH, HS) -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS), all assigned.
+// d_o (B, T, NH, HS), and q, k, v, o, lse of the forward -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS), all
+// assigned. With do for d_o,
 //   o_i = sum_j p_ij v_j          =>  dv_j = sum_i p_ij do_i,  dp_ij = do_i . v_j
-//   p_i = softmax(s_i)            =>  ds_ij = p_ij (dp_ij - sum_m p_im dp_im), where the sum is do_i . o_i
+//   p_i = softmax(s_i)            =>  ds_ij = p_ij (dp_ij - sum_m p_im dp_im), and the sum is
+//                                     sum_m p_im do_i . v_m = do_i . o_i
 //   s_ij = q_i . k_j / sqrt(HS)   =>  dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i / sqrt(HS)
 // p is computed again, as e^(s - lse). One thread takes a key/value head with all query heads that read it,
 // since their gradients add up in dk and dv.
@@ -414,8 +410,9 @@ static void swiglu_forward(float *a, const float *gate, const float *up, size_t 
     }
 }
 
-// da (N, F) -> dgate, dup (N, F) assigned.
-// With sigma = sigmoid(gate), dsilu/dgate = sigma + gate sigma (1 - sigma), since sigma' = sigma (1 - sigma).
+// da (N, F) -> dgate, dup (N, F) assigned. a is a product: dup = da silu(gate) and dgate = da up silu'(gate).
+// With sigma = sigmoid(gate), whose derivative is sigma (1 - sigma),
+//   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
 static void swiglu_backward(float *dgate, float *dup, const float *da, const float *gate, const float *up,
                             size_t N, size_t F) {
 #pragma omp parallel for
@@ -464,7 +461,8 @@ static void classifier_backward(float *logits, const float *lse, const uint32_t 
 // ---------------------------------------------------------------------------------------------
 // AdamW (Loshchilov & Hutter 2019), with the order of operations of PyTorch
 
-// One tensor. g gradient, m and v the moving averages of g and g^2, t the number of this update from 1:
+// One tensor. g gradient (times gradient_scale, the clipping), m and v the moving averages of g and g^2, t
+// the number of this update from 1:
 //   p = (1 - lr wd) p,  m = m + (1 - beta1) (g - m),  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 static void adamw_update(float *p, float *m, float *v, const float *g, size_t size, const OLMo2AdamW *s,
@@ -538,7 +536,8 @@ typedef struct {
     float *hidden_rstd;       // (B, T)
 } Activations;
 
-// Used within one layer and forgotten; the backward computes q, k and act again.
+// Working space. What a layer leaves here the next one overwrites, but for dx; the backward computes q, k and
+// act again.
 typedef struct {
     float *q, *k;       // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
     float *act;         // (B, T, F)       silu(gate) * up
@@ -562,7 +561,7 @@ typedef struct {
     float *scores;                     // (slots, NH, cache_T)
     float *x, *o, *h, *down, *normed;  // (slots, C)
     float *q_raw, *q, *attention;      // (slots, NH*HS)
-    float *k_raw, *k, *v;              // (slots, NKV*HS)
+    float *k_raw, *v;                  // (slots, NKV*HS)
     float *gate, *up, *act;            // (slots, F)
     float *rstd;                       // (slots)
 } Decoder;
@@ -594,7 +593,7 @@ static float *take(Arena *arena, size_t count) {
     return piece;
 }
 
-// Rows of logits that exist at a time: 256, or fewer where they would take more than 64 MB.
+// Rows of logits that exist at a time: 256, or fewer where they would take more than 64 MB, but at least 16.
 static size_t classifier_rows(const OLMo2Config *c, const OLMo2Limits *limits) {
     size_t rows = (64u << 20) / sizeof(float) / c->V;
     rows = rows < 16 ? 16 : rows > 256 ? 256 : rows;
@@ -630,7 +629,7 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     w->k = take(arena, N * KV);
     w->act = take(arena, N * c->F);
     w->normed = take(arena, c->pre_norm ? N * c->C : 0);
-    w->tiles = take(arena, N == 0 ? 0 : (size_t)thread_count() * attention_tile_size(limits->T));
+    w->tiles = take(arena, N == 0 ? 0 : gemm_threads() * attention_tile_size(limits->T));
     w->logits = take(arena, classifier_rows(c, limits) * c->V);
     if (!limits->train) { return; }
     w->dx = take(arena, N * c->C);
@@ -662,7 +661,6 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
     d->q = take(arena, S * Q);
     d->attention = take(arena, S * Q);
     d->k_raw = take(arena, S * KV);
-    d->k = take(arena, S * KV);
     d->v = take(arena, S * KV);
     d->gate = take(arena, S * c->F);
     d->up = take(arena, S * c->F);
@@ -703,8 +701,8 @@ OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
 }
 
 void olmo2_describe(char *text, size_t size) {
-    int threads = thread_count();
-    snprintf(text, size, "CPU, fp32, %d thread%s", threads, threads == 1 ? "" : "s");
+    const size_t threads = gemm_threads();
+    snprintf(text, size, "CPU, fp32, %zu thread%s", threads, threads == 1 ? "" : "s");
 }
 
 static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
@@ -726,7 +724,7 @@ static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
                                   "activations, workspace and cache (a smaller micro-batch or a "
                                   "shorter sequence needs less)",
                                   err);
-    return m->buffer != NULL && gemm_prepare(err);
+    return m->buffer != NULL;
 }
 
 bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
@@ -963,7 +961,8 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 // ---------------------------------------------------------------------------------------------
 // Decoding: the forward for one position of each sequence, with the keys and values of the past in a cache
 
-// q (NH, HS) of one position against keys, values (positions, NKV, HS) -> o (NH, HS). scores (NH, cache_T)
+// attention_forward for the last position alone: q (NH, HS), keys and values (positions, NKV, HS) ->
+// o (NH, HS) = sum_j softmax_j(q . k_j / sqrt(HS)) v_j. scores (NH, cache_T) is working space.
 static void attention_decode(float *o, const float *q, const float *keys, const float *values, float *scores,
                              size_t positions, size_t cache_T, size_t NH, size_t NKV, size_t HS) {
     const size_t KV = NKV * HS;

@@ -242,11 +242,4 @@ static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size
     }
 }
 
-// The product needs no memory of its own beyond the stack: there is nothing to prepare or to free.
-static inline bool gemm_prepare(Error *err) {
-    (void)err;
-    return true;
-}
-static inline void gemm_free(void) {}
-
 #endif

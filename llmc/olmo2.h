@@ -125,11 +125,12 @@ extern "C" {
 // "CPU, fp32, 2 threads": what runs, for the first line a person sees.
 void olmo2_describe(char *text, size_t size);
 
-// The bytes that olmo2_create would allocate.
+// The bytes of the arrays that olmo2_create would allocate.
 OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits);
 
 // A model of zeros. The caller owns *m and releases it with olmo2_free. Fails when the machine has too little
-// memory, naming what was needed.
+// memory, naming what was needed. Its working space is for the number of threads of this moment: it may be
+// used with fewer later, not with more.
 bool olmo2_create(OLMo2 **m, const OLMo2Config *config, const OLMo2Limits *limits, Error *err);
 void olmo2_free(OLMo2 *m);
 const OLMo2Config *olmo2_config(const OLMo2 *m);

@@ -75,7 +75,6 @@ int main(int argc, char **argv) {
     qsort(times, steps, sizeof *times, compare_doubles);
     printf("median %.1f min %.1f max %.1f\n", times[steps / 2], times[0], times[steps - 1]);
     olmo2_free(m);
-    gemm_free();
     free(tokens);
     free(weights);
     free(logprobs);

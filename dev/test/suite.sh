@@ -17,11 +17,11 @@ begin=$(date +%s.%N)
 "$@" >"$log" 2>&1 </dev/null
 code=$?
 seconds=$(awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }')
-line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
+line=$(tail -n 1 "$log" | grep -E '^[0-9]+ passed, [0-9]+ failed')
 passed=$(sed -nE 's/^([0-9]+) passed.*/\1/p' <<<"$line")
 failed=$(sed -nE 's/.* ([0-9]+) failed.*/\1/p' <<<"$line")
 skipped=$(grep -c '^skipped' "$log")
-if [ -z "$line" ]; then passed=0 failed=1; fi
+if [ -z "$line" ] || [ $((passed + failed)) -eq 0 ]; then passed=0 failed=1; fi
 if [ "$code" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
 verdict=ok
 if [ "$failed" -ne 0 ]; then verdict=FAILED; fi

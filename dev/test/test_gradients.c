@@ -189,7 +189,7 @@ static void test_attention(size_t B, size_t T, size_t NH, size_t NKV, size_t HS)
     const size_t queries = B * T * NH * HS, keys = B * T * NKV * HS;
     s.x = randoms(queries, 0.0, 1.0), s.k = randoms(keys, 0.0, 1.0), s.v = randoms(keys, 0.0, 1.0);
     s.y = zeros(queries), s.lse = zeros(B * NH * T), s.r = randoms(queries, 0.0, 1.0);
-    s.tiles = zeros((size_t)thread_count() * attention_tile_size(T));
+    s.tiles = zeros(gemm_threads() * attention_tile_size(T));
     double *dq = randoms(queries, 0.0, 1.0), *dk = randoms(keys, 0.0, 1.0), *dv = randoms(keys, 0.0, 1.0);
     attention_objective(&s);
     attention_backward(dq, dk, dv, s.r, s.x, s.k, s.v, s.y, s.lse, s.tiles, B, T, NH, NKV, HS);
@@ -198,7 +198,8 @@ static void test_attention(size_t B, size_t T, size_t NH, size_t NKV, size_t HS)
     double *values[] = {s.x, s.k, s.v}, *gradients[] = {dq, dk, dv};
     // One key gets all the attention whatever it is: with T = 1 the gradients of q and k are zero but for
     // rounding.
-    for (size_t i = 0; T == 1 && i < keys; i++) { CHECK(fabs(dq[i]) <= 1e-14 && fabs(dk[i]) <= 1e-14); }
+    for (size_t i = 0; T == 1 && i < queries; i++) { CHECK(fabs(dq[i]) <= 1e-14); }
+    for (size_t i = 0; T == 1 && i < keys; i++) { CHECK(fabs(dk[i]) <= 1e-14); }
     for (int i = T == 1 ? 2 : 0; i < 3; i++) {
         snprintf(name, sizeof name, "attention T %zu NH %zu NKV %zu HS %zu: %s", T, NH, NKV, HS, parts[i]);
         check_gradient(name, attention_objective, &s, values[i], gradients[i], i == 0 ? queries : keys);
@@ -315,11 +316,9 @@ static void test_model(const char *study, bool no_qk_norm, bool pre_norm) {
 }
 
 int main(void) {
-    Error err = {{0}};
 #ifdef _OPENMP
     omp_set_num_threads(1);  // the layers are tiny: other threads would only wait for each other
 #endif
-    if (!CHECK(gemm_prepare(&err))) { return check_report(); }
     test_embedding();
     test_rmsnorm();
     test_matmul();
@@ -333,6 +332,5 @@ int main(void) {
     test_model("OLMo 2", false, false);
     test_model("without QK-norm", true, false);
     test_model("pre-norm", false, true);
-    gemm_free();
     return check_report();
 }

@@ -203,15 +203,22 @@ static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t lengt
     double worst = 0.0;
     for (int round = 0; round < 2; round++) {  // a slot is as good as new after a reset
         for (size_t t = 0; t < length; t++) {
-            const uint32_t tokens[] = {batch_tokens[t], batch_tokens[length + t]};
-            const size_t slots[] = {2, 0};
-            olmo2_decode(m, tokens, slots, 2, logits);
+            const size_t first = t % 2;  // in turn: sequence 0 in slot 2 first, or sequence 1 in slot 0 first
+            const uint32_t tokens[] = {batch_tokens[first * length + t],
+                                       batch_tokens[(1 - first) * length + t]};
+            const size_t slots[] = {first == 0 ? 2 : 0, first == 0 ? 0 : 2};
+            if (t % 3 == 2) {  // one by one
+                olmo2_decode(m, tokens + 1, slots + 1, 1, logits + config.V);
+                olmo2_decode(m, tokens, slots, 1, logits);
+            } else {
+                olmo2_decode(m, tokens, slots, 2, logits);
+            }
             for (size_t i = 0; i < 2; i++) {
                 float p[101];
+                const size_t n = (i == 0 ? first : 1 - first) * length + t;
                 const float *row = logits + i * config.V, max = maximum(row, config.V);
                 const float row_lse = max + logf(exponentials(p, row, max, config.V));
-                const double d =
-                    fabs((double)(row[labels[i * length + t]] - row_lse - logprobs[i * length + t]));
+                const double d = fabs((double)(row[labels[n]] - row_lse - logprobs[n]));
                 worst = isnan(worst) || d <= worst ? worst : d;
             }
         }
@@ -225,7 +232,30 @@ static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t lengt
     olmo2_free(m);
 }
 
-// The plan is what is allocated, to the byte, and a plan beyond the machine is refused with its figure.
+// The angle is an fp32 product: at far positions an exact one differs by 7e-5. The constants are PyTorch's:
+//   f = 1.0 / 500000.0 ** (torch.arange(0, 128, 2).float() / 128); a = torch.outer(torch.arange(4096.0), f)
+static void test_rope_table(void) {
+    enum { POSITIONS = 4096, HS = 128 };
+    static float rope[POSITIONS * HS];
+    static const struct {
+        size_t t, i;
+        float cosine, sine;
+    } wanted[] = {
+        {1, 0, 0.540302336f, 0.841470957f},      {4095, 0, -0.065975994f, -0.997821212f},
+        {4095, 1, 0.870796502f, -0.491643608f},  {4095, 2, -0.999538541f, 0.030375058f},
+        {4094, 5, -0.052939232f, -0.998597741f}, {3000, 3, 0.776873827f, 0.629656255f},
+        {4095, 63, 0.999949455f, 0.010053632f},  {2049, 20, -0.810859740f, 0.585240543f},
+    };
+    rope_table(rope, POSITIONS, HS, 500000.0f);
+    for (size_t k = 0; k < sizeof wanted / sizeof wanted[0]; k++) {
+        const float *row = rope + wanted[k].t * HS;
+        // 1e-6: the two libraries' cosines, and an ulp of the frequency at small angles
+        CHECK(fabsf(row[wanted[k].i] - wanted[k].cosine) <= 1e-6f);
+        CHECK(fabsf(row[wanted[k].i + HS / 2] - wanted[k].sine) <= 1e-6f);
+    }
+}
+
+// The parts of the plan add up, and a plan beyond the machine is refused with its figure.
 static void test_memory(void) {
     OLMo2Config config = small_config(40, 6, 2, 12);
     const OLMo2Limits limits = {.B = 2, .T = 9, .train = true, .slots = 1, .cache_T = 12};
@@ -254,7 +284,7 @@ int main(void) {
     test_decode(12, 4, 2, 4, 1, 0);
     test_decode(40, 6, 2, 12, 66, 1);
     test_decode(40, 6, 2, 12, 66, 2);
+    test_rope_table();
     test_memory();
-    gemm_free();
     return check_report();
 }

@@ -147,10 +147,13 @@ def verdict(name: str, edits: List[Edit]) -> str:
         if build.returncode != 0:
             return "does not compile: " + build.stderr.strip().splitlines()[0]
         try:
-            run = subprocess.run(["./mutant"], cwd=copy, capture_output=True, timeout=120)
+            run = subprocess.run(["./mutant"], cwd=copy, capture_output=True, timeout=600)
         except subprocess.TimeoutExpired:
-            return "red"
-        return {0: "green", 1: "red"}.get(run.returncode, f"ended by signal {-run.returncode}")
+            return "does not end"
+        if run.returncode == 0:
+            return "green"
+        # red is the verdict of a comparison, not a crash and not a file that could not be read
+        return "red" if run.returncode == 1 and b"WRONG" in run.stdout else f"ended with {run.returncode}"
 
 
 def main() -> int:
