@@ -3,8 +3,8 @@
 // (olmo2_classify).
 //
 // Every objective has the same parts, named after it; B sequences of T positions are one micro-batch:
-//   NAME_weights(weights (B, T), labels (B, T), ...)      the derivative by -log p(label), 0 where there is
-//   none NAME_add(sums, labels, logprobs (B, T), lse, ...)     adds the figures to report, summed over a step
+//   NAME_weights(weights (B, T), labels (B, T), ...)    the derivative by -log p(label), 0 where there is none
+//   NAME_add(sums, labels, logprobs (B, T), lse, ...)   adds the figures to report, summed over a step
 // The weights of the language model (pre-training, mid-training, fine-tuning) do not depend on
 // log-probabilities: one pass of olmo2_classify. Those of a preference or a reward do: olmo2_classify without
 // weights gives the log-probabilities, NAME_weights takes them besides its own inputs, and olmo2_classify

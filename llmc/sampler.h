@@ -21,8 +21,7 @@ static inline bool sampler_prefers(const SamplerCandidate *a, const SamplerCandi
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
 
-// Lets heap[i] sink below the children that are preferred to it; heap (n), children of i at 2i + 1 and 2i
-// + 2.
+// Lets heap[i] sink below the children that are preferred to it; heap (n), children of i at 2i + 1, 2i + 2.
 static inline void sampler_sink(SamplerCandidate *heap, size_t i, size_t n) {
     SamplerCandidate sinking = heap[i];
     for (size_t child; (child = 2 * i + 1) < n; i = child) {

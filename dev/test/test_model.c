@@ -255,6 +255,19 @@ static void test_rope_table(void) {
     }
 }
 
+// A row of the table is found by its name, and the tensors follow each other without a gap.
+static void test_parameters(void) {
+    const OLMo2Config config = small_config(40, 6, 2, 12);
+    size_t end = 0;
+    for (int i = 0; i < PARAMETER_ROWS; i++) { CHECK(olmo2_parameters[i].id == i); }
+    for (size_t i = 0; i < parameter_count(&config); i++) {
+        const Parameter p = parameter_at(&config, i);
+        CHECK(p.offset == end && p.size == p.rows * p.columns && p.size > 0);
+        end += parameter_padded(p.size);
+    }
+    CHECK(end == parameter_array_size(&config));
+}
+
 // The parts of the plan add up, and a plan beyond the machine is refused with its figure.
 static void test_memory(void) {
     OLMo2Config config = small_config(40, 6, 2, 12);
@@ -285,6 +298,7 @@ int main(void) {
     test_decode(40, 6, 2, 12, 66, 1);
     test_decode(40, 6, 2, 12, 66, 2);
     test_rope_table();
+    test_parameters();
     test_memory();
     return check_report();
 }
