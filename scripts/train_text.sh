@@ -4,14 +4,14 @@
 # FILES are .txt or .jsonl files (also .gz or .zst), folders of them, or URLs. Long .txt files are cut at
 # paragraph ends; one document in twenty is held out for validation.
 #   --out DIR        where everything is written; must not exist yet (runs/text)
-#   --config SIZE    size of the model: 14M, 30M, 60M ... (14M)
+#   --config SIZE    size of the model: 14M, 30M, 60M ... (30M)
 #   --vocab-size N   number of tokens in the vocabulary (512 to 4096, by the length of the text)
-#   --steps N        training steps of 2,048 tokens (4000, but at most 20 passes over the text)
+#   --steps N        training steps of 2,048 tokens (2900, but at most 20 passes over the text)
 #   --prompt TEXT    how the samples begin (as a new document)
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-out=$root/runs/text config=14M vocab_size='' steps='' prompt='' files=()
+out=$root/runs/text config=30M vocab_size='' steps='' prompt='' files=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help)
@@ -68,14 +68,17 @@ done
 if [ -z "$steps" ]; then
     tokens=$(($(wc -c <"$out/data/train.npy") / 4))
     steps=$((tokens * 20 / 2048))
-    steps=$((steps > 4000 ? 4000 : steps < 50 ? 50 : steps))
+    steps=$((steps > 2900 ? 2900 : steps < 50 ? 50 : steps))
 fi
 step "train $steps steps; Ctrl-C stops early and keeps what was learned"
 run ./train_olmo2 train --config "$config" --tokenizer "$out/tokenizer.json" --out "$out/model" \
     --data "$out/data/train.npy" --val-data "$out/data/val.npy" --seq-len 256 --batch-size 8 \
-    --steps "$steps" --lr 3e-3 --warmup-steps "$((steps / 20))" --schedule linear --log-every 10 \
-    --eval-every 200 --eval-instances 128 --save-every 500 --sample-every 200 --sample-prompt "$prompt" \
-    --sample-tokens 80 --temperature 0.8
+    --steps "$steps" --lr 2e-3 --warmup-steps "$((steps < 1000 ? steps / 10 : 100))" --schedule linear \
+    --log-every 10 --eval-every 290 --eval-instances 100 --save-every 500 --sample-every 290 \
+    --sample-prompt "$prompt" --sample-tokens 80 --temperature 0.8
+
+step "measure it on all the text that was held out"
+run ./train_olmo2 eval --load "$out/model" --data "$out/data/val.npy"
 
 step "plot the run"
 run .venv/bin/python scripts/plot.py "$out/model" --out "$out/plot.png"
