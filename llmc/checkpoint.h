@@ -485,11 +485,8 @@ static inline bool checkpoint_load_tensors(OLMo2 *m, const char *dir, bool optim
     const OLMo2Config *config = olmo2_config(m);
     Safetensors st;
     if (!checkpoint_open(&st, dir, config, optimizer, err)) { return false; }
-    size_t largest = 0;
-    for (size_t i = 0; i < st.count; i++) {
-        largest = st.tensors[i].count > largest ? st.tensors[i].count : largest;
-    }
-    float *values = (float *)allocate(largest, sizeof *values, "the largest tensor to be read", err);
+    float *values =
+        (float *)allocate(parameter_largest(config), sizeof *values, "the largest tensor to be read", err);
     bool ok = values != NULL;
     for (size_t i = 0; ok && i < st.count; i++) {
         CheckpointTensor tensor = checkpoint_tensor_at(config, optimizer, i);
@@ -859,24 +856,36 @@ static inline bool checkpoint_resolve(char *dir, const char *path, Error *warnin
     warning->text[0] = '\0';
     if (!path_is_directory(path)) { return fail(err, "%s: is no directory", path); }
     if (!path_join(config, path, "config.json", err)) { return false; }
-    if (!path_is_file(config)) { return checkpoint_newest(dir, path, warning, err); }
-    snprintf(dir, PATH_MAX, "%s", path);
-    return true;
+    if (path_is_file(config)) {
+        snprintf(dir, PATH_MAX, "%s", path);
+        return true;
+    }
+    int64_t *steps;
+    size_t count;
+    if (!checkpoint_list(path, &steps, &count, err)) { return false; }
+    free(steps);
+    if (count == 0) { return fail(err, "%s: holds neither config.json nor a checkpoint (step-...)", path); }
+    return checkpoint_newest(dir, path, warning, err);
 }
 
-// Deletes checkpoints of a run, except the last keep_last of them (at least one) and those whose step is a
-// multiple of keep_every (0: none is kept for that).
+// Deletes checkpoints of a run, except the last keep_last whole ones (at least one), damaged ones that are
+// newer than those, and the ones whose step is a multiple of keep_every (0: none is kept for that).
 static inline bool checkpoint_prune(const char *run, int64_t keep_last, int64_t keep_every, Error *err) {
     int64_t *steps;
-    size_t count, keep = keep_last > 1 ? (size_t)keep_last : 1;
+    int64_t whole = 0, keep = keep_last > 1 ? keep_last : 1;
+    size_t count;
     if (!checkpoint_list(run, &steps, &count, err)) { return false; }
     bool ok = true;
-    for (size_t i = 0; ok && i + keep < count; i++) {
+    for (size_t i = count; ok && i-- > 0;) {
         char from[PATH_MAX], to[PATH_MAX], name[32], deleting[64];
-        if (keep_every > 0 && steps[i] % keep_every == 0) { continue; }
+        Error damage;
         snprintf(deleting, sizeof deleting, ".deleting-%s", checkpoint_name(name, steps[i]));
-        ok = path_join(from, run, name, err) && path_join(to, run, deleting, err) &&
-             (rename(from, to) == 0 || fail(err, "%s: cannot be deleted: %s", from, strerror(errno)));
+        ok = path_join(from, run, name, err) && path_join(to, run, deleting, err);
+        if (ok && whole < keep) {
+            whole += checkpoint_check(from, &damage);
+        } else if (ok && (keep_every == 0 || steps[i] % keep_every != 0)) {
+            ok = rename(from, to) == 0 || fail(err, "%s: cannot be deleted: %s", from, strerror(errno));
+        }
     }
     free(steps);
     return ok && directory_sync(run, err) && checkpoint_clean(run, err);

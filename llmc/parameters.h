@@ -150,4 +150,19 @@ static inline size_t parameter_total(const OLMo2Config *config) {
     return total;
 }
 
+// The size by which OLMo 2 models are compared: neither embedding nor lm_head counts.
+static inline size_t parameter_total_without_embeddings(const OLMo2Config *config) {
+    return parameter_total(config) - 2 * config->V * config->C;
+}
+
+// Numbers in the largest tensor of a model.
+static inline size_t parameter_largest(const OLMo2Config *config) {
+    size_t largest = 0;
+    for (int i = 0; i < PARAMETER_ROWS; i++) {
+        size_t size = parameter_row_size(config, &olmo2_parameters[i]);
+        largest = size > largest ? size : largest;
+    }
+    return largest;
+}
+
 #endif

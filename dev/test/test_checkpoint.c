@@ -502,7 +502,8 @@ static void test_newest_and_resolve(void) {
     CHECK(checkpoint_resolve(found, in_dir("runs/c/step-00000009"), &warning, &err) &&
           ends_with(found, "-00000009"));
     CHECK_ERROR(checkpoint_resolve(found, in_dir("absent"), &warning, &err), err, "is no directory");
-    CHECK_ERROR(checkpoint_resolve(found, in_dir("runs"), &warning, &err), err, "holds no checkpoint");
+    CHECK_ERROR(checkpoint_resolve(found, in_dir("runs"), &warning, &err), err,
+                "holds neither config.json nor a checkpoint (step-...)");
 
     // each way of damage in the newest: it is passed over and named
     static const struct {
@@ -555,6 +556,15 @@ static void test_prune(void) {
     CHECK(checkpoint_prune(in_dir("runs/p"), 0, 0, &err));  // the newest stays whatever is asked
     CHECK(count_entries("runs/p") == 1 && exists("runs/p/step-00000060"));
     CHECK_ERROR(checkpoint_prune(in_dir("absent"), 1, 0, &err), err, "absent: cannot be opened");
+    // a damaged checkpoint takes no whole one's place
+    save(m, "runs/d", 5);
+    save(m, "runs/d", 10);
+    save(m, "runs/d", 20);
+    CHECK(truncate(in_dir("runs/d/step-00000020/model.safetensors"), 1000) == 0);
+    CHECK(checkpoint_prune(in_dir("runs/d"), 1, 0, &err) && !exists("runs/d/step-00000005"));
+    CHECK(exists("runs/d/step-00000010") && exists("runs/d/step-00000020"));
+    save(m, "runs/d", 30);
+    CHECK(checkpoint_prune(in_dir("runs/d"), 1, 0, &err) && count_entries("runs/d") == 1);
     olmo2_free(m);
 }
 
