@@ -381,13 +381,6 @@ static inline bool safetensors_open(Safetensors *st, const char *path, Error *er
     return ok;
 }
 
-// The text of a key of "__metadata__" in the first file, or NULL. It lives as long as *st.
-static inline const char *safetensors_metadata(const Safetensors *st, const char *key) {
-    if (st->file_count == 0) { return NULL; }
-    const Json *value = json_member(json_member(st->files[0].header.root, "__metadata__"), key);
-    return value != NULL && value->type == JSON_STRING ? value->string : NULL;
-}
-
 // Copies the tensor to out (t->count), converted from F32, BF16 or F16 exactly, from F64 rounded.
 static inline bool safetensors_to_float(const SafetensorsTensor *t, float *out, Error *err) {
     switch (t->dtype) {
