@@ -50,8 +50,8 @@ static inline const char *format_fixed(char buffer[32], double value, int width,
 
 typedef struct {
     int64_t step, tokens;  // of the whole run so far
-    double loss;           // mean cross-entropy, without the z term
-    double z;              // the z term of the objective
+    double loss;           // mean cross-entropy per label, in nats, without the z term; NAN without a label
+    double z;              // mean z term per label; NAN without a label
     double gradient_norm;  // before clipping
     double lr;
     double tokens_per_second;
@@ -126,7 +126,7 @@ static inline bool run_log_keeps(const char *line, size_t size, int64_t step) {
     if (!json_parse(&doc, line, size, "log", &ignored)) { return false; }
     bool keeps = json_get_size(doc.root, "step", false, &at, "log", &ignored) && (int64_t)at <= step;
     json_free(&doc);
-    return keeps && doc.root == NULL;
+    return keeps;
 }
 
 // The bytes of the log's lines up to the first that tells of a step after `step`.
@@ -195,6 +195,63 @@ static inline bool run_log_step(RunLog *log, const StepReport *r, Error *err) {
     json_integer(&w, "masked", (int64_t)r->masked);
     json_end_object(&w);
     return run_log_write(log, &w, err);
+}
+
+// The steps of a log with a label, in their order.
+typedef struct {
+    double *losses, *norms;  // (count); NAN where the log has null
+    size_t count, skipped;
+} RunHistory;
+
+static inline void run_history_free(RunHistory *history) {
+    free(history->losses);
+    free(history->norms);
+    memset(history, 0, sizeof *history);
+}
+
+static inline bool run_history_add(RunHistory *history, const Json *line, const char *path, Error *err) {
+    const char *type = "";
+    double loss = NAN, norm = NAN;
+    bool skipped = false;
+    if (!json_get_string(line, "type", true, &type, path, err) ||
+        !json_get_double(line, "loss", false, &loss, path, err) ||
+        !json_get_double(line, "gradient_norm", false, &norm, path, err) ||
+        !json_get_bool(line, "skipped", false, &skipped, path, err)) {
+        return false;
+    }
+    // No loss beside a norm: every sequence was masked.
+    if (strcmp(type, "step") != 0 || (isnan(loss) && isfinite(norm))) { return true; }
+    history->losses[history->count] = loss;
+    history->norms[history->count++] = norm;
+    history->skipped += skipped;
+    return true;
+}
+
+// Reads a log.jsonl; a last line that is still being written is left out. Release with run_history_free, also
+// after a failure.
+static inline bool run_history_read(RunHistory *history, const char *path, Error *err) {
+    MappedFile file;
+    size_t lines = 0;
+    memset(history, 0, sizeof *history);
+    if (!file_map(&file, path, err)) { return false; }
+    for (size_t i = 0; i < file.size; i++) { lines += file.data[i] == '\n'; }
+    history->losses = (double *)allocate(lines, sizeof *history->losses, "the losses of a log", err);
+    history->norms = (double *)allocate(lines, sizeof *history->norms, "the norms of a log", err);
+    bool ok = history->losses != NULL && history->norms != NULL;
+    for (size_t i = 0, start = 0; ok && i < lines; i++) {
+        const char *line = file.data + start;
+        size_t length = (size_t)((const char *)memchr(line, '\n', file.size - start) - line);
+        char source[PATH_MAX + 32];
+        JsonDocument doc;
+        snprintf(source, sizeof source, "%s line %zu", path, i + 1);
+        ok = json_parse(&doc, line, length, source, err);
+        if (!ok) { break; }
+        ok = run_history_add(history, doc.root, source, err);
+        json_free(&doc);
+        start += length + 1;
+    }
+    file_unmap(&file);
+    return ok;
 }
 
 #endif

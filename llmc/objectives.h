@@ -51,7 +51,8 @@ static inline void lm_weights(float *weights, const uint32_t *labels, size_t n, 
     for (size_t i = 0; i < n; i++) { weights[i] = labels[i] != OLMO2_NO_TOKEN ? weight : 0.0f; }
 }
 
-// Sums over labels; divided by N they are the loss that is reported. All zeros before the first lm_add.
+// Sums over labels; divided by their number they are the means that are reported, divided by N the objective.
+// All zeros before the first lm_add.
 typedef struct {
     double ce;      // cross-entropy: -log p(label), in nats
     double z;       // z lse^2

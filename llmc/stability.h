@@ -52,7 +52,7 @@ static inline bool within_six_sigma(const RollingWindow *past, double value) {
     return value - m.mean <= 6.0 * sqrt(m.squares / (double)(past->count - 1));
 }
 
-// Whether the update of this step must be left out: the loss (mean cross-entropy of the step, without the z
+// Whether the update of this step must be left out: the loss (the objective of the step, without the z
 // term) or the gradient norm before clipping lies more than 6 deviations above its last 128 values. From the
 // 64th step on; a spike enters the windows too, so that a lasting change of level is accepted after some
 // steps. One difference from OLMo-core: a loss or norm that is NaN or infinite is skipped at any step and

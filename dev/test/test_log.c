@@ -127,6 +127,31 @@ static void test_step_json(const char *dir) {
     CHECK(unlink(path) == 0);
 }
 
+static void test_history(const char *dir) {
+    RunHistory history;
+    Error err;
+    char path[PATH_MAX];
+    CHECK(path_join(path, dir, "log.jsonl", &err));
+    write_text(path,
+               RUN_LINE "{\"type\": \"step\", \"loss\": 5.5, \"gradient_norm\": 2, \"skipped\": false}\n"
+                        "{\"type\": \"eval\", \"loss\": 7.5}\n"
+                        "{\"type\": \"step\", \"loss\": null, \"gradient_norm\": 0, \"skipped\": false}\n"
+                        "{\"type\": \"step\", \"loss\": null, \"gradient_norm\": null, \"skipped\": true}\n"
+                        "{\"type\": \"st",
+               "w");
+    CHECK(run_history_read(&history, path, &err) && history.count == 2 && history.skipped == 1);
+    CHECK(history.losses[0] == 5.5 && history.norms[0] == 2.0);
+    CHECK(isnan(history.losses[1]) && isnan(history.norms[1]));
+    run_history_free(&history);
+    write_text(path, RUN_LINE "damaged\n" RUN_LINE, "w");
+    CHECK_ERROR(run_history_read(&history, path, &err), err, "log.jsonl line 2:");
+    run_history_free(&history);
+    write_text(path, "", "w");
+    CHECK(run_history_read(&history, path, &err) && history.count == 0);
+    run_history_free(&history);
+    CHECK(unlink(path) == 0);
+}
+
 // A full disk is an error with the file's name, not a silent loss.
 static void test_full_disk(void) {
     RunLog log = {fopen("/dev/full", "ab"), format_text("/dev/full")};
@@ -148,6 +173,7 @@ int main(void) {
     test_lines();
     test_run_log(dir);
     test_step_json(dir);
+    test_history(dir);
     test_full_disk();
     CHECK(rmdir(dir) == 0);
     return check_report();
