@@ -6,8 +6,10 @@
 #include "checkpoint.h"
 #include "dataloader.h"
 #include "flags.h"
+#include "log.h"
 #include "objectives.h"
 #include "sampler.h"
+#include "stability.h"
 #include "tokenizer.h"
 
 // An error or a warning as a person sees it: on stderr, its further lines set in.
@@ -88,6 +90,17 @@ static inline bool check_length(const OLMo2Config *config, size_t T, Error *err)
                 config->max_T);
 }
 
+// B sequences of T tokens at once, of which 64-bit sizes can count every number: 16 for each channel of each
+// layer are more than the activations and the workspace hold.
+static inline bool check_batch(const OLMo2Config *config, size_t B, size_t T, Error *err) {
+    const size_t channels = config->C + (config->NH + config->NKV) * config->HS + config->F;
+    size_t n;
+    return check_length(config, T, err) &&
+           ((multiply_sizes(B, T, &n) &&
+             multiply_sizes(n, 16 * sizeof(float) * (config->L + 1) * channels, &n)) ||
+            fail(err, "%zu sequences of %zu tokens at once are more than any machine can hold", B, T));
+}
+
 // B sequences of T tokens, and what the model says of them.
 typedef struct {
     size_t B, T;
@@ -147,7 +160,19 @@ typedef struct {
     double z;              // mean z term
 } Evaluation;
 
-// Measures the model on the first `instances` sequences of an unshuffled loader, `B` at a time.
+// Reads the first `instances` sequences of an unshuffled loader, so that a measurement on them cannot fail
+// later for a bad token or for want of a label.
+static inline bool evaluation_check(DataLoader *loader, size_t instances, Batch *batch, Error *err) {
+    size_t labels = 0;
+    for (size_t i = 0; i < instances; i++) {
+        if (!batch_next(batch, loader, 1, err)) { return false; }
+        labels += objective_count(batch->labels, batch->T);
+    }
+    return labels > 0 || fail(err, "%s: no token of it is a label", loader->files[0].path);
+}
+
+// Measures the model on the first `instances` sequences of a loader, which evaluation_check has accepted, `B`
+// at a time.
 static inline bool evaluate(Evaluation *e, OLMo2 *m, DataLoader *loader, size_t instances, Batch *batch,
                             size_t B, double z, const Text *text, Error *err) {
     LoaderState start = loader->state;
@@ -166,7 +191,6 @@ static inline bool evaluate(Evaluation *e, OLMo2 *m, DataLoader *loader, size_t 
             if (batch->labels[i] != OLMO2_NO_TOKEN) { e->bytes += text->bytes[batch->labels[i]]; }
         }
     }
-    if (sums.labels == 0) { return fail(err, "%s: no token of it is a label", loader->files[0].path); }
     e->labels = sums.labels;
     e->loss = sums.ce / (double)sums.labels;
     e->perplexity = exp(e->loss);
@@ -337,11 +361,12 @@ static inline bool command_eval(const Settings *s, Error *err) {
     bool ok = loaded_model_open(&m, s, err);
     limits.B = (size_t)s->batch_size;
     limits.T = s->seq_len > 0 ? (size_t)s->seq_len : m.config.max_T;
-    ok = ok && check_length(&m.config, limits.T, err) &&
+    ok = ok && check_batch(&m.config, limits.B, limits.T, err) &&
          evaluation_open(&loader, &s->data, limits.T, m.config.V, err) &&
-         batch_create(&batch, limits.B, limits.T, err) && loaded_model_create(&m, &limits, err);
+         batch_create(&batch, limits.B, limits.T, err);
+    size_t instances = ok ? evaluation_instances(&loader, s->eval_instances) : 0;
+    ok = ok && evaluation_check(&loader, instances, &batch, err) && loaded_model_create(&m, &limits, err);
     if (ok) {
-        size_t instances = evaluation_instances(&loader, s->eval_instances);
         printf("model          %s\n", m.dir);
         printf("data           %zu sequences of %zu tokens\n", instances, limits.T);
         fflush(stdout);
@@ -363,35 +388,42 @@ static inline bool config_equal(const OLMo2Config *a, const OLMo2Config *b) {
            a->no_qk_norm == b->no_qk_norm && a->pre_norm == b->pre_norm;
 }
 
-// Numbers in the largest tensor of a model.
-static inline size_t largest_tensor(const OLMo2Config *config) {
-    size_t largest = 0;
-    for (int i = 0; i < PARAMETER_ROWS; i++) {
-        size_t size = parameter_row_size(config, &olmo2_parameters[i]);
-        largest = size > largest ? size : largest;
+// Sets tensor `index` of m to the mean over n models. sum and values have room for it. In double the sum of
+// equal floats is exact, so that equal models give back their own bits.
+static inline bool soup_tensor(OLMo2 *m, size_t index, const Safetensors *inputs, size_t n, double *sum,
+                               float *values, Error *err) {
+    Parameter p = parameter_at(olmo2_config(m), index);
+    memset(sum, 0, p.size * sizeof *sum);
+    for (size_t i = 0; i < n; i++) {
+        if (!safetensors_to_float(safetensors_find(&inputs[i], p.name), values, err)) { return false; }
+        for (size_t k = 0; k < p.size; k++) { sum[k] += (double)values[k]; }
     }
-    return largest;
+    for (size_t k = 0; k < p.size; k++) { values[k] = (float)(sum[k] / (double)n); }
+    olmo2_write(m, OLMO2_PARAMETER, index, values);
+    return true;
 }
 
-// m becomes the mean of n models. sum (parameter_array_size) starts as zeros; values has room for the largest
-// tensor. In double the sum of equal floats is exact, so that equal models give back their own bits.
-static inline bool soup_mean(OLMo2 *m, char (*dirs)[PATH_MAX], size_t n, double *sum, float *values,
-                             Error *err) {
+// m becomes the mean of n models, whose files are mapped side by side: no second model is in memory.
+static inline bool soup_mean(OLMo2 *m, char (*dirs)[PATH_MAX], size_t n, Error *err) {
     const OLMo2Config *config = olmo2_config(m);
-    for (size_t i = 0; i < n; i++) {
-        if (!checkpoint_load_weights(m, dirs[i], err)) { return false; }
-        for (size_t index = 0; index < parameter_count(config); index++) {
-            Parameter p = parameter_at(config, index);
-            olmo2_read(m, OLMO2_PARAMETER, index, values);
-            for (size_t k = 0; k < p.size; k++) { sum[p.offset + k] += (double)values[k]; }
-        }
+    const size_t largest = parameter_largest(config);
+    double *sum = (double *)allocate(largest, sizeof *sum, "the sum of a tensor", err);
+    float *values = (float *)allocate(largest, sizeof *values, "a tensor", err);
+    Safetensors *inputs = (Safetensors *)allocate(n, sizeof *inputs, "the list of models", err);
+    bool ok = sum != NULL && values != NULL && inputs != NULL;
+    size_t opened = 0;
+    while (ok && opened < n) {
+        ok = checkpoint_open(&inputs[opened], dirs[opened], config, false, err);
+        opened += ok;
     }
-    for (size_t index = 0; index < parameter_count(config); index++) {
-        Parameter p = parameter_at(config, index);
-        for (size_t k = 0; k < p.size; k++) { values[k] = (float)(sum[p.offset + k] / (double)n); }
-        olmo2_write(m, OLMO2_PARAMETER, index, values);
+    for (size_t index = 0; ok && index < parameter_count(config); index++) {
+        ok = soup_tensor(m, index, inputs, n, sum, values, err);
     }
-    return true;
+    for (size_t i = 0; i < opened; i++) { safetensors_close(&inputs[i]); }
+    free(inputs);
+    free(values);
+    free(sum);
+    return ok;
 }
 
 static inline bool command_soup(const Settings *s, Error *err) {
@@ -400,8 +432,6 @@ static inline bool command_soup(const Settings *s, Error *err) {
     OLMo2Config config, other;
     OLMo2Limits limits;
     Text text;
-    double *sum = NULL;
-    float *values = NULL;
     memset(&limits, 0, sizeof limits);
     memset(&text, 0, sizeof text);
     char(*dirs)[PATH_MAX] = (char(*)[PATH_MAX])allocate(n, sizeof *dirs, "the list of models", err);
@@ -415,16 +445,10 @@ static inline bool command_soup(const Settings *s, Error *err) {
                       dirs[0], dirs[i]);
         }
     }
-    ok = ok && text_open_beside(&text, NULL, dirs[0], err) && olmo2_create(&m, &config, &limits, err);
-    if (ok) {
-        sum = (double *)allocate(parameter_array_size(&config), sizeof *sum, "the sum of the models", err);
-        values = (float *)allocate(largest_tensor(&config), sizeof *values, "a tensor", err);
-        ok = sum != NULL && values != NULL && soup_mean(m, dirs, n, sum, values, err) &&
-             checkpoint_write_model(m, s->out, text.present ? text.path : NULL, err);
-    }
+    ok = ok && text_open_beside(&text, NULL, dirs[0], err) && olmo2_create(&m, &config, &limits, err) &&
+         soup_mean(m, dirs, n, err) &&
+         checkpoint_write_model(m, s->out, text.present ? text.path : NULL, err);
     if (ok) { printf("%s: the mean of %zu models\n", s->out, n); }
-    free(values);
-    free(sum);
     free(dirs);
     text_close(&text);
     olmo2_free(m);
@@ -545,9 +569,8 @@ static inline bool command_detokenize(const Settings *s, Error *err) {
 // inspect
 
 static inline void print_parameters(const OLMo2Config *config) {
-    size_t total = parameter_total(config);
-    printf("parameters     %zu, %zu of them without both embeddings\n", total,
-           total - 2 * config->V * config->C);
+    printf("parameters     %zu, %zu of them without both embeddings\n", parameter_total(config),
+           parameter_total_without_embeddings(config));
 }
 
 // "1.20 GB: weights 300 MB, ..." from column 15 on: the total and the classes of which there are any.
@@ -611,9 +634,41 @@ static inline bool print_tensors(const char *path, Error *err) {
     return true;
 }
 
+static inline bool print_stability(const RunHistory *history, Error *err) {
+    double loss_score, norm_score;
+    if (!spike_score(&loss_score, history->losses, history->count, err) ||
+        !spike_score(&norm_score, history->norms, history->count, err)) {
+        return false;
+    }
+    StabilityMonitor *monitor =
+        (StabilityMonitor *)allocate(1, sizeof *monitor, "the monitor of a run's stability", err);
+    if (monitor == NULL) { return false; }
+    for (size_t i = 0; i < history->count; i++) {
+        monitor_step(monitor, history->losses[i], history->norms[i]);
+    }
+    printf("run            %zu steps with a loss, %zu of them skipped\n", history->count, history->skipped);
+    printf("spike score    loss %.6f, gradient norm %.6f\n", loss_score, norm_score);
+    printf("monitor        %.6f of all steps, %.6f of the last %d\n", monitor_total_score(monitor),
+           monitor_running_score(monitor), MONITOR_STEPS);
+    free(monitor);
+    return true;
+}
+
+// Of a run's directory: how stable the run was. Nothing of any other.
+static inline bool inspect_run(const char *run, Error *err) {
+    char path[PATH_MAX];
+    RunHistory history;
+    if (!path_join(path, run, "log.jsonl", err)) { return false; }
+    if (!path_is_file(path)) { return true; }
+    bool ok = run_history_read(&history, path, err) && print_stability(&history, err);
+    run_history_free(&history);
+    return ok;
+}
+
 static inline bool command_inspect(const Settings *s, Error *err) {
     const char *path = s->inputs.items[0];
     char dir[PATH_MAX] = "";
+    size_t B = (size_t)s->batch_size;
     OLMo2Config config;
     if (ends_with(path, ".safetensors")) { return print_tensors(path, err); }
     if (!olmo2_preset(&config, path)) {
@@ -622,11 +677,14 @@ static inline bool command_inspect(const Settings *s, Error *err) {
                       : config_read(&config, path, err);
         if (!ok) { return false; }
     }
+    size_t T = s->seq_len > 0 ? (size_t)s->seq_len : config.max_T;
+    if (!check_batch(&config, B, T, err)) { return false; }
     printf("model          %s\n", dir[0] != '\0' ? dir : path);
     print_config(&config);
     print_parameters(&config);
-    print_memory_plan(&config, (size_t)s->batch_size, s->seq_len > 0 ? (size_t)s->seq_len : config.max_T);
+    print_memory_plan(&config, B, T);
     if (dir[0] == '\0') { return true; }
+    if (!inspect_run(path, err)) { return false; }
     printf("\n");
     return print_tensors(dir, err);
 }

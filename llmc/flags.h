@@ -101,7 +101,8 @@ static const Command commands[] = {
     "Writes the text of a token file." },
   { INSPECT, "inspect", 1, 1, "DIR|FILE|SIZE",
     "Shows a model's configuration, tensors, parameters and the memory it takes: of a model or run "
-    "directory, a config.json, a .safetensors file, or a size by its name." },
+    "directory, a config.json, a .safetensors file, or a size by its name. Of a run also how often its loss "
+    "and its gradient norm spiked." },
 };
 // clang-format on
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
@@ -172,7 +173,8 @@ static const Flag flags[] = {
   { "batch-size",        FLAG_INTEGER, AT(batch_size),        "[1, 1e6]",   "8",     EVAL | INSPECT,
     "sequences side by side" },
   { "micro-batch-size",  FLAG_INTEGER, AT(micro_batch_size),  "[1, 1e6]",   NULL,    TRAIN,
-    "sequences side by side in memory; their gradients add up to the batch's (default: the whole batch)" },
+    "sequences side by side in memory; their gradients add up to the batch's (default: as many as hold 8192 "
+    "tokens, at least one)" },
   { "seed",              FLAG_INTEGER, AT(seed),              "[0, 9e15]",  "6198",  TRAIN,
     "of the initial weights, the order of the data and the samples" },
   { "instance-filter",   FLAG_SWITCH,  AT(instance_filter),   NULL,         "on",    TRAIN,

@@ -12,8 +12,6 @@
 #endif
 
 #include "commands.h"
-#include "log.h"
-#include "stability.h"
 
 typedef struct {
     const char *program;  // argv[0]
@@ -30,7 +28,6 @@ typedef struct {
     // how far the run is: the part of it that a checkpoint keeps
     int64_t step;     // steps done
     int64_t updates;  // of the weights: skipped steps make none
-    int64_t tokens;   // seen
     SkipStep skip;
 
     char source[PATH_MAX];      // the directory that the weights come from; empty for a new model
@@ -40,7 +37,8 @@ typedef struct {
     RunLog log;
     Progress progress;
     int64_t saved_step;       // of the newest checkpoint; -1 for none
-    double seconds_per_step;  // a running average
+    int64_t timed_steps;      // since the program's start
+    double seconds_per_step;  // a running average over them
     TokenBuffer prompt;       // of the samples
 } Trainer;
 
@@ -85,7 +83,6 @@ static inline void state_write(JsonWriter *w, const Trainer *t) {
     json_begin_object(w, NULL);
     json_integer(w, "step", t->step);
     json_integer(w, "updates", t->updates);
-    json_integer(w, "tokens", t->tokens);
     json_begin_object(w, "loader");
     json_integer(w, "seed", (int64_t)loader->seed);
     json_integer(w, "epoch", (int64_t)loader->epoch);
@@ -118,7 +115,6 @@ static inline bool state_restore(Trainer *t, Error *err) {
     int64_t seed, epoch, position, instances;
     if (!state_read_count(root, "step", &t->step, source, err) ||
         !state_read_count(root, "updates", &t->updates, source, err) ||
-        !state_read_count(root, "tokens", &t->tokens, source, err) ||
         !state_read_count(saved, "seed", &seed, source, err) ||
         !state_read_count(saved, "epoch", &epoch, source, err) ||
         !state_read_count(saved, "position", &position, source, err) ||
@@ -142,6 +138,9 @@ static inline bool state_open(Trainer *t, Error *err) {
 
 // ---------------------------------------------------------------------------------------------
 // setting up: the settings and what follows from them
+
+// The tokens of all steps so far: a run has one size of step from its start to its end.
+static inline int64_t trainer_tokens(const Trainer *t) { return t->step * (int64_t)(t->B * t->T); }
 
 // Keeps other processes from writing to the run as long as this one lives.
 static inline bool run_lock(Trainer *t, const char *run, Error *err) {
@@ -188,7 +187,7 @@ typedef struct {
 static inline SizeDefaults size_defaults(const OLMo2Config *config) {
     const SizeDefaults rows[] = {
         {4e9, 4e-4, 512}, {9e9, 3e-4, 1024}, {2e10, 9e-4, 2048}, {INFINITY, 6e-4, 2048}};
-    double parameters = (double)(parameter_total(config) - 2 * config->V * config->C);
+    double parameters = (double)parameter_total_without_embeddings(config);
     int row = 0;
     while (parameters > rows[row].parameters) { row++; }
     return rows[row];
@@ -241,6 +240,23 @@ static inline bool trainer_open_model(Trainer *t, Error *err) {
     return ok && text_fit(&t->text, &t->config, err);
 }
 
+// Opens the validation data and reads what the run will be measured on: that is little, and an error in it
+// shows now, not after hours of training.
+static inline bool trainer_open_validation(Trainer *t, Error *err) {
+    const Settings *s = t->settings;
+    if (s->val_data.count == 0) { return true; }
+    if (!evaluation_open(&t->validation, &s->val_data, t->T, t->config.V, err)) { return false; }
+    size_t instances = evaluation_instances(&t->validation, s->eval_instances);
+    return evaluation_check(&t->validation, instances, &t->batch, err);
+}
+
+// Sequences side by side unless the settings say how many: as many as hold 8192 tokens, the same on every
+// machine, since the bits of a run depend on it.
+static inline size_t default_micro_batch(size_t B, size_t T) {
+    size_t micro = 8192 / T;
+    return micro < 1 ? 1 : micro < B ? micro : B;
+}
+
 static inline bool trainer_open_data(Trainer *t, Error *err) {
     const Settings *s = t->settings;
     SizeDefaults defaults = size_defaults(&t->config);
@@ -248,7 +264,7 @@ static inline bool trainer_open_data(Trainer *t, Error *err) {
     memset(&loader, 0, sizeof loader);
     t->T = s->seq_len > 0 ? (size_t)s->seq_len : t->config.max_T;
     t->B = (size_t)(s->batch_size > 0 ? s->batch_size : defaults.batch_size);
-    t->micro = s->micro_batch_size > 0 ? (size_t)s->micro_batch_size : t->B;
+    t->micro = s->micro_batch_size > 0 ? (size_t)s->micro_batch_size : default_micro_batch(t->B, t->T);
     if (t->micro > t->B) {
         return fail(err, "--micro-batch-size %zu: is more than the batch of %zu sequences", t->micro, t->B);
     }
@@ -261,11 +277,9 @@ static inline bool trainer_open_data(Trainer *t, Error *err) {
     loader.min_period = (size_t)s->filter_min_period;
     loader.max_period = (size_t)s->filter_max_period;
     loader.max_count = (size_t)s->filter_max_count;
-    return check_length(&t->config, t->T, err) &&
+    return check_batch(&t->config, t->micro, t->T, err) &&
            dataloader_open(&t->data, (const char *const *)s->data.items, s->data.count, &loader, err) &&
-           (s->val_data.count == 0 ||
-            evaluation_open(&t->validation, &s->val_data, t->T, t->config.V, err)) &&
-           batch_create(&t->batch, t->B, t->T, err);
+           batch_create(&t->batch, t->B, t->T, err) && trainer_open_validation(t, err);
 }
 
 // Steps of the whole run, and the learning rate of each.
@@ -318,7 +332,8 @@ static inline void trainer_print_plan(const Trainer *t) {
     OLMo2Limits limits = trainer_limits(t);
     OLMo2Memory memory = olmo2_memory(&t->config, &limits);
     char backend[128], tokens[32], name[64];
-    double instances = (double)dataloader_instances(&t->data), per_step = (double)(t->B * t->T);
+    size_t instances = dataloader_instances(&t->data), per_epoch = instances / t->B * t->B;
+    double per_step = (double)(t->B * t->T);
     size_t micro_batches = (t->B + t->micro - 1) / t->micro;
     olmo2_describe(backend, sizeof backend);
     choice_word(s, "schedule", name);
@@ -328,13 +343,13 @@ static inline void trainer_print_plan(const Trainer *t) {
     print_parameters(&t->config);
     printf("memory         ");
     print_memory(&memory);
-    printf("data           %zu sequences of %zu tokens in %zu file%s\n", dataloader_instances(&t->data), t->T,
-           t->data.file_count, t->data.file_count == 1 ? "" : "s");
+    printf("data           %zu sequences of %zu tokens in %zu file%s\n", instances, t->T, t->data.file_count,
+           t->data.file_count == 1 ? "" : "s");
     printf("step           %zu sequences, %s tokens, in %zu micro-batch%s\n", t->B,
            format_count(tokens, per_step), micro_batches, micro_batches == 1 ? "" : "es");
     printf("run            %lld steps, %s tokens, %.2f epochs\n", (long long)schedule->total,
            format_count(tokens, per_step * (double)schedule->total),
-           (double)schedule->total * (double)t->B / instances);
+           (double)schedule->total * (double)t->B / (double)per_epoch);
     printf("learning rate  %s: in %lld steps to %g, at the end %g\n", name, (long long)schedule->warmup,
            schedule->peak, schedule_lr(schedule, schedule->total));
     printf("directory      %s\n\n", s->out);
@@ -345,7 +360,7 @@ static inline void trainer_print_plan(const Trainer *t) {
 static inline bool trainer_initialize(Trainer *t, Error *err) {
     Pcg64 rng;
     pcg64_seed(&rng, (uint64_t)t->settings->seed);
-    float *values = (float *)allocate(largest_tensor(&t->config), sizeof *values, "a tensor", err);
+    float *values = (float *)allocate(parameter_largest(&t->config), sizeof *values, "a tensor", err);
     for (size_t index = 0; values != NULL && index < parameter_count(&t->config); index++) {
         Parameter p = parameter_at(&t->config, index);
         for (size_t i = 0; i < p.size; i++) {
@@ -375,16 +390,27 @@ static inline bool run_check_unused(const char *run, Error *err) {
     char log[PATH_MAX];
     int64_t *steps = NULL;
     size_t count = 0;
-    if (access(run, F_OK) != 0) { return true; }
     if (!path_join(log, run, "log.jsonl", err) || !checkpoint_list(run, &steps, &count, err)) {
         return false;
     }
     free(steps);
-    return (count == 0 && access(log, F_OK) != 0) ||
-           fail(
-               err,
-               "--out %s: holds another run; choose another directory, or go on with that run by --resume %s",
-               run, run);
+    if (count > 0) {
+        return fail(
+            err,
+            "--out %s: holds another run; choose another directory, or go on with that run by --resume %s",
+            run, run);
+    }
+    return access(log, F_OK) != 0 ||
+           fail(err,
+                "--out %s: holds the log of a run that ended before its first checkpoint; remove %s to begin "
+                "again",
+                run, log);
+}
+
+// Makes an existing directory this new run's own. The lock comes first: what another process is writing is no
+// run that has ended, and after the check nobody else can begin.
+static inline bool run_claim(Trainer *t, const char *run, Error *err) {
+    return (t->lock >= 0 || run_lock(t, run, err)) && run_check_unused(run, err);
 }
 
 // The log's first line: the whole configuration.
@@ -399,7 +425,7 @@ static inline bool log_run(Trainer *t, Error *err) {
     json_string(&w, "backend", backend);
     json_integer(&w, "parameters", (int64_t)parameter_total(&t->config));
     json_integer(&w, "parameters_without_embeddings",
-                 (int64_t)(parameter_total(&t->config) - 2 * t->config.V * t->config.C));
+                 (int64_t)parameter_total_without_embeddings(&t->config));
     json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(&t->config, &limits).total);
     json_integer(&w, "tokens_per_step", (int64_t)(t->B * t->T));
     json_integer(&w, "steps", t->schedule.total);
@@ -408,20 +434,34 @@ static inline bool log_run(Trainer *t, Error *err) {
     return run_log_write(&t->log, &w, err);
 }
 
+// Copies the tokenizer to RUN/tokenizer, from where every checkpoint takes it: the files that it was read
+// from may move while the run lasts.
+static inline bool trainer_keep_tokenizer(Trainer *t, const char *run, Error *err) {
+    char writing[PATH_MAX], kept[PATH_MAX];
+    if (!t->text.present) { return true; }
+    return path_join(writing, run, ".writing-tokenizer", err) && path_join(kept, run, "tokenizer", err) &&
+           directory_create(writing, err) &&
+           checkpoint_write_tokenizer(&t->config, writing, t->text.path, err) &&
+           checkpoint_rename(run, writing, kept, "tokenizer", err) && checkpoint_clean(run, err) &&
+           path_join(t->text.path, kept, "tokenizer.json", err);
+}
+
 // Opens the run's directory and its log.
 static inline bool trainer_enter_run(Trainer *t, Error *err) {
     const char *run = t->settings->out;
     bool fresh, resumed = t->settings->resume != NULL;
-    bool ok = resumed ? checkpoint_clean(run, err) : directory_create(run, err) && run_lock(t, run, err);
-    return ok && run_log_open(&t->log, run, t->step, &fresh, err) && (!fresh || log_run(t, err));
+    return (resumed || (directory_create(run, err) && run_claim(t, run, err))) &&
+           checkpoint_clean(run, err) && trainer_keep_tokenizer(t, run, err) &&
+           run_log_open(&t->log, run, t->step, &fresh, err) && (!fresh || log_run(t, err));
 }
 
-// Everything up to the first step. Nothing is written before all input is known to be good.
+// Everything up to the first step. Nothing is written before all input is known to be good, but for the ids
+// of the training data: to look at terabytes would take hours, so that they are checked as they come.
 static inline bool trainer_open(Trainer *t, const Command *command, int argc, char **argv, Error *err) {
     Settings *s = t->settings;
     if (!flags_check_train(s, err)) { return false; }
     if (s->resume != NULL && !trainer_resume_settings(t, command, argc, argv, err)) { return false; }
-    if (s->resume == NULL && !run_check_unused(s->out, err)) { return false; }
+    if (s->resume == NULL && access(s->out, F_OK) == 0 && !run_claim(t, s->out, err)) { return false; }
     set_threads(s);
     if (!trainer_open_model(t, err) || !trainer_open_data(t, err) || !trainer_plan_length(t, err)) {
         return false;
@@ -472,34 +512,33 @@ static inline void trainer_update(Trainer *t, double lr, double gradient_norm) {
     olmo2_update(t->model, &adamw);
 }
 
-// The next step. Counters and learning rate go on when it is skipped; AdamW's own count does not.
+// A step on the batch. Counters and learning rate go on when it is skipped; AdamW's own count does not.
 static inline bool trainer_step(Trainer *t, StepReport *r, Error *err) {
     const Settings *s = t->settings;
     LmSums sums;
     memset(&sums, 0, sizeof sums);
-    if (!batch_next(&t->batch, &t->data, t->B, err)) { return false; }
     size_t N = lm_normalizer(t->batch.labels, t->batch.filtered, t->B, t->T);
     trainer_accumulate(t, N);
     lm_add(&sums, t->batch.labels, t->batch.logprobs, t->batch.lse, t->B * t->T, objective_z(s));
     t->step++;
-    t->tokens += (int64_t)(t->B * t->T);
-
+    // The objective, in which a filtered sequence counts, and what a person compares, in which it does not.
+    double objective = N > 0 ? sums.ce / (double)N : 0.0;
     r->step = t->step;
-    r->tokens = t->tokens;
-    r->loss = N > 0 ? sums.ce / (double)N : 0.0;
-    r->z = N > 0 ? sums.z / (double)N : 0.0;
+    r->tokens = trainer_tokens(t);
+    r->loss = sums.labels > 0 ? sums.ce / (double)sums.labels : NAN;
+    r->z = sums.labels > 0 ? sums.z / (double)sums.labels : NAN;
     r->gradient_norm = olmo2_gradient_norm(t->model);
     r->lr = schedule_lr(&t->schedule, t->step);
     r->masked = 0;
     for (size_t b = 0; b < t->B; b++) { r->masked += t->batch.filtered[b]; }
-    if (!s->skip_step && !(isfinite(r->loss) && isfinite(r->gradient_norm))) {
+    if (!s->skip_step && !(isfinite(objective) && isfinite(r->gradient_norm))) {
         return fail(
             err,
             "step %lld: the loss is %g and the gradient norm %g, an update would destroy the weights; "
             "try a smaller --lr or --skip-step on",
-            (long long)t->step, r->loss, r->gradient_norm);
+            (long long)t->step, objective, r->gradient_norm);
     }
-    r->skipped = N == 0 || (s->skip_step && skip_step(&t->skip, r->loss, r->gradient_norm));
+    r->skipped = N == 0 || (s->skip_step && skip_step(&t->skip, objective, r->gradient_norm));
     if (!r->skipped) { trainer_update(t, r->lr, r->gradient_norm); }
     return true;
 }
@@ -517,8 +556,9 @@ static inline int64_t trainer_last_step(const Trainer *t) {
 }
 
 static inline bool trainer_report(Trainer *t, StepReport *r, double seconds, Error *err) {
-    t->seconds_per_step = t->seconds_per_step > 0.0 ? 0.9 * t->seconds_per_step + 0.1 * seconds : seconds;
-    r->seconds_left = t->seconds_per_step * (double)(t->schedule.total - t->step);
+    // The first step is slower, as it starts the threads and touches the memory: the second forgets it.
+    t->seconds_per_step = ++t->timed_steps <= 2 ? seconds : 0.9 * t->seconds_per_step + 0.1 * seconds;
+    r->seconds_left = t->seconds_per_step * (double)(trainer_last_step(t) - t->step);
     r->tokens_per_second = (double)(t->B * t->T) / seconds;
     bool stays = is_due(t->step, t->settings->log_every) || t->step == 1 || t->step == trainer_last_step(t) ||
                  r->skipped;
@@ -542,7 +582,7 @@ static inline bool trainer_evaluate(Trainer *t, Error *err) {
     json_begin_object(&w, NULL);
     json_string(&w, "type", "eval");
     json_integer(&w, "step", t->step);
-    json_integer(&w, "tokens", t->tokens);
+    json_integer(&w, "tokens", trainer_tokens(t));
     json_number(&w, "loss", e.loss);
     json_number(&w, "perplexity", e.perplexity);
     json_number(&w, "bits_per_byte", e.bits_per_byte);
@@ -607,8 +647,6 @@ static inline bool trainer_save(Trainer *t, Error *err) {
     if (!ok) { return false; }
     t->saved_step = t->step;
     progress_print(&t->progress, "saved %s\n", path);
-    // The next save copies the tokenizer of this one: the file before may move, or go with its checkpoint.
-    if (t->text.present && !path_join(t->text.path, path, "tokenizer.json", err)) { return false; }
     return s->keep == 0 || checkpoint_prune(s->out, s->keep, s->keep_every, err);
 }
 
@@ -631,13 +669,28 @@ static inline bool stop_requested(void) {
            (sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1);
 }
 
+// The next batch. If its data are bad, what the run has learned so far is saved.
+static inline bool trainer_next_batch(Trainer *t, Error *err) {
+    LoaderState before = t->data.state;
+    Error unsaved;
+    if (batch_next(&t->batch, &t->data, t->B, err)) { return true; }
+    t->data.state = before;
+    if (t->step == 0) { return false; }
+    if (t->saved_step != t->step && !trainer_save(t, &unsaved)) {
+        return fail(err, "%s\n%s", err->text, unsaved.text);
+    }
+    return fail(err, "%s\nThe run is saved up to step %lld: correct the file and go on by --resume.",
+                err->text, (long long)t->step);
+}
+
 static inline bool trainer_run(Trainer *t, Error *err) {
     const Settings *s = t->settings;
     int64_t last = trainer_last_step(t);
     while (t->step < last && !stop_requested()) {
         StepReport report;
         double start = seconds_now();
-        if (!trainer_step(t, &report, err) || !trainer_report(t, &report, seconds_now() - start, err)) {
+        if (!trainer_next_batch(t, err) || !trainer_step(t, &report, err) ||
+            !trainer_report(t, &report, seconds_now() - start, err)) {
             return false;
         }
         bool final = t->step == t->schedule.total;
@@ -652,13 +705,29 @@ static inline bool trainer_run(Trainer *t, Error *err) {
     return t->saved_step == t->step || trainer_save(t, err);
 }
 
+// The word as one types it for a shell: in quotes if it holds anything that a shell might take for its own.
+static inline const char *shell_word(char quoted[4 * PATH_MAX], const char *word) {
+    const char *plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+    if (word[0] != '\0' && word[strspn(word, plain)] == '\0') { return word; }
+    char *out = quoted;
+    *out++ = '\'';
+    for (; *word != '\0' && out < quoted + 4 * PATH_MAX - 6; word++) {
+        if (*word == '\'') { out = stpcpy(out, "'\\'"); }
+        *out++ = *word;
+    }
+    strcpy(out, "'");
+    return quoted;
+}
+
 static inline void trainer_print_end(Trainer *t) {
-    const char *run = t->settings->out, *quote = strchr(run, ' ') != NULL ? "'" : "";
+    const char *run = t->settings->out;
+    char program[4 * PATH_MAX], directory[4 * PATH_MAX];
     if (t->step >= t->schedule.total) {
         progress_print(&t->progress, "%s: complete, %lld steps\n", run, (long long)t->step);
     } else {
-        progress_print(&t->progress, "stopped at step %lld of %lld; to go on:\n%s train --resume %s%s%s\n",
-                       (long long)t->step, (long long)t->schedule.total, t->program, quote, run, quote);
+        progress_print(&t->progress, "stopped at step %lld of %lld; to go on:\n%s train --resume %s\n",
+                       (long long)t->step, (long long)t->schedule.total, shell_word(program, t->program),
+                       shell_word(directory, run));
     }
 }
 

@@ -108,7 +108,9 @@ def olmo_core_run(
             group["lr"] = lr
         optimizer.latest_loss, optimizer.latest_grad_norm = output.ce_loss, norm
         optimizer.step()
-        losses = {"loss": output.ce_loss.item(), "z": output.z_loss.item()}
+        # OLMo-core divides by N, in which a filtered sequence counts T labels; the log has means per label.
+        per_label = N / (labels != -100).sum()
+        losses = {"loss": (output.ce_loss * per_label).item(), "z": (output.z_loss * per_label).item()}
         masked = (~kept).sum().item()
         log.append({**losses, "gradient_norm": norm.item(), "lr": lr, "masked": masked})
     return log, model

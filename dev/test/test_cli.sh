@@ -35,9 +35,12 @@ says() {
     if grep -qF -- "$1" output; then pass; else fail "expected the output to say: $1" "$(cat output)"; fi
 }
 
-files() { find . -type f ! -name output ! -name errors ! -name before ! -name after -exec cksum {} + | sort; }
+files() {
+    find . -type d -print -o -type f ! -name output ! -name errors ! -name before ! -name after \
+        -exec cksum {} + | sort
+}
 
-# refuse WORDS ARGUMENTS...: exit code 1, "error: " and the words on stderr, no file made, changed or removed.
+# refuse WORDS ARGUMENTS...: exit code 1, "error: " and the words on stderr, nothing made, changed or removed.
 refuse() {
     local words=$1 code
     shift
@@ -102,6 +105,9 @@ write("llama.json", {**config, "model_type": "llama"})
 write("olmo1.json", {**config, "model_type": "olmo"})
 write("odd.json", {**config, "num_key_value_heads": 3})
 write("half.json", json.dumps(config)[:100])
+write("huge.json", {**config, "hidden_size": 2**20, "intermediate_size": 2**20, "num_hidden_layers": 4096})
+write("long.json", {**config, "max_position_embeddings": 2**24, "num_hidden_layers": 4096,
+                    "intermediate_size": 2**20})
 
 random.seed(1)
 words = "the cat sat on a mat and ran to see who saw it".split()
@@ -119,6 +125,10 @@ with open("masked.npy", "wb") as file:
     file.write(struct.pack("<200I", *[i % 250 for i in range(200)]))
 with open("masked.npy.mask", "wb") as file:
     file.write(bytes(199))
+with open("unlabelled.npy", "wb") as file:
+    file.write(struct.pack("<64I", *range(64)))
+with open("unlabelled.npy.mask", "wb") as file:
+    file.write(bytes(64))
 with open("repeats.npy", "wb") as file:
     file.write(struct.pack("<640I", *([1, 2] * 320)))
 header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10,), }".ljust(117) + b"\n"
@@ -167,6 +177,30 @@ refuse "WordPiece" tokenize --tokenizer wordpiece.json --out new.npy a.txt
 refuse "broken.json" tokenize --tokenizer broken.json --out new.npy a.txt
 refuse "nothing.json" tokenize --tokenizer nothing.json --out new.npy a.txt
 refuse "text.npy: token 0 has id" detokenize --tokenizer tokenizer.json text.npy
+
+# ---------------------------------------------------------------------------------------------
+# the first step: initial weights, clipping, the moments
+
+run "${new[@]}" --out first --steps 1 --clip 0.01 --lr 1e-30 --weight-decay 0
+check "initial weights, clipping, names of the moments" python '
+import array, json, math, struct
+def tensors(path):
+    data = open(path, "rb").read()
+    n = struct.unpack("<Q", data[:8])[0]
+    return {k: array.array("f", data[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]])
+            for k, t in json.loads(data[8:8 + n]).items() if k != "__metadata__"}
+step = "first/step-00000001/"
+p, m = tensors(step + "model.safetensors"), tensors(step + "trainer/optimizer.safetensors")
+norm = math.sqrt(sum(x * x for k in p for x in m["exp_avg." + k])) / 0.1  # m = (1 - beta1) g, |g| clipped
+assert abs(norm - 0.01) < 1e-6, norm
+for k, t in p.items():
+    v = m["exp_avg_sq." + k]
+    assert all(abs(b - 0.05 * (a / 0.1) ** 2) <= 1e-5 * max(v) for a, b in zip(m["exp_avg." + k], v)), k
+    if "norm" in k:
+        assert all(x == 1 for x in t), k
+        continue
+    std = math.sqrt(sum(x * x for x in t) / len(t))  # of a normal distribution cut at 3 deviations: 0.9866
+    assert abs(std / 0.01973 - 1) < 5 / math.sqrt(2 * len(t)) and max(map(abs, t)) <= 0.06 * (1 + 1e-6), k'
 
 # ---------------------------------------------------------------------------------------------
 # 20 steps = 10 + resume + 10 = 7 + SIGTERM + ..., and the same bits for any number of threads
@@ -226,29 +260,43 @@ same two 20
 export OMP_NUM_THREADS=1
 
 # The signal comes at some moment after the first step; whatever step it is, the run ends with the same bits.
+# The tokenizer is gone by then.
 for signal in TERM INT; do
+    cp tokenizer.json gone.json
     set -m
-    "$program" "${new[@]}" --out "stop$signal" --steps 3000 --save-every 0 >output 2>errors &
+    "$program" train --config config.json --tokenizer gone.json --data train.npy --batch-size 8 \
+        --out "stop$signal" --steps 300000 --save-every 0 >output 2>errors &
     pid=$!
     set +m
     for _ in $(seq 200); do
         grep -q '"step"' "stop$signal/log.jsonl" 2>/dev/null && break
         sleep 0.02
     done
+    rm gone.json
     kill -$signal $pid
     wait $pid
     code=$?
     if [ $code -eq 0 ]; then pass; else fail "SIG$signal: exit code $code" "$(cat output errors)"; fi
     says "$program train --resume stop$signal"
-    at=$(sed -n 's/^stopped at step \([0-9]*\) of 3000.*/\1/p' output)
+    at=$(sed -n 's/^stopped at step \([0-9]*\) of 300000.*/\1/p' output)
     more=$((at + 5))
     run train --resume "stop$signal" --stop-at $more
-    run "${new[@]}" --out "through$signal" --steps 3000 --save-every 0 --stop-at $more
+    run "${new[@]}" --out "through$signal" --steps 300000 --save-every 0 --stop-at $more
     same "stop$signal" $more "through$signal"
 done
 
+check "the tokenizer is kept" cmp tokenizer.json stopTERM/tokenizer/tokenizer.json
+# What the program says to go on by is what a shell understands.
+run "${new[@]}" --out "it's a \$run" --steps 2 --stop-at 1
+check "a name with quotes" bash -c "$(tail -n 1 output)"
+check "a name with quotes, complete" test -d "it's a \$run/step-00000002"
+
 # ---------------------------------------------------------------------------------------------
 # one batch in parts of any size
+
+run train --config 1M --seq-len 2048 --vocab-size 260 --data train.npy train.npy train.npy --batch-size 9 \
+    --steps 1 --out parts
+says "9 sequences, 18.4k tokens, in 3 micro-batches"
 
 for micro in 8 4 3 1; do run "${new[@]}" --out "micro$micro" --steps 5 --micro-batch-size $micro; done
 check "micro-batches of 8, 4, 3 and 1 sequences" python 'import json, sys
@@ -276,7 +324,10 @@ equal "1000 tokens are 8 steps of 8 x 16" "$(value linear lr | cut -d' ' -f1,2,8
 repeats=(train --config config.json --data repeats.npy --batch-size 40)
 run "${repeats[@]}" --out masked --epochs 1 --filter-max-count 7
 says "mask 40"
-equal "every instance repeats" "$(value masked masked) $(value masked loss)" "40 0.0"
+equal "every instance repeats" "$(value masked masked) $(value masked loss)" "40 None"
+run train --config config.json --data repeats.npy train.npy --batch-size 400 --epochs 1 --out mixed
+check "filtered sequences do not lower the loss" python 'import math, sys
+assert abs(float(sys.argv[1]) - math.log(260)) < 0.1, sys.argv' "$(value mixed loss)"
 run "${repeats[@]}" --out unmasked --epochs 3 --instance-filter off
 equal "the filter is off" "$(value unmasked masked)" "0 0 0"
 run "${new[@]}" --out kept --steps 9 --save-every 1 --keep 2 --keep-every 4
@@ -361,6 +412,20 @@ refuse "nothing" soup --out new whole nothing
 last=whole/step-00000020
 for what in whole $last $last/config.json $last/model.safetensors 32B; do run inspect "$what"; done
 says "32234279936"
+cp -r whole spiky
+python 'import json
+norms = [1 + i % 2 for i in range(1100)] + [50]
+losses = [5 + i % 2 for i in range(1100)] + [5]
+with open("spiky/log.jsonl", "w") as file:
+    for loss, norm in zip(losses, norms):
+        line = {"type": "step", "loss": loss, "gradient_norm": norm, "skipped": norm == 50}
+        print(json.dumps(line), file=file)'
+run inspect spiky
+says "1101 steps with a loss, 1 of them skipped"
+says "loss 0.000000, gradient norm 0.000908"
+says "0.000908 of all steps, 0.000908 of the last 10000"
+refuse "at once are more than any machine can hold" inspect long.json --batch-size 1e6
+refuse "--seq-len 17: expected 2 to 16" inspect config.json --seq-len 17
 refuse "nothing" inspect nothing
 refuse "train.npy" inspect train.npy
 
@@ -384,7 +449,21 @@ python 'import struct; open("high.npy", "wb").write(struct.pack("<64I", *([1] * 
 "$program" "${fresh[@]}" --data high.npy >output 2>errors
 if [ $? -eq 1 ] && grep -q "high.npy: token 63 has id 260, the vocabulary has 260 rows" errors &&
     [ "$(ls new)" = log.jsonl ]; then pass; else fail "an id above the vocabulary" "$(cat errors)"; fi
+refuse "ended before its first checkpoint; remove new/log.jsonl" "${fresh[@]}" --data train.npy
 rm -r new
+refuse "high.npy: token 63 has id 260" "${fresh[@]}" --data train.npy --val-data val.npy high.npy
+refuse "unlabelled.npy: no token of it is a label" "${fresh[@]}" --data train.npy --val-data unlabelled.npy
+refuse "unlabelled.npy: no token of it is a label" eval --load whole --data unlabelled.npy
+# When steps have been made by then, they are saved, and the run goes on once the file is mended.
+mending=(train --config config.json --steps 4 --batch-size 1 --seed 1 --data high.npy)
+"$program" "${mending[@]}" --out mended >output 2>errors
+equal "exit code" "$?" 1
+check "the steps before are saved" grep -q "token 63 has id 260" errors
+check "and that is said" grep -q "The run is saved up to step 3: correct the file" errors
+python 'import struct; open("high.npy", "wb").write(struct.pack("<64I", *([1] * 63 + [259])))'
+run train --resume mended
+run "${mending[@]}" --out unbroken
+same mended 4 unbroken
 
 # ---------------------------------------------------------------------------------------------
 # bad input: models and tokenizers
@@ -480,6 +559,11 @@ fcntl.flock(os.open("whole", os.O_RDONLY), fcntl.LOCK_EX)
 os.set_inheritable(3, True)
 sys.exit(os.spawnv(os.P_WAIT, sys.argv[1], [sys.argv[1], "train", "--resume", "whole"]))' "$program" 2>errors
 check "a run that another process trains" grep -q "whole: another process is training this run" errors
+python 'import fcntl, os, sys
+fcntl.flock(os.open("hollow", os.O_RDONLY), fcntl.LOCK_EX)
+sys.exit(os.spawnv(os.P_WAIT, sys.argv[1], sys.argv[1:]))' \
+    "$program" "${new[@]}" --out hollow --steps 1 2>errors
+check "a run that another process begins" grep -q "hollow: another process is training this run" errors
 cp -r odd moved
 python 'import json
 from pathlib import Path
@@ -502,7 +586,7 @@ same torn 20
 # no memory, no disk
 
 refuse "out of memory: the model and its buffers need" \
-    train --config 32B --seq-len 16 --data train.npy --out new --steps 1 --batch-size 1
+    train --config huge.json --data train.npy --out new --steps 1 --batch-size 1
 (
     ulimit -v 4000000
     exec "$program" train --config 7B --vocab-size 260 --seq-len 16 --data train.npy --out new --steps 1 \
