@@ -326,6 +326,7 @@ run "${repeats[@]}" --out masked --epochs 1 --filter-max-count 7
 says "mask 40"
 equal "every instance repeats" "$(value masked masked) $(value masked loss)" "40 None"
 run train --config config.json --data repeats.npy train.npy --batch-size 400 --epochs 1 --out mixed
+says "1 steps, 6.40k tokens, 1.00 epochs"
 check "filtered sequences do not lower the loss" python 'import math, sys
 assert abs(float(sys.argv[1]) - math.log(260)) < 0.1, sys.argv' "$(value mixed loss)"
 run "${repeats[@]}" --out unmasked --epochs 3 --instance-filter off
