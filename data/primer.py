@@ -53,20 +53,24 @@ class Story(dict):
         for case, word in zip(("he", "him", "his"), plots.PRONOUNS[gender]):
             self[prefix + case] = word
 
-    def add_cast(self, hero: str) -> None:
+    def add_cast(self, child: bool, cast: random.Random) -> None:
+        """The people of the story, children or animals, drawn from `cast`, and what is said of them."""
+        own, self.random = self.random, cast.random
         gender, other = self.pick((("girl", "boy"), ("boy", "girl")))
-        child = hero == "child" or hero == "either" and self.random() < 0.5
         names = plots.CHILD_NAMES if child else plots.ANIMAL_NAMES
         self.update(hero=self.pick(names[gender]), friend=self.pick(names[other]))
-        self["trait"] = self.pick(plots.TRAITS)
         self.add_person("", gender)
         self.add_person("f", other)
         self.draw(plots.ADULTS)
         self.add_person("a", self["adult_gender"])
         if child:
-            self.update(kind=gender, friend_kind=other, home=self.pick(plots.HOMES))
+            self.update(kind=gender, friend_kind=other)
         else:
             self.draw(plots.ANIMALS)
+        self.random = own
+        self["trait"] = self.pick(plots.TRAITS)
+        if child:
+            self["home"] = self.pick(plots.HOMES)
         self["open"] = self["open_child" if child else "open_animal"]
 
 
@@ -75,7 +79,10 @@ def write_story(rng: random.Random, name: str | None = None) -> tuple[str, Story
     story = Story(rng)
     story["plot"] = name or story.pick(tuple(plots.PLOTS))
     plot = plots.PLOTS[story["plot"]]
-    story.add_cast(plot.hero)
+    child = plot.hero == "child" or plot.hero == "either" and story.random() < 0.5
+    # A plot has people of its own, like the books of a series: a model of this size needs more than minutes to
+    # learn to look back for a name, and until then it would change names as it tells.
+    story.add_cast(child, random.Random(f"{story['plot']} {child}"))
     for rows in plot.tables:
         story.draw(rows)
     text = " ".join(story.expand(story.pick(beat)) for beat in plot.beats).replace(" ¶ ", "\n\n")
@@ -93,7 +100,7 @@ def compute(formula: str, numbers: dict[str, int]) -> str:
 def write_problem(rng: random.Random) -> tuple[str, str, int]:
     """A word problem: the question, the worked answer, and the number that it comes to."""
     story = Story(rng)
-    story.add_cast("child")
+    story.add_cast(True, rng)
     story.update(things=story.pick(plots.THINGS), boxes=story.pick(plots.BOXES))
     problem = story.pick(plots.PROBLEMS)
     numbers: dict[str, int] = {}

@@ -775,8 +775,8 @@ def test_stories(folder: Path) -> None:
     blemishes = [mark for mark in map(blemish, train) if mark is not None]
     check_equal(blemishes[:3], [], f"{len(blemishes)} stories with a blemish")
     check(not any(map(text.repeats, train[:2000])), "no story repeats itself")
-    starts = collections.Counter(story[:100] for story in train)
-    check(starts.most_common(1)[0][1] < 50, f"beginnings differ: {starts.most_common(1)}")
+    starts = collections.Counter(story[:200] for story in train)
+    check(starts.most_common(1)[0][1] < 60, f"beginnings differ: {starts.most_common(1)}")
 
     for name in ("a", "b", "c"):
         script("data/primer.py", "--count", 200, "--seed", 1 if name == "c" else 0, "--out", folder / name)
