@@ -32,8 +32,8 @@ step "plot the run"
 run .venv/bin/python scripts/plot.py "$out/model" --out "$out/plot.png"
 
 step "let it tell stories"
-for prompt in "Once upon a time" "One day, Lily" "There once was a fox"; do
-    run ./train_olmo2 generate --load "$out/model" --prompt "$prompt" --max-tokens 250 --temperature 0.6
+for prompt in "Once upon a time" "Not so long ago" "There once was a girl named"; do
+    run ./train_olmo2 generate --load "$out/model" --prompt "$prompt" --max-tokens 260 --temperature 0.5
 done
 
 step "done"
