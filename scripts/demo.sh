@@ -24,9 +24,9 @@ done
 
 step "train: about three minutes; Ctrl-C stops early and keeps what was learned"
 run ./train_olmo2 train --config 14M --tokenizer "$out/tokenizer.json" --out "$out/model" \
-    --data "$out/data/train.npy" --val-data "$out/data/val.npy" --seq-len 256 --batch-size 8 --steps 1800 \
-    --lr 3e-3 --warmup-steps 50 --schedule linear --log-every 10 --eval-every 300 --eval-instances 64 \
-    --save-every 0 --sample-every 600 --sample-prompt "Once upon a time" --sample-tokens 60 --temperature 0.7
+    --data "$out/data/train.npy" --val-data "$out/data/val.npy" --seq-len 256 --batch-size 8 --steps 2400 \
+    --lr 3e-3 --warmup-steps 50 --schedule linear --log-every 10 --eval-every 400 --eval-instances 64 \
+    --save-every 0 --sample-every 800 --sample-prompt "Once upon a time" --sample-tokens 60 --temperature 0.7
 
 step "plot the run"
 run .venv/bin/python scripts/plot.py "$out/model" --out "$out/plot.png"
