@@ -18,6 +18,7 @@ esac
 setup_build_tools || exit 1
 setup_test_tools
 setup_venv || exit 1
+if [ $reference = yes ]; then setup_reference || exit 1; fi
 python=.venv/bin/python
 
 rm -f build/tests/results
@@ -39,7 +40,6 @@ suite "data scripts" "$python" dev/test/test_data.py
 suite "formulas of dev/doc" "$python" dev/doc/check.py
 
 if [ $reference = yes ]; then
-    setup_reference || exit 1
     target drivers
     suite "reference" "$python" dev/reference/test_reference.py
     suite "dumps" "$python" dev/reference/dump.py --check
