@@ -6,7 +6,7 @@
 // which is written so that NaN fails; a tensor that is all zeros where the reference is not fails as well,
 // and the reference itself must be finite and not all zeros. The exit code is the verdict.
 //
-//     ./test_olmo2 [-v] [DUMP...]      -v prints every tensor, otherwise the worst of each kind
+//     build/test_olmo2 [-v] [DUMP...]      -v prints every tensor, otherwise the worst of each kind
 #include "llmc/safetensors.h"
 #include "llmc/objectives.h"
 #include "llmc/schedule.h"
