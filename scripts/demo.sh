@@ -4,6 +4,16 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+case ${1:-} in
+    -h | --help)
+        sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    -*)
+        complain "unknown option '$1'; see --help"
+        exit 2
+        ;;
+esac
 out=$(from_root "${1:-$root/runs/demo}")
 cd "$root"
 refuse_existing "$out"

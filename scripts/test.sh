@@ -9,6 +9,10 @@ reference=no
 case "${1:-}" in
     "") ;;
     --reference) reference=yes ;;
+    -h | --help)
+        sed -n '2,5s/^# \{0,1\}//p' scripts/test.sh
+        exit 0
+        ;;
     *)
         echo "error: unknown argument '$1'; expected nothing or --reference" >&2
         exit 2
@@ -25,7 +29,8 @@ rm -f build/tests/results
 mkdir -p build/tests
 suite() { dev/test/suite.sh "$@"; }
 
-# All suites of a target. One that does not build prints no figures, so a failed target counts as a failure itself.
+# All suites of a target. One that does not build prints no figures, so a failed target counts as a failure
+# itself.
 target() { make -s -k "$1" || printf '0 1 0 0 make %s\n' "$1" >>build/tests/results; }
 begin=$(date +%s)
 
