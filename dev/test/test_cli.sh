@@ -268,7 +268,7 @@ for signal in TERM INT; do
         --out "stop$signal" --steps 300000 --save-every 0 >output 2>errors &
     pid=$!
     set +m
-    for _ in $(seq 200); do
+    for _ in $(seq 3000); do  # a minute at most, for machines that are slow or busy
         grep -q '"step"' "stop$signal/log.jsonl" 2>/dev/null && break
         sleep 0.02
     done
