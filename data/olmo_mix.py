@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetches a part of the text that OLMo 2 was trained on, and splits it into train.jsonl and val.jsonl.
 
-    python3 data/olmo_mix.py --mix dolmino-mix-1124 --list
+    python3 data/olmo_mix.py --mix dolmino-mix-1124 --list --out DIR
     python3 data/olmo_mix.py --mix dolmino-mix-1124 --source wiki --source math --max-bytes 2e9 --out DIR
 
 olmo-mix-1124 is the pretraining mix (3.9 trillion tokens), dolmino-mix-1124 that of mid-training. Whole
