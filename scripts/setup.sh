@@ -130,6 +130,10 @@ setup_venv() {
 setup_reference() {
     local list=dev/reference/requirements.txt
     if cmp -s "$list" .venv/reference; then return 0; fi
+    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        complain "the cross-checks need Python 3.11 or newer, and .venv has $(.venv/bin/python --version 2>&1)"
+        return 1
+    fi
     say "installing $(tr '\n' ' ' <"$list")into .venv: the cross-checks compare with them"
     say "(PyTorch's usual package for Linux is some gigabytes, since it holds CUDA's libraries too)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$list" || return 1
