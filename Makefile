@@ -9,8 +9,8 @@
 CFLAGS ?= -O3 -march=native
 FUZZ_SECONDS ?= 20
 # -ffp-contract=fast lets a * b + c be one fused instruction. It is not fast-math: NaN, infinity and the order
-# of every sum stay as the source says. -fno-math-errno: nobody reads errno after sqrtf, and setting it would keep
-# loops with a square root from becoming vector code.
+# of every sum stay as the source says. -fno-math-errno: nobody reads errno after sqrtf, and setting it would
+# keep loops with a square root from becoming vector code.
 FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -fno-math-errno -I. -MMD -MP
 LIBS = -lm
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer

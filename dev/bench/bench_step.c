@@ -1,6 +1,8 @@
-// bench_step.c: milliseconds of a training step of the CPU backend: forward, classifier, backward, norm, AdamW.
-//   build/bench_step [STEPS [B [T [C L NH F V]]]]      default: 5 steps of the 85M model, 4 256 512 8 8 2048 50304
-// One line per step and a last line "median M min A max Z"; bench_step.py does the same work in PyTorch.
+// bench_step.c: milliseconds of a training step of the CPU backend: forward, classifier, backward, norm,
+// AdamW.
+//   build/bench_step [STEPS [B [T [C L NH F V]]]]
+// Without arguments, 5 steps of the 85M model: B 4, T 256, C 512, L 8, NH 8, F 2048, V 50304. One line per
+// step and a last line "median M min A max Z"; bench_step.py does the same work in PyTorch.
 #define TESTING
 #include "../../train_olmo2.c"
 
