@@ -705,6 +705,20 @@ void olmo2_describe(char *text, size_t size) {
     snprintf(text, size, "CPU, fp32, %zu thread%s", threads, threads == 1 ? "" : "s");
 }
 
+bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
+    (void)config;
+    if (limits->no_master_weights || limits->bf16_moments) {
+        return fail(err,
+                    "%s: this is the CPU program, which computes and keeps all in fp32; leave it out, or use "
+                    "train_olmo2cu",
+                    limits->no_master_weights ? "--master-weights off" : "--moments bf16");
+    }
+    if (limits->train && limits->recompute != RECOMPUTE_ELEMENTWISE) {
+        return fail(err, "--recompute: this is the CPU program, which knows elementwise alone");
+    }
+    return true;
+}
+
 static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
     const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
     m->weights = (float *)allocate(parameters, floats, "the weights", err);
@@ -730,7 +744,7 @@ static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
 bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
     *out = NULL;
     OLMo2Memory memory = olmo2_memory(config, limits);
-    if (!memory_suffices(memory.total, err)) { return false; }
+    if (!olmo2_check(config, limits, err) || !memory_suffices(memory.total, err)) { return false; }
     OLMo2 *m = (OLMo2 *)allocate(1, sizeof *m, "the model", err);
     if (m == NULL) { return false; }
     m->config = *config;

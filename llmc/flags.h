@@ -16,6 +16,7 @@ typedef struct {
     size_t count;
 } TextList;
 
+typedef enum { MOMENTS_FP32, MOMENTS_BF16 } MomentType;                // in the order of --moments' words
 enum { ABLATE_QK_NORM = 1, ABLATE_POST_NORM = 2, ABLATE_Z_LOSS = 4 };  // in the order of --ablate's words
 
 // The value of every flag, filled from the table by offset; -1, NAN or NULL where there is none. The texts
@@ -46,8 +47,14 @@ typedef struct {
     char *prompt;
     int64_t max_tokens, top_k;
     double temperature, top_p;
-    // everything else
+    // machine
+    int recompute;  // a Recompute
+    bool master_weights;
+    int moments;  // a MomentType
+    bool dry_run;
+    char *memory;
     int64_t threads;
+    // everything else
     bool help;
     TextList inputs;  // the arguments that belong to no flag
     bool given[128];  // by row of the table: whether it was on the command line
@@ -264,6 +271,18 @@ static const Flag flags[] = {
     "of the draws" },
 
   { "machine", FLAG_HEADING, 0, NULL, NULL, 0, NULL },
+  { "recompute",         FLAG_CHOICE,  AT(recompute),         "elementwise|none|block", "elementwise", RESUME,
+    "what the backward computes again instead of keeping it: what takes no matrix product, nothing, or "
+    "whole layers; the bits are the same (on the CPU, elementwise)" },
+  { "master-weights",    FLAG_SWITCH,  AT(master_weights),    NULL,         "on",    TRAIN,
+    "on a GPU: keep an fp32 copy of bf16 weights, and fp32 gradients; off, the weights are rounded "
+    "stochastically and the gradients are bf16" },
+  { "moments",           FLAG_CHOICE,  AT(moments),           "fp32|bf16",  "fp32",  TRAIN,
+    "on a GPU: what AdamW's moments are kept in; bf16 is rounded stochastically" },
+  { "dry-run",           FLAG_SWITCH,  AT(dry_run),           NULL,         "off",   TRAIN | ONCE,
+    "only plan the memory: needs a --config or --load, no data and no device" },
+  { "memory",            FLAG_TEXT,    AT(memory),            "BYTES",      NULL,    TRAIN | ONCE,
+    "with --dry-run: what there is, such as 24G (10^9 bytes) or 24Gi (2^30)" },
   { "threads",           FLAG_INTEGER, AT(threads),           "[0, 4096]",  "0",     GENERATE | EVAL | RESUME,
     "0 for as many as the machine offers; the results do not depend on it" },
   { "help",              FLAG_SWITCH,  AT(help),              NULL,         "off",   EVERY | ONCE,
@@ -587,6 +606,8 @@ static inline bool flags_check_train(const Settings *s, Error *err) {
                     "--resume (a run to go on with), found %s",
                     s->config != NULL ? "two" : "none");
     }
+    if (s->dry_run) { return true; }
+    if (s->memory != NULL) { return fail(err, "--memory: needs --dry-run"); }
     if (s->data.count == 0) { return fail(err, "--data: train needs token files"); }
     if (s->out == NULL) { return fail(err, "--out: train needs a directory for the run"); }
     if ((s->steps > 0) + (s->tokens > 0) + (s->epochs > 0) != 1) {

@@ -1,7 +1,7 @@
 // olmo2.h: what an OLMo 2 model is made of, the sizes with a name, and the interface of a backend.
 //
-// A backend holds the mathematics and implements the interface, as train_olmo2.c does for the CPU; everything
-// else in the project sees a model only through it.
+// A backend holds the mathematics and implements the interface, train_olmo2.c for the CPU and train_olmo2.cu
+// for a GPU; everything else in the project sees a model only through it.
 //
 // Shapes use the same letters everywhere: B batch, T sequence length, C channels of the residual stream,
 // L layers, NH query heads, NKV key/value heads, HS head size, F feed-forward hidden size, V vocabulary rows.
@@ -92,12 +92,19 @@ static inline bool olmo2_preset(OLMo2Config *config, const char *name) {
 
 typedef struct OLMo2 OLMo2;  // a model and its buffers; each backend has its own
 
-// What a model must have room for.
+// Which activations the backward computes again instead of keeping them: those that take no matrix product;
+// none; or a whole layer from its input, one third more arithmetic. The bits are the same.
+typedef enum { RECOMPUTE_ELEMENTWISE, RECOMPUTE_NONE, RECOMPUTE_BLOCK } Recompute;  // as --recompute's words
+
+// What a model must have room for, and in what form it is kept.
 typedef struct {
     size_t B, T;   // largest batch and length of olmo2_forward; 0, 0 if it is never called
     bool train;    // gradients, moments and the activations that the backward needs
     size_t slots;  // sequences decoded side by side, each with a cache of cache_T positions; 0 for none
     size_t cache_T;
+    Recompute recompute;
+    bool no_master_weights;  // bf16 weights have no copy in fp32 and are rounded stochastically
+    bool bf16_moments;       // AdamW's moments in bf16, rounded stochastically
 } OLMo2Limits;
 
 // Bytes, by what they are for.
@@ -127,6 +134,9 @@ void olmo2_describe(char *text, size_t size);
 
 // The bytes of the arrays that olmo2_create would allocate.
 OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits);
+
+// Whether this backend can run a model of these sizes in this form; the error says what it cannot.
+bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *err);
 
 // A model of zeros. The caller owns *m and releases it with olmo2_free. Fails when the machine has too little
 // memory, naming what was needed. Its working space is for the number of threads of this moment: it may be

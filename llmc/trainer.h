@@ -319,6 +319,9 @@ static inline OLMo2Limits trainer_limits(const Trainer *t) {
     limits.B = t->micro;
     limits.T = t->T;
     limits.train = true;
+    limits.recompute = (Recompute)t->settings->recompute;
+    limits.no_master_weights = !t->settings->master_weights;
+    limits.bf16_moments = t->settings->moments == MOMENTS_BF16;
     if (t->settings->sample_every > 0) {
         limits.slots = 1;
         limits.cache_T = text_positions(&t->config, t->prompt.length, (size_t)t->settings->max_tokens);
@@ -469,8 +472,87 @@ static inline bool trainer_open(Trainer *t, const Command *command, int argc, ch
     if (s->sample_every > 0 && !prompt_encode(&t->text, &t->config, s->prompt, &t->prompt, err)) {
         return false;
     }
+    OLMo2Limits limits = trainer_limits(t);
+    if (!olmo2_check(&t->config, &limits, err)) { return false; }
     trainer_print_plan(t);
     return trainer_create_model(t, err) && trainer_enter_run(t, err);
+}
+
+// ---------------------------------------------------------------------------------------------
+// --dry-run: the plan of the memory alone
+
+// "24G", "24Gi", "512M", "24e9": a number of bytes.
+static inline bool parse_bytes(const char *text, double *bytes, Error *err) {
+    const char *letters = "kMGT";
+    char *end;
+    *bytes = strtod(text, &end);
+    const char *letter = *end != '\0' ? strchr(letters, *end) : NULL;
+    if (letter != NULL) {
+        const bool binary = end[1] == 'i';
+        *bytes *= pow(binary ? 1024.0 : 1000.0, (double)(letter - letters + 1));
+        end += binary ? 2 : 1;
+    }
+    return (end != text && *end == '\0' && *bytes > 0.0 && *bytes < 1e18) ||
+           fail(err, "--memory %s: expected a number of bytes, such as 24G or 24Gi", text);
+}
+
+// The most sequences side by side that fit into so many bytes; 0 if one does not.
+static inline size_t largest_micro_batch(const OLMo2Config *config, OLMo2Limits limits, double bytes) {
+    size_t low = 0, high = 1;  // low fits, high does not
+    for (;; high *= 2) {
+        limits.B = high;
+        if (high > (1u << 20) || (double)olmo2_memory(config, &limits).total > bytes) { break; }
+        low = high;
+    }
+    while (high - low > 1) {
+        limits.B = low + (high - low) / 2;
+        if ((double)olmo2_memory(config, &limits).total > bytes) {
+            high = limits.B;
+        } else {
+            low = limits.B;
+        }
+    }
+    return low;
+}
+
+static inline bool trainer_dry_run(Trainer *t, Error *err) {
+    const Settings *s = t->settings;
+    double bytes = 0.0;
+    char backend[128], text[32];
+    if (!flags_check_train(s, err) || (s->memory != NULL && !parse_bytes(s->memory, &bytes, err)) ||
+        !trainer_open_model(t, err)) {
+        return false;
+    }
+    t->T = s->seq_len > 0 ? (size_t)s->seq_len : t->config.max_T;
+    t->micro = s->micro_batch_size > 0 ? (size_t)s->micro_batch_size : 1;
+    OLMo2Limits limits = trainer_limits(t);
+    if (!check_batch(&t->config, t->micro, t->T, err) || !olmo2_check(&t->config, &limits, err)) {
+        return false;
+    }
+    const size_t largest = largest_micro_batch(&t->config, limits, bytes);
+    if (s->micro_batch_size <= 0 && largest > 0) { limits.B = largest; }
+    OLMo2Memory memory = olmo2_memory(&t->config, &limits);
+    olmo2_describe(backend, sizeof backend);
+    printf("backend        %s\n", backend);
+    printf("model          %s\n", t->source[0] != '\0' ? t->source : s->config);
+    print_config(&t->config);
+    print_parameters(&t->config);
+    printf("micro-batch    %zu sequence%s of %zu tokens\n", limits.B, limits.B == 1 ? "" : "s", t->T);
+    printf("memory         ");
+    print_memory(&memory);
+    if (s->memory == NULL) { return true; }
+    printf("available      %s\n", format_bytes(text, (size_t)bytes));
+    if (largest > 0) {
+        printf("largest        %zu sequence%s at once\n", largest, largest == 1 ? "" : "s");
+        return true;
+    }
+    limits.B = 1;
+    return fail(
+        err,
+        "--memory %s: one sequence of %zu tokens needs %s\n"
+        "       Less is needed with a shorter --seq-len, --recompute block, --master-weights off, --moments "
+        "bf16.",
+        s->memory, t->T, format_bytes(text, olmo2_memory(&t->config, &limits).total));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -740,6 +822,11 @@ static inline bool command_train(const char *program, Settings *settings, const 
     t.lock = -1;
     t.saved_step = -1;
     t.progress.terminal = isatty(STDOUT_FILENO) == 1;
+    if (settings->dry_run) {
+        bool planned = trainer_dry_run(&t, err);
+        trainer_close(&t);
+        return planned;
+    }
     signals_block();
     bool ok = trainer_open(&t, command, argc, argv, err) && trainer_run(&t, err);
     if (ok) { trainer_print_end(&t); }

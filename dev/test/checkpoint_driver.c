@@ -24,7 +24,7 @@ static bool convert_config(const char *in, const char *out, Error *err) {
 
 static bool convert_model(const char *in, const char *out, const char *tokenizer, Error *err) {
     OLMo2Config config;
-    OLMo2Limits limits = {0, 0, false, 0, 0};
+    OLMo2Limits limits = {.train = false};
     OLMo2 *m;
     if (!checkpoint_load_config(&config, in, err) || !olmo2_create(&m, &config, &limits, err)) {
         return false;

@@ -66,7 +66,7 @@ static OLMo2Config small_config(void) {
 
 static OLMo2 *make_model(const OLMo2Config *config, float first) {
     OLMo2 *m;
-    OLMo2Limits limits = {0, 0, true, 0, 0};
+    OLMo2Limits limits = {.train = true};
     if (!olmo2_create(&m, config, &limits, &err)) {
         printf("%s\n", err.text);
         exit(1);
