@@ -1,4 +1,5 @@
 # make            train_olmo2, the CPU program
+# make train_olmo2cu   the GPU program (CUDA Toolkit with cuBLAS); PRECISION=bf16 or fp32, CUDA_ARCH=native, sm_90...
 # make test       every test that needs only a C compiler, make and plain Python
 # make sanitize   the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make fuzz       a short run of every fuzz target (clang); FUZZ_SECONDS for each
@@ -24,6 +25,19 @@ else
   OPENMP = -fopenmp
 endif
 
+# The CUDA Toolkit: CUDA_HOME, or where it usually is. cuBLAS is part of it, or stands in .venv (scripts/setup.sh).
+CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
+NVCC = $(CUDA_HOME)/bin/nvcc
+CUBLAS = $(if $(wildcard $(CUDA_HOME)/include/cublas_v2.h),,$(patsubst %/include/cublas_v2.h,%,\
+           $(firstword $(wildcard $(CURDIR)/.venv/lib/python3*/site-packages/nvidia/cu*/include/cublas_v2.h))))
+CUBLAS_LIBS = $(if $(CUBLAS),$(foreach lib,$(wildcard $(CUBLAS)/lib/libcublas*.so.*),-Xlinker $(lib)) \
+                -Xlinker -rpath=$(CUBLAS)/lib,-lcublas)
+CUDA_INCLUDES = $(if $(CUBLAS),-I$(CUBLAS)/include)
+PRECISION ?= bf16
+CUDA_ARCH ?= $(if $(shell command -v nvidia-smi),native,sm_80)
+CUDA_FLAGS = -std=c++17 -O3 -arch=$(CUDA_ARCH) -I. $(CUDA_INCLUDES) -Werror all-warnings \
+             -Xcompiler -Wall,-Wextra,-Werror $(if $(filter fp32,$(PRECISION)),-DPRECISION_FP32)
+
 UNITS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/test_*.c))
 DRIVERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/*_driver.c))
 FUZZERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/fuzz_*.c))
@@ -34,6 +48,12 @@ all: train_olmo2
 
 train_olmo2: train_olmo2.c | build
 	$(CC) $(CFLAGS) $(FLAGS) -MF build/train_olmo2.d $< -o $@ $(OPENMP) $(LIBS)
+
+train_olmo2cu: train_olmo2.cu llmc/cuda_utils.cuh $(HEADERS)
+	$(NVCC) $(CUDA_FLAGS) $< -o $@ $(CUBLAS_LIBS)
+
+build/test_olmo2cu: test_olmo2.c train_olmo2.cu dev/test/cuda_layers.cuh llmc/cuda_utils.cuh $(HEADERS) | build
+	$(NVCC) $(CUDA_FLAGS) -x cu -DBACKEND='"train_olmo2.cu"' $< -o $@ $(CUBLAS_LIBS)
 
 build/test_olmo2: test_olmo2.c | build
 	$(CC) $(CFLAGS) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
@@ -97,7 +117,7 @@ format:
 	clang-format -i $(SOURCES)
 
 clean:
-	rm -rf build train_olmo2
+	rm -rf build train_olmo2 train_olmo2cu
 
 -include $(wildcard build/*.d build/sanitize/*.d)
 

@@ -90,6 +90,22 @@ setup_test_tools() {
         say "going on without ${missing[*]}"
 }
 
+# The CUDA Toolkit is not something to install in passing, so that the CUDA tests are skipped where it is not.
+# Where it is there without cuBLAS, its header comes from PyPI; the tests need no GPU and no more of it.
+setup_cuda() {
+    local home=${CUDA_HOME:-/usr/local/cuda} release package
+    if [ ! -d "$home" ] && have nvcc; then home=$(dirname "$(dirname "$(command -v nvcc)")"); fi
+    if [ ! -x "$home/bin/nvcc" ]; then
+        say "no CUDA Toolkit in $home (or name its folder in CUDA_HOME): the CUDA program and its tests are left out;"
+        say "its compiler and headers, from developer.nvidia.com/cuda-downloads, are enough for them: no GPU"
+        return 1
+    fi
+    [ ! -f "$home/include/cublas_v2.h" ] || return 0
+    release=$("$home/bin/nvcc" --version | sed -nE 's/.*release ([0-9]+\.[0-9]+).*/\1/p')
+    case $release in 12.*) package=nvidia-cublas-cu12 ;; *) package=nvidia-cublas ;; esac
+    setup_packages "the toolkit in $home lacks cuBLAS, which train_olmo2.cu uses" "$package==$release.*"
+}
+
 # setup_packages WHY PACKAGE...: into .venv, unless they are there
 setup_packages() {
     local why=$1 wanted

@@ -1,0 +1,2484 @@
+// train_olmo2.cu: OLMo 2 on one GPU, in bf16 or fp32: every layer forward and backward, AdamW, the model,
+// decoding. It is train_olmo2.c again, in the same order under the same names: open them side by side. There
+// stand the derivations; here stands what a GPU needs, and why.
+//
+// Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads,
+//           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T tokens where a layer takes
+//           each by itself. All arrays are row-major: (B, T, C) means that C runs fastest.
+// Types     floatX (bf16, or float with PRECISION_FP32) is what weights and activations are stored in; every
+//           sum is in fp32. Gradients and moments are Arrays, whose type is chosen when the program starts.
+// Gradients dx is the gradient of the objective by x. Those of parameters accumulate (+=), those of
+//           activations are assigned (=), and the residual stream, which several branches read, accumulates.
+// Kernels   All but the matrix products wait for memory alone, so they read and write each number once, 16
+//           bytes to a lane. Most give a row to a warp. A row that is needed twice is kept in shared memory,
+//           where each lane finds again what it put there itself, so that nobody waits for anybody.
+// Bits      No atomics: every sum has one order, which the sizes alone decide. Two runs give the same bits.
+
+#include "llmc/olmo2.h"         // OLMo2Config and the interface implemented here
+#include "llmc/parameters.h"    // the table of parameters: names, shapes, places
+#include "llmc/cuda_utils.cuh"  // floatX, 16-byte accesses, sums over a warp, tensor cores, checks
+
+enum { ROW_WARPS = 8 };  // warps of a block that takes a row to a warp, if the rows' shared memory suffices
+
+__device__ static inline int lane_number() { return (int)threadIdx.x % WARP; }
+__device__ static inline int warp_number() { return (int)threadIdx.x / WARP; }
+
+// This warp's number among those of all blocks: the row that it takes.
+__device__ static inline size_t row_number() {
+    return (size_t)blockIdx.x * (blockDim.x / WARP) + (size_t)warp_number();
+}
+
+// How many warps, `most` or fewer, find room for `bytes` of shared memory each.
+static int warps_for(size_t bytes, int most) {
+    const size_t room = SHARED_MOST / bytes;
+    return room < (size_t)most ? (int)room : most;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Embedding: x_t = E[token_t]. No scaling, no position table.
+
+template <int W>
+__global__ static void embedding_forward_kernel(floatX *x, const floatX *table, const uint32_t *tokens,
+                                                size_t N, int C) {
+    const size_t n = row_number();
+    if (n >= N) { return; }
+    const floatX *row = table + (size_t)tokens[n] * C;
+    for (int c = lane_number() * W; c < C; c += WARP * W) { store(x + n * C + c, load<W>(row + c)); }
+}
+
+// table (V, C), tokens (N) -> x (N, C)
+static void embedding_forward(floatX *x, const floatX *table, const uint32_t *tokens, size_t N, size_t C) {
+    by_width(
+        [&](auto width) {
+            embedding_forward_kernel<width.value>
+                <<<divide_up(N, ROW_WARPS), ROW_WARPS * WARP>>>(x, table, tokens, N, C);
+        },
+        C);
+    LAUNCH_CHECK();
+}
+
+// The positions of every token, on the host: order (N) has those of one token side by side, in rising order,
+// and bucket b of them is order[starts[b]] .. order[starts[b + 1] - 1]; starts has room for N + 1. Returns the
+// number of buckets. next (V) is working space. (A counting sort.)
+static size_t embedding_buckets(uint32_t *order, uint32_t *starts, uint32_t *next, const uint32_t *tokens,
+                                size_t N, size_t V) {
+    size_t buckets = 0;
+    uint32_t total = 0;
+    memset(next, 0, V * sizeof *next);
+    for (size_t n = 0; n < N; n++) { next[tokens[n]]++; }
+    for (size_t v = 0; v < V; v++) {
+        const uint32_t count = next[v];
+        if (count > 0) { starts[buckets++] = total; }
+        next[v] = total;
+        total += count;
+    }
+    starts[buckets] = total;
+    for (size_t n = 0; n < N; n++) { order[next[tokens[n]]++] = (uint32_t)n; }
+    return buckets;
+}
+
+// A block takes a bucket, a thread W channels, and adds up the bucket's rows in their order.
+template <int W, typename G>
+__global__ static void embedding_backward_kernel(G *dtable, const floatX *dx, const uint32_t *tokens,
+                                                 const uint32_t *order, const uint32_t *starts, int C) {
+    const int c = (int)(blockIdx.y * blockDim.x + threadIdx.x) * W;
+    if (c >= C) { return; }
+    const uint32_t begin = starts[blockIdx.x], end = starts[blockIdx.x + 1];
+    G *row = dtable + (size_t)tokens[order[begin]] * C + c;
+    float sum[W] = {};
+    for (uint32_t i = begin; i < end; i++) {
+        const Vec<floatX, W> dx_n = load<W>(dx + (size_t)order[i] * C + c);
+        for (int k = 0; k < W; k++) { sum[k] += (float)dx_n[k]; }
+    }
+    Vec<G, W> total = load<W>(row);
+    for (int k = 0; k < W; k++) { total[k] = (G)((float)total[k] + sum[k]); }
+    store(row, total);
+}
+
+// dx (N, C) -> dtable (V, C) accumulated: a row receives the gradient of every position that holds its token.
+// Tokens repeat, so they come in buckets (embedding_buckets), each of which one block adds up.
+static void embedding_backward(Array dtable, const floatX *dx, const uint32_t *tokens, const uint32_t *order,
+                               const uint32_t *starts, size_t buckets, size_t C) {
+    const int threads = 128;
+    by_width(
+        [&](auto width) {
+            const dim3 blocks((unsigned)buckets, (unsigned)divide_up(C, threads * width.value));
+            by_type(dtable, [&](auto *d) {
+                embedding_backward_kernel<width.value><<<blocks, threads>>>(d, dx, tokens, order, starts, C);
+            });
+        },
+        C);
+    LAUNCH_CHECK();
+}
+
+// ---------------------------------------------------------------------------------------------
+// RMSNorm: y = w * x / rms(x), rms(x) = sqrt(mean_c(x_c^2) + eps), each row of C channels by itself
+
+// The sum of squares of a row, the same in all lanes. The row is left in `kept`, shared memory.
+template <int W>
+__device__ static float sum_of_row_squares(floatX *kept, const floatX *x, int C) {
+    float sum = 0.0f;
+    for (int c = lane_number() * W; c < C; c += WARP * W) {
+        const Vec<floatX, W> x_c = load<W>(x + c);
+        store(kept + c, x_c);
+        for (int k = 0; k < W; k++) { sum += (float)x_c[k] * (float)x_c[k]; }
+    }
+    return warp_sum(sum);
+}
+
+template <int W>
+__global__ static void rmsnorm_forward_kernel(floatX *y, float *rstd, const floatX *x, const floatX *w,
+                                              size_t N, int C, float eps) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    floatX *kept = (floatX *)shared + (size_t)warp_number() * C;
+    const size_t n = row_number();
+    if (n >= N) { return; }
+    const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n * C, C) / C + eps);
+    for (int c = lane_number() * W; c < C; c += WARP * W) {
+        const Vec<floatX, W> x_c = load<W>(kept + c), w_c = load<W>(w + c);
+        Vec<floatX, W> y_c;
+        for (int k = 0; k < W; k++) { y_c[k] = (floatX)((float)w_c[k] * ((float)x_c[k] * s)); }
+        store(y + n * C + c, y_c);
+    }
+    if (lane_number() == 0) { rstd[n] = s; }
+}
+
+// x (N, C), w (C) -> y (N, C), rstd (N) = 1 / rms(x), kept for the backward
+static void rmsnorm_forward(floatX *y, float *rstd, const floatX *x, const floatX *w, size_t N, size_t C,
+                            float eps) {
+    const size_t row = C * sizeof(floatX);
+    const int warps = warps_for(row, ROW_WARPS);
+    by_width(
+        [&](auto width) {
+            allow_shared(rmsnorm_forward_kernel<width.value>, warps * row);
+            rmsnorm_forward_kernel<width.value>
+                <<<divide_up(N, warps), warps * WARP, warps * row>>>(y, rstd, x, w, N, C, eps);
+        },
+        C);
+    LAUNCH_CHECK();
+}
+
+// The gradient of a weight is a sum over all rows. BACKWARD_BLOCKS blocks at most take the rows in turn, each
+// warp adds up those that come to it, each block its warps, and add_partial_sums the blocks: always in the
+// same order, on every device.
+static const size_t BACKWARD_BLOCKS = 256;
+enum { BACKWARD_WARPS = 4 };
+
+static size_t backward_blocks(size_t N, int warps) {
+    const size_t blocks = divide_up(N, warps);
+    return blocks < BACKWARD_BLOCKS ? blocks : BACKWARD_BLOCKS;
+}
+
+// partial (blocks, C) of this block = the sum over its warps of their `sums` (warps, C)
+__device__ static void write_partial_sums(float *partial, const float *sums, int C) {
+    const int warps = (int)blockDim.x / WARP;
+    __syncthreads();
+    for (int c = (int)threadIdx.x; c < C; c += (int)blockDim.x) {
+        float sum = 0.0f;
+        for (int i = 0; i < warps; i++) { sum += sums[(size_t)i * C + c]; }
+        partial[(size_t)blockIdx.x * C + c] = sum;
+    }
+}
+
+template <typename G>
+__global__ static void add_partial_sums_kernel(G *dw, const float *partial, size_t blocks, int C) {
+    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (c >= C) { return; }
+    float sum = 0.0f;
+    for (size_t i = 0; i < blocks; i++) { sum += partial[i * C + c]; }
+    dw[c] = (G)((float)dw[c] + sum);
+}
+
+// partial (blocks, C) -> dw (C) accumulated
+static void add_partial_sums(Array dw, const float *partial, size_t blocks, size_t C) {
+    by_type(dw, [&](auto *d) { add_partial_sums_kernel<<<divide_up(C, 32), 32>>>(d, partial, blocks, C); });
+    LAUNCH_CHECK();
+}
+
+template <int W>
+__global__ static void rmsnorm_backward_kernel(floatX *dx, float *partial, const floatX *dy, const floatX *x,
+                                               const floatX *w, const float *rstd, size_t N, int C) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    const int warps = (int)blockDim.x / WARP, lane = lane_number();
+    float *sums = (float *)shared;                 // (warps, C)
+    float *dw = sums + (size_t)warp_number() * C;  // this warp's
+    floatX *dy_kept = (floatX *)(sums + (size_t)warps * C) + (size_t)warp_number() * 2 * C,
+           *x_kept = dy_kept + C;
+    for (int c = lane * W; c < C; c += WARP * W) { store(dw + c, Vec<float, W>{}); }
+    for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
+        const float s = rstd[n];
+        float sum = 0.0f;
+        for (int c = lane * W; c < C; c += WARP * W) {
+            const Vec<floatX, W> dy_c = load<W>(dy + n * C + c), x_c = load<W>(x + n * C + c);
+            const Vec<floatX, W> w_c = load<W>(w + c);
+            Vec<float, W> dw_c = load<W>(dw + c);
+            store(dy_kept + c, dy_c);
+            store(x_kept + c, x_c);
+            for (int k = 0; k < W; k++) {
+                const float term = (float)dy_c[k] * ((float)x_c[k] * s);
+                dw_c[k] += term;
+                sum += (float)w_c[k] * term;
+            }
+            store(dw + c, dw_c);
+        }
+        const float mean = warp_sum(sum) / C;
+        for (int c = lane * W; c < C; c += WARP * W) {
+            const Vec<floatX, W> dy_c = load<W>(dy_kept + c), x_c = load<W>(x_kept + c), w_c = load<W>(w + c);
+            Vec<floatX, W> dx_c;
+            for (int k = 0; k < W; k++) {
+                dx_c[k] = (floatX)(s * ((float)w_c[k] * (float)dy_c[k] - (float)x_c[k] * s * mean));
+            }
+            store(dx + n * C + c, dx_c);
+        }
+    }
+    write_partial_sums(partial, sums, C);
+}
+
+// dy (N, C) -> dx (N, C) assigned, dw (C) accumulated. dx may be dy. partial (BACKWARD_BLOCKS, C) is working
+// space.
+static void rmsnorm_backward(floatX *dx, Array dw, float *partial, const floatX *dy, const floatX *x,
+                             const floatX *w, const float *rstd, size_t N, size_t C) {
+    const size_t row = C * (sizeof(float) + 2 * sizeof(floatX));
+    const int warps = warps_for(row, BACKWARD_WARPS);
+    const size_t blocks = backward_blocks(N, warps);
+    by_width(
+        [&](auto width) {
+            allow_shared(rmsnorm_backward_kernel<width.value>, warps * row);
+            rmsnorm_backward_kernel<width.value>
+                <<<blocks, warps * WARP, warps * row>>>(dx, partial, dy, x, w, rstd, N, C);
+        },
+        C);
+    LAUNCH_CHECK();
+    add_partial_sums(dw, partial, blocks, C);
+}
+
+template <int W>
+__global__ static void rmsnorm_residual_forward_kernel(floatX *h, float *rstd, const floatX *x,
+                                                       const floatX *o, const floatX *w, size_t N, int C,
+                                                       float eps) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    floatX *kept = (floatX *)shared + (size_t)warp_number() * C;
+    const size_t n = row_number();
+    if (n >= N) { return; }
+    const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, o + n * C, C) / C + eps);
+    for (int c = lane_number() * W; c < C; c += WARP * W) {
+        const Vec<floatX, W> x_c = load<W>(x + n * C + c), o_c = load<W>(kept + c), w_c = load<W>(w + c);
+        Vec<floatX, W> h_c;
+        for (int k = 0; k < W; k++) {
+            h_c[k] = (floatX)((float)x_c[k] + (float)w_c[k] * ((float)o_c[k] * s));
+        }
+        store(h + n * C + c, h_c);
+    }
+    if (lane_number() == 0) { rstd[n] = s; }
+}
+
+template <int W>
+__global__ static void add_kernel(floatX *y, const floatX *a, const floatX *b, size_t size) {
+    const size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
+    if (i >= size) { return; }
+    const Vec<floatX, W> a_i = load<W>(a + i), b_i = load<W>(b + i);
+    Vec<floatX, W> y_i;
+    for (int k = 0; k < W; k++) { y_i[k] = (floatX)((float)a_i[k] + (float)b_i[k]); }
+    store(y + i, y_i);
+}
+
+// y = a + b, each (size); y may be a or b
+static void add(floatX *y, const floatX *a, const floatX *b, size_t size) {
+    const int threads = 256;
+    by_width(
+        [&](auto width) {
+            add_kernel<width.value><<<divide_up(size, threads * width.value), threads>>>(y, a, b, size);
+        },
+        size);
+    LAUNCH_CHECK();
+}
+
+// The end of a branch: h = x + rmsnorm(o), OLMo 2's norm on its output (arXiv 2501.00656, section 2.1).
+// x, o (N, C), w (C) -> h (N, C), rstd (N). Without w (the pre-norm study), h = x + o.
+static void rmsnorm_residual_forward(floatX *h, float *rstd, const floatX *x, const floatX *o,
+                                     const floatX *w, size_t N, size_t C, float eps) {
+    if (w == nullptr) {
+        add(h, x, o, N * C);
+        return;
+    }
+    const size_t row = C * sizeof(floatX);
+    const int warps = warps_for(row, ROW_WARPS);
+    by_width(
+        [&](auto width) {
+            allow_shared(rmsnorm_residual_forward_kernel<width.value>, warps * row);
+            rmsnorm_residual_forward_kernel<width.value>
+                <<<divide_up(N, warps), warps * WARP, warps * row>>>(h, rstd, x, o, w, N, C, eps);
+        },
+        C);
+    LAUNCH_CHECK();
+}
+
+// dh (N, C) -> do (N, C) assigned, dw (C) accumulated. The other summand has dx = dh: the residual stream's
+// gradient is left where it is.
+static void rmsnorm_residual_backward(floatX *d_o, Array dw, float *partial, const floatX *dh,
+                                      const floatX *o, const floatX *w, const float *rstd, size_t N,
+                                      size_t C) {
+    if (w == nullptr) {
+        CUDA_CHECK(cudaMemcpyAsync(d_o, dh, N * C * sizeof(floatX), cudaMemcpyDeviceToDevice));
+    } else {
+        rmsnorm_backward(d_o, dw, partial, dh, o, w, rstd, N, C);
+    }
+}
+
+// The beginning of a branch: OLMo 2 reads the residual stream as it is. In the pre-norm study (w given) it
+// reads rmsnorm(x), written to y. Returns what the branch reads, (N, C).
+static const floatX *branch_input_forward(floatX *y, float *rstd, const floatX *x, const floatX *w, size_t N,
+                                          size_t C, float eps) {
+    if (w == nullptr) { return x; }
+    rmsnorm_forward(y, rstd, x, w, N, C, eps);
+    return y;
+}
+
+// Where the gradient of a branch's input accumulates: in the residual stream's dx itself, or, in the pre-norm
+// study, in dy (N, C), which begins at zero and goes through the norm in branch_input_backward.
+static floatX *branch_input_gradient(floatX *dy, floatX *dx, const floatX *w, size_t N, size_t C) {
+    if (w == nullptr) { return dx; }
+    CUDA_CHECK(cudaMemsetAsync(dy, 0, N * C * sizeof(floatX)));
+    return dy;
+}
+
+// dy (N, C), which is overwritten -> dx (N, C) accumulated, dw (C) accumulated. Without w there is nothing to
+// do: the gradient is in dx already.
+static void branch_input_backward(floatX *dx, Array dw, float *partial, floatX *dy, const floatX *x,
+                                  const floatX *w, const float *rstd, size_t N, size_t C) {
+    if (w == nullptr) { return; }
+    rmsnorm_backward(dy, dw, partial, dy, x, w, rstd, N, C);
+    add(dx, dx, dy, N * C);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Matrix product: y = x W^T, with I inputs and O outputs; no biases anywhere in OLMo 2. cuBLAS counts columns
+// first, so that it is given every product as its transpose.
+
+// The library's handle, and how many models use it.
+static struct {
+    cublasHandle_t handle;
+    void *workspace;  // CUBLAS_WORKSPACE bytes
+    int models;
+} cublas;
+
+enum { CUBLAS_WORKSPACE = 32 << 20 };
+
+// c (n, m) = op(a) op(b) + beta c in cuBLAS's order; a_rows, b_rows, c_rows are its leading dimensions
+template <typename Y>
+static void gemm(cublasOperation_t op_a, cublasOperation_t op_b, size_t m, size_t n, size_t k,
+                 const floatX *a, size_t a_rows, const floatX *b, size_t b_rows, float beta, Y *c,
+                 size_t c_rows) {
+    const float alpha = 1.0f;
+    CUBLAS_CHECK(cublasGemmEx(cublas.handle, op_a, op_b, (int)m, (int)n, (int)k, &alpha, a, cuda_type(a),
+                              (int)a_rows, b, cuda_type(b), (int)b_rows, &beta, c, cuda_type(c), (int)c_rows,
+                              CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+}
+
+// x (N, I), w (O, I) -> y (N, O)
+static void matmul_forward(floatX *y, const floatX *x, const floatX *w, size_t N, size_t I, size_t O) {
+    gemm(CUBLAS_OP_T, CUBLAS_OP_N, O, N, I, w, I, x, I, 0.0f, y, O);
+}
+
+// dy (N, O) -> dx (N, I) accumulated or assigned: dx = dy W
+static void matmul_backward_input(floatX *dx, const floatX *dy, const floatX *w, size_t N, size_t I, size_t O,
+                                  bool accumulate_dx) {
+    gemm(CUBLAS_OP_N, CUBLAS_OP_N, I, N, O, w, I, dy, O, accumulate_dx ? 1.0f : 0.0f, dx, I);
+}
+
+// dy (N, O), x (N, I) -> dw (O, I) accumulated: dW = dy^T x
+static void matmul_backward_weight(Array dw, const floatX *dy, const floatX *x, size_t N, size_t I,
+                                   size_t O) {
+    by_type(dw, [&](auto *d) { gemm(CUBLAS_OP_N, CUBLAS_OP_T, I, O, N, x, I, dy, O, 1.0f, d, I); });
+}
+
+static void matmul_backward(floatX *dx, Array dw, const floatX *dy, const floatX *x, const floatX *w,
+                            size_t N, size_t I, size_t O, bool accumulate_dx) {
+    matmul_backward_input(dx, dy, w, N, I, O, accumulate_dx);
+    matmul_backward_weight(dw, dy, x, N, I, O);
+}
+
+// ---------------------------------------------------------------------------------------------
+// QK-norm and RoPE. The whole projected row, all heads together, is normalised first (one rms per token).
+// Then each head is rotated: channels i and i + HS/2 are a point of the plane, turned by the angle t theta_i,
+// theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
+
+// rope (T, HS), on the host: cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is a product in fp32,
+// as in PyTorch: an exact angle would differ from the one that OLMo 2 was trained with.
+static void rope_table(float *rope, size_t T, size_t HS, float theta) {
+    for (size_t t = 0; t < T; t++) {
+        for (size_t i = 0; i < HS / 2; i++) {
+            float frequency = 1.0f / powf(theta, (float)(2 * i) / (float)HS);
+            float angle = (float)t * frequency;
+            rope[t * HS + i] = cosf(angle);
+            rope[t * HS + i + HS / 2] = sinf(angle);
+        }
+    }
+}
+
+// A lane's work on a row is W pairs at a time: those of channel `first` on and their partners HS/2 further.
+__device__ static inline int first_of_pairs(int pair, int HS) {
+    const int half = HS / 2;
+    return pair / half * HS + pair % half;
+}
+
+template <int W>
+__global__ static void qknorm_rope_forward_kernel(floatX *y, float *rstd, const floatX *x, size_t x_stride,
+                                                  const floatX *w, const float *rope,
+                                                  const uint32_t *positions, size_t N, size_t T, int C,
+                                                  int HS, float eps) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    floatX *kept = (floatX *)shared + (size_t)warp_number() * C;
+    const size_t n = row_number();
+    if (n >= N) { return; }
+    const int half = HS / 2;
+    const float *cosine = rope + (positions != nullptr ? positions[n] : n % T) * HS, *sine = cosine + half;
+    const float squares = sum_of_row_squares<W>(kept, x + n * x_stride, C);
+    const float s = w == nullptr ? 1.0f : 1.0f / sqrtf(squares / C + eps);
+    __syncwarp();  // the pairs below are not the channels that a lane has kept itself
+    for (int pair = lane_number() * W; pair < C / 2; pair += WARP * W) {
+        const int c = first_of_pairs(pair, HS), i = pair % half;
+        const Vec<floatX, W> a = load<W>(kept + c), b = load<W>(kept + c + half);
+        const Vec<float, W> cosine_i = load<W>(cosine + i), sine_i = load<W>(sine + i);
+        Vec<floatX, W> w_a, w_b, y_a, y_b;
+        if (w != nullptr) {
+            w_a = load<W>(w + c);
+            w_b = load<W>(w + c + half);
+        }
+        for (int k = 0; k < W; k++) {
+            const float u = (w != nullptr ? (float)w_a[k] : 1.0f) * ((float)a[k] * s);
+            const float v = (w != nullptr ? (float)w_b[k] : 1.0f) * ((float)b[k] * s);
+            y_a[k] = (floatX)(u * cosine_i[k] - v * sine_i[k]);
+            y_b[k] = (floatX)(v * cosine_i[k] + u * sine_i[k]);
+        }
+        store(y + n * C + c, y_a);
+        store(y + n * C + c + half, y_b);
+    }
+    if (lane_number() == 0) { rstd[n] = s; }
+}
+
+// x (N, NH, HS) in rows of x_stride, w (NH*HS), rope (T, HS) -> y (N, NH, HS), rstd (N):
+//   y = R_t (w * x / rms(x)), with R_t (a, b) = (a cos - b sin, b cos + a sin) for each pair (a, b),
+// t being n mod T or, where positions (N) are given, positions[n]. Without w (the study without QK-norm),
+// y = R_t x.
+static void qknorm_rope_forward(floatX *y, float *rstd, const floatX *x, size_t x_stride, const floatX *w,
+                                const float *rope, const uint32_t *positions, size_t N, size_t T, size_t NH,
+                                size_t HS, float eps) {
+    const size_t C = NH * HS, row = C * sizeof(floatX);
+    const int warps = warps_for(row, ROW_WARPS);
+    by_width(
+        [&](auto width) {
+            allow_shared(qknorm_rope_forward_kernel<width.value>, warps * row);
+            qknorm_rope_forward_kernel<width.value><<<divide_up(N, warps), warps * WARP, warps * row>>>(
+                y, rstd, x, x_stride, w, rope, positions, N, T, C, HS, eps);
+        },
+        HS / 2, x_stride);
+    LAUNCH_CHECK();
+}
+
+template <int W>
+__global__ static void qknorm_rope_backward_kernel(floatX *dx, size_t dx_stride, float *partial,
+                                                   const floatX *dy, const floatX *x, size_t x_stride,
+                                                   const floatX *w, const float *rstd, const float *rope,
+                                                   size_t N, size_t T, int C, int HS) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    const int warps = (int)blockDim.x / WARP, lane = lane_number(), half = HS / 2;
+    float *sums = (float *)shared;                               // (warps, C)
+    float *dw = sums + (size_t)warp_number() * C;                // this warp's
+    float *turned = sums + (size_t)(warps + warp_number()) * C;  // R_t^T dy
+    floatX *x_kept = (floatX *)(sums + (size_t)2 * warps * C) + (size_t)warp_number() * C;
+    for (int c = lane * W; c < C; c += WARP * W) { store(dw + c, Vec<float, W>{}); }
+    for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
+        const float *cosine = rope + n % T * HS, *sine = cosine + half;
+        for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
+            const int c = first_of_pairs(pair, HS), i = pair % half;
+            const Vec<floatX, W> a = load<W>(dy + n * C + c), b = load<W>(dy + n * C + c + half);
+            const Vec<float, W> cosine_i = load<W>(cosine + i), sine_i = load<W>(sine + i);
+            Vec<float, W> turned_a, turned_b;
+            for (int k = 0; k < W; k++) {
+                turned_a[k] = (float)a[k] * cosine_i[k] + (float)b[k] * sine_i[k];
+                turned_b[k] = (float)b[k] * cosine_i[k] - (float)a[k] * sine_i[k];
+            }
+            store(turned + c, turned_a);
+            store(turned + c + half, turned_b);
+        }
+        __syncwarp();  // from here on a lane takes other channels
+        const float s = rstd[n];
+        float sum = 0.0f;
+        for (int c = lane * W; c < C; c += WARP * W) {
+            const Vec<floatX, W> x_c = load<W>(x + n * x_stride + c);
+            const Vec<float, W> dy_c = load<W>(turned + c);
+            Vec<float, W> dw_c = load<W>(dw + c);
+            Vec<floatX, W> w_c;
+            if (w != nullptr) { w_c = load<W>(w + c); }
+            store(x_kept + c, x_c);
+            for (int k = 0; k < W; k++) {
+                const float term = dy_c[k] * ((float)x_c[k] * s);
+                dw_c[k] += term;
+                sum += w != nullptr ? (float)w_c[k] * term : 0.0f;
+            }
+            store(dw + c, dw_c);
+        }
+        const float mean = warp_sum(sum) / C;
+        for (int c = lane * W; c < C; c += WARP * W) {
+            const Vec<floatX, W> x_c = load<W>(x_kept + c);
+            const Vec<float, W> dy_c = load<W>(turned + c);
+            Vec<floatX, W> w_c, dx_c;
+            if (w != nullptr) { w_c = load<W>(w + c); }
+            for (int k = 0; k < W; k++) {
+                const float du = w != nullptr ? (float)w_c[k] * dy_c[k] : dy_c[k];
+                dx_c[k] = (floatX)(s * (du - (float)x_c[k] * s * mean));
+            }
+            store(dx + n * dx_stride + c, dx_c);
+        }
+        __syncwarp();  // the next row overwrites `turned`
+    }
+    write_partial_sums(partial, sums, C);
+}
+
+// dy (N, NH, HS) -> dx (N, NH, HS) in rows of dx_stride, assigned, dw (NH*HS) accumulated. dy is turned back: a
+// rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a sin).
+// What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
+static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *partial, const floatX *dy,
+                                 const floatX *x, size_t x_stride, const floatX *w, const float *rstd,
+                                 const float *rope, size_t N, size_t T, size_t NH, size_t HS) {
+    const size_t C = NH * HS, row = C * (2 * sizeof(float) + sizeof(floatX));
+    const int warps = warps_for(row, BACKWARD_WARPS);
+    const size_t blocks = backward_blocks(N, warps);
+    by_width(
+        [&](auto width) {
+            allow_shared(qknorm_rope_backward_kernel<width.value>, warps * row);
+            qknorm_rope_backward_kernel<width.value><<<blocks, warps * WARP, warps * row>>>(
+                dx, dx_stride, partial, dy, x, x_stride, w, rstd, rope, N, T, C, HS);
+        },
+        HS / 2, x_stride, dx_stride);
+    LAUNCH_CHECK();
+    if (w != nullptr) { add_partial_sums(dw, partial, blocks, C); }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Causal attention with grouped queries: query head h reads key/value head h / (NH / NKV).
+//   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_i = softmax_j(s_ij),  o_i = sum_j p_ij v_j
+// The T x T matrices s and p are never in memory: a row, or a tile of rows, goes through its keys and takes
+// their values with it as it goes. With the largest score so far as `max`, three things are kept,
+//   max,  sum = sum_j e^(s_j - max),  mean = sum_j e^(s_j - max) v_j,
+// and since e^(s - max') = e^(s - max) e^(max - max'), a new max' costs one factor:
+//   sum' = sum e^(max - max') + sum_new e^(s_j - max'),  mean' = mean e^(max - max') + sum_new e^(s_j - max') v_j
+// At the end o = mean / sum and lse = max + log(sum). Nothing is rounded that would not be rounded otherwise:
+// every factor is at most 1.
+//
+// The backward is that of train_olmo2.c: with D_i = do_i . o_i and p_ij = e^(s_ij - lse_i) computed again,
+//   dv_j = sum_i p_ij do_i,  dp_ij = do_i . v_j,  ds_ij = p_ij (dp_ij - D_i),
+//   dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i / sqrt(HS)
+// dq sums over keys and dk, dv sum over queries, so there are two kernels, one that owns rows of queries and
+// one that owns rows of keys. Both compute p and dp, seven products in place of five, but each sum is made
+// by one warp in one order: no atomics, no array of partial sums, and the same bits every time.
+//
+// Each is written twice. The plain kernels take any head size up to 256 and any type, a warp to a row. The
+// tiled ones take bf16 heads of 64, 96 or 128 to the tensor cores.
+
+// ---- plain: a lane holds elements lane, lane + 32, ... of a row, N = HS / 32 rounded up of them
+
+template <int N>
+__device__ static inline void load_row(float x[N], const floatX *row, int HS) {
+    for (int n = 0; n < N; n++) {
+        const int i = n * WARP + threadIdx.x % WARP;
+        x[n] = i < HS ? (float)row[i] : 0.0f;
+    }
+}
+
+template <int N>
+__device__ static inline void store_row(floatX *row, const float x[N], float scale, int HS) {
+    for (int n = 0; n < N; n++) {
+        const int i = n * WARP + threadIdx.x % WARP;
+        if (i < HS) { row[i] = (floatX)(x[n] * scale); }
+    }
+}
+
+template <int N>
+__device__ static inline float dot(const float a[N], const float b[N]) {
+    float sum = 0.0f;
+    for (int n = 0; n < N; n++) { sum += a[n] * b[n]; }
+    return warp_sum(sum);
+}
+
+// What a row keeps of the keys it has been through, as above.
+template <int N>
+struct Softmax {
+    float max, sum, mean[N];
+};
+
+template <int N>
+__device__ static inline Softmax<N> softmax_of_nothing() {
+    Softmax<N> a;
+    a.max = -INFINITY;
+    a.sum = 0.0f;
+    for (int n = 0; n < N; n++) { a.mean[n] = 0.0f; }
+    return a;
+}
+
+// Adds to a what b has been through. One key with score s and value v is {s, 1, v}.
+template <int N>
+__device__ static inline void softmax_add(Softmax<N> &a, const Softmax<N> &b) {
+    const float max = fmaxf(a.max, b.max), factor_a = expf(a.max - max), factor_b = expf(b.max - max);
+    a.max = max;
+    a.sum = a.sum * factor_a + b.sum * factor_b;
+    for (int n = 0; n < N; n++) { a.mean[n] = a.mean[n] * factor_a + b.mean[n] * factor_b; }
+}
+
+enum { ATTENTION_THREADS = 128, ATTENTION_WARPS = ATTENTION_THREADS / WARP };
+
+// q (B, T, NH, HS), k (B, T, NKV, HS), v the same with v_stride elements from token to token ->
+// o (B, T, NH, HS), lse (B, NH, T). One warp per row of o.
+template <int N>
+__global__ static void attention_plain_forward_kernel(floatX *o, float *lse, const floatX *q, const floatX *k,
+                                                      const floatX *v, size_t v_stride, size_t rows, int T,
+                                                      int NH, int NKV, int HS) {
+    const size_t row = (size_t)blockIdx.x * ATTENTION_WARPS + threadIdx.x / WARP;
+    if (row >= rows) { return; }
+    const int h = row % NH, i = row / NH % T, g = h / (NH / NKV);
+    const size_t b = row / NH / T, KV = (size_t)NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+    float q_i[N];
+    load_row<N>(q_i, q + row * HS, HS);
+    Softmax<N> softmax = softmax_of_nothing<N>();
+    for (int j = 0; j <= i; j++) {
+        float k_j[N];
+        Softmax<N> one;
+        load_row<N>(k_j, k + (b * T + j) * KV + g * HS, HS);
+        load_row<N>(one.mean, v + (b * T + j) * v_stride + g * HS, HS);
+        one.max = dot<N>(q_i, k_j) * scale;
+        one.sum = 1.0f;
+        softmax_add<N>(softmax, one);
+    }
+    store_row<N>(o + row * HS, softmax.mean, 1.0f / softmax.sum, HS);
+    if (threadIdx.x % WARP == 0) { lse[(b * NH + h) * T + i] = softmax.max + logf(softmax.sum); }
+}
+
+// d_o, q, k, v, o, lse -> dq (B, T, NH, HS), delta (B, NH, T) = D. One warp per row of dq.
+template <int N>
+__global__ static void attention_plain_dq_kernel(floatX *dq, float *delta, const floatX *d_o, const floatX *q,
+                                                 const floatX *k, const floatX *v, size_t v_stride,
+                                                 const floatX *o, const float *lse, size_t rows, int T,
+                                                 int NH, int NKV, int HS) {
+    const size_t row = (size_t)blockIdx.x * ATTENTION_WARPS + threadIdx.x / WARP;
+    if (row >= rows) { return; }
+    const int h = row % NH, i = row / NH % T, g = h / (NH / NKV);
+    const size_t b = row / NH / T, KV = (size_t)NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS), lse_i = lse[(b * NH + h) * T + i];
+    float q_i[N], do_i[N], o_i[N], dq_i[N] = {0.0f};
+    load_row<N>(q_i, q + row * HS, HS);
+    load_row<N>(do_i, d_o + row * HS, HS);
+    load_row<N>(o_i, o + row * HS, HS);
+    const float delta_i = dot<N>(do_i, o_i);
+    for (int j = 0; j <= i; j++) {
+        float k_j[N], v_j[N];
+        load_row<N>(k_j, k + (b * T + j) * KV + g * HS, HS);
+        load_row<N>(v_j, v + (b * T + j) * v_stride + g * HS, HS);
+        const float p = expf(dot<N>(q_i, k_j) * scale - lse_i), ds = p * (dot<N>(do_i, v_j) - delta_i);
+        for (int n = 0; n < N; n++) { dq_i[n] += ds * k_j[n]; }
+    }
+    store_row<N>(dq + row * HS, dq_i, scale, HS);
+    if (threadIdx.x % WARP == 0) { delta[(b * NH + h) * T + i] = delta_i; }
+}
+
+// The same and delta -> dk (B, T, NKV, HS), dv the same with dv_stride. One warp per row of dk, which goes
+// through the queries of all heads that read it.
+template <int N>
+__global__ static void
+attention_plain_dkdv_kernel(floatX *dk, floatX *dv, size_t dv_stride, const floatX *d_o, const floatX *q,
+                            const floatX *k, const floatX *v, size_t v_stride, const float *lse,
+                            const float *delta, size_t rows, int T, int NH, int NKV, int HS) {
+    const size_t row = (size_t)blockIdx.x * ATTENTION_WARPS + threadIdx.x / WARP;
+    if (row >= rows) { return; }
+    const int g = row % NKV, j = row / NKV % T, group = NH / NKV;
+    const size_t b = row / NKV / T, token = b * T + j;
+    const float scale = 1.0f / sqrtf((float)HS);
+    float k_j[N], v_j[N], dk_j[N] = {0.0f}, dv_j[N] = {0.0f};
+    load_row<N>(k_j, k + row * HS, HS);
+    load_row<N>(v_j, v + token * v_stride + g * HS, HS);
+    for (int h = g * group; h < (g + 1) * group; h++) {
+        for (int i = j; i < T; i++) {
+            const size_t query = ((b * T + i) * NH + h) * HS, statistic = (b * NH + h) * T + i;
+            float q_i[N], do_i[N];
+            load_row<N>(q_i, q + query, HS);
+            load_row<N>(do_i, d_o + query, HS);
+            const float p = expf(dot<N>(q_i, k_j) * scale - lse[statistic]);
+            const float ds = p * (dot<N>(do_i, v_j) - delta[statistic]);
+            for (int n = 0; n < N; n++) {
+                dk_j[n] += ds * q_i[n];
+                dv_j[n] += p * do_i[n];
+            }
+        }
+    }
+    store_row<N>(dk + row * HS, dk_j, scale, HS);
+    store_row<N>(dv + token * dv_stride + g * HS, dv_j, 1.0f, HS);
+}
+
+// Calls launch(Width<N>()) with N = HS / 32 rounded up.
+template <typename Launch>
+static void by_head_size(Launch launch, size_t HS) {
+    switch ((HS + WARP - 1) / WARP) {
+    case 1: launch(Width<1>()); break;
+    case 2: launch(Width<2>()); break;
+    case 3: launch(Width<3>()); break;
+    case 4: launch(Width<4>()); break;
+    case 5: launch(Width<5>()); break;
+    case 6: launch(Width<6>()); break;
+    case 7: launch(Width<7>()); break;
+    case 8: launch(Width<8>()); break;
+    default: cuda_stop("attention takes heads of up to 256 channels", __FILE__, __LINE__);
+    }
+}
+
+static void attention_plain_forward(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
+                                    size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+    const size_t rows = B * T * NH;
+    const size_t blocks = divide_up(rows, ATTENTION_WARPS);
+    by_head_size(
+        [&](auto width) {
+            constexpr int N = decltype(width)::value;
+            attention_plain_forward_kernel<N><<<blocks, ATTENTION_THREADS>>>(  //
+                o, lse, q, k, v, v_stride, rows, T, NH, NKV, HS);
+            LAUNCH_CHECK();
+        },
+        HS);
+}
+
+static void attention_plain_backward(floatX *dq, floatX *dk, floatX *dv, size_t dv_stride, float *delta,
+                                     const floatX *d_o, const floatX *q, const floatX *k, const floatX *v,
+                                     size_t v_stride, const floatX *o, const float *lse, size_t B, size_t T,
+                                     size_t NH, size_t NKV, size_t HS) {
+    const size_t query_rows = B * T * NH, key_rows = B * T * NKV;
+    const size_t query_blocks = divide_up(query_rows, ATTENTION_WARPS);
+    const size_t key_blocks = divide_up(key_rows, ATTENTION_WARPS);
+    by_head_size(
+        [&](auto width) {
+            constexpr int N = decltype(width)::value;
+            attention_plain_dq_kernel<N><<<query_blocks, ATTENTION_THREADS>>>(
+                dq, delta, d_o, q, k, v, v_stride, o, lse, query_rows, T, NH, NKV, HS);
+            LAUNCH_CHECK();
+            attention_plain_dkdv_kernel<N><<<key_blocks, ATTENTION_THREADS>>>(
+                dk, dv, dv_stride, d_o, q, k, v, v_stride, lse, delta, key_rows, T, NH, NKV, HS);
+            LAUNCH_CHECK();
+        },
+        HS);
+}
+
+#ifndef PRECISION_FP32
+
+// ---- tiles of bf16 in shared memory
+//
+// A tile is some rows of a head, HS to a row, each row cut into chunks of 16 bytes. Shared memory has 32 banks
+// of 4 bytes and serves 8 lanes with a chunk each at once, if these chunks lie in 8 different groups of 4
+// banks. Rows lie one after the other, so chunk c of row r is in group (r HS / 8 + c) mod 8. Where HS is a
+// multiple of 64 that is c alone, and the 8 rows of a matrix, which are read together, would wait for each
+// other. So chunks change places within their row: c xor (r mod 8). Where HS is 96, r 12 + c mod 8 alternates
+// between c and c + 4, and chunks change places in fours: c xor (r / 2 mod 4). Either way 8 rows of a chunk,
+// and likewise 8 neighbouring chunks, are in 8 groups.
+
+template <int HS>
+constexpr int SWIZZLE = HS % 64 == 0 ? 8 : 4;  // chunks that change places among each other
+
+// where chunk c of row r begins, in elements
+template <int HS>
+__device__ __forceinline__ int tile_place(int r, int c) {
+    return r * HS + (c ^ (r / (8 / SWIZZLE<HS>) % SWIZZLE<HS>)) * 8;
+}
+
+// Begins to copy rows first, first + 1, ... of a head to a tile, all threads together, 16 bytes each at a time.
+// Rows from T on become zeros.
+template <int HS, int ROWS>
+__device__ __forceinline__ void copy_tile(bf16 *tile, const bf16 *head, size_t stride, int first, int T) {
+    const int r0 = threadIdx.x / SWIZZLE<HS>, c0 = threadIdx.x % SWIZZLE<HS>;
+#pragma unroll
+    for (int r = r0; r < r0 + ROWS; r += ATTENTION_THREADS / SWIZZLE<HS>) {
+        const bf16 *row = head + (size_t)(first + r) * stride;
+#pragma unroll
+        for (int c = c0; c < c0 + HS / 8; c += SWIZZLE<HS>) {
+            copy_async(tile + tile_place<HS>(r, c), row + c * 8, first + r < T);
+        }
+    }
+}
+
+// What this lane gives to load_matrices for the 16 x 16 block of a tile at (r, 16 k). The four matrices of the
+// block are, in this order, its rows 0-7 and 8-15 of columns 0-7, then of columns 8-15.
+template <int HS>
+__device__ __forceinline__ const bf16 *block_row(const bf16 *tile, int r, int k) {
+    const int lane = threadIdx.x % WARP;
+    return tile + tile_place<HS>(r + lane % 16, 2 * k + lane / 16);
+}
+
+// c (16 M, N) += a b^T over 16 columns: a holds M blocks of 16 x 16, and b columns 16 k to 16 k + 15 of N rows
+// of a tile. Columns of b^T are rows of the tile, so a matrix of the tile is half a B operand as it lies.
+template <int HS, int M, int N>
+__device__ __forceinline__ void multiply_rows(float c[M][N / 8][4], const uint32_t a[M][4], const bf16 *tile,
+                                              int k) {
+#pragma unroll
+    for (int n = 0; n < N / 16; n++) {
+        uint32_t r[4];
+        load_matrices(r, block_row<HS>(tile, 16 * n, k));
+        const uint32_t b0[2] = {r[0], r[2]}, b1[2] = {r[1], r[3]};
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            mma_16x8x16(c[m][2 * n], a[m], b0);
+            mma_16x8x16(c[m][2 * n + 1], a[m], b1);
+        }
+    }
+}
+
+// c (16 M, HS) += p b: p (16 M, K) is in registers, as a product left it, and b is K rows of a tile. Of a C
+// operand a lane holds the very elements that it must hold of an A operand, so p needs rounding only; b is
+// read transposed.
+template <int HS, int M, int K>
+__device__ __forceinline__ void multiply_columns(float c[M][HS / 8][4], const float p[M][K / 8][4],
+                                                 const bf16 *tile) {
+#pragma unroll
+    for (int k = 0; k < K / 16; k++) {
+        uint32_t a[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            a[m][0] = pack_bf16(p[m][2 * k][0], p[m][2 * k][1]);
+            a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);
+            a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+            a[m][3] = pack_bf16(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+        }
+#pragma unroll
+        for (int n = 0; n < HS / 16; n++) {
+            uint32_t r[4];
+            load_matrices_transposed(r, block_row<HS>(tile, 16 * k, n));
+            const uint32_t b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]};
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_16x8x16(c[m][2 * n], a[m], b0);
+                mma_16x8x16(c[m][2 * n + 1], a[m], b1);
+            }
+        }
+    }
+}
+
+// c (16 M, HS) times scale -> rows first, first + 1, ... of a head, those before T. A lane holds 4 bytes here
+// and there; by way of 16 M rows of shared memory that are this warp's own, it writes 16 at a time.
+template <int HS, int M>
+__device__ __forceinline__ void store_rows(bf16 *head, size_t stride, int first, int T, bf16 *tile,
+                                           const float c[M][HS / 8][4], const float scale[M][2]) {
+    const int lane = threadIdx.x % WARP;
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < HS / 8; n++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int r = 16 * m + 8 * half + lane / 4;
+                const uint32_t pair =
+                    pack_bf16(c[m][n][2 * half] * scale[m][half], c[m][n][2 * half + 1] * scale[m][half]);
+                *(uint32_t *)(tile + tile_place<HS>(r, n) + lane % 4 * 2) = pair;
+            }
+        }
+    }
+    __syncwarp();
+    const int r0 = lane / SWIZZLE<HS>, c0 = lane % SWIZZLE<HS>;
+    for (int r = r0; r < 16 * M && first + r < T; r += WARP / SWIZZLE<HS>) {
+        for (int i = c0; i < HS / 8; i += SWIZZLE<HS>) {
+            store<WIDE>(head + (size_t)(first + r) * stride + i * 8, load<WIDE>(tile + tile_place<HS>(r, i)));
+        }
+    }
+}
+
+// the two bf16 of a register
+__device__ __forceinline__ float2 unpack_bf16(uint32_t bits) {
+    __nv_bfloat162 pair;
+    memcpy(&pair, &bits, sizeof pair);
+    return __bfloat1622float2(pair);
+}
+
+// over the four lanes that hold a row of a C operand
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// e^x is 2^(x log2(e)), which the hardware has; log2(e) goes into the scale that scores are multiplied by.
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
+
+// ---- forward
+//
+// A block takes QUERIES rows of a head, a warp 16 M of them, and goes through the keys, KEYS at a time. While
+// s = q k^T is computed, the values of the tile arrive, and while p v is, the next keys. Blocks with most
+// keys come first, so that the last to finish are short.
+
+template <int HS, int QUERIES, int KEYS>
+__global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
+    attention_forward_kernel(bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v,
+                             size_t v_stride, int T, int NH, int NKV) {
+    constexpr int M = QUERIES / 16 / ATTENTION_WARPS;
+    extern __shared__ __align__(128) unsigned char shared[];
+    bf16 *queries = (bf16 *)shared, *keys = queries + QUERIES * HS, *values = keys + KEYS * HS;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int i0 = (gridDim.x - 1 - blockIdx.x) * QUERIES, h = blockIdx.y, g = h / (NH / NKV);
+    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
+    const float scale = LOG2_E / sqrtf((float)HS);
+    q += b * T * Q + h * HS;
+    k += b * T * KV + g * HS;
+    v += b * T * v_stride + g * HS;
+    o += b * T * Q + h * HS;
+
+    bf16 *own = queries + warp * 16 * M * HS;  // the rows of this warp
+    const int first = i0 + warp * 16 * M, row = first + lane / 4;
+    float mean[M][HS / 8][4] = {}, max[M][2], sum[M][2];
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        max[m][0] = max[m][1] = -INFINITY;
+        sum[m][0] = sum[m][1] = 0.0f;
+    }
+    copy_tile<HS, QUERIES>(queries, q, Q, i0, T);
+    copy_tile<HS, KEYS>(keys, k, KV, 0, T);
+    copy_async_commit();
+    const int end = min(i0 + QUERIES, T);
+    for (int j0 = 0; j0 < end; j0 += KEYS) {
+        const bool visible = j0 < first + 16 * M;  // to any row of this warp
+        float s[M][KEYS / 8][4] = {};
+        copy_async_wait<0>();
+        __syncthreads();  // the keys are there, and all warps are done with the values before
+        copy_tile<HS, KEYS>(values, v, v_stride, j0, T);
+        copy_async_commit();
+        if (visible) {
+#pragma unroll
+            for (int k16 = 0; k16 < HS / 16; k16++) {
+                uint32_t a[M][4];
+#pragma unroll
+                for (int m = 0; m < M; m++) { load_matrices(a[m], block_row<HS>(own, 16 * m, k16)); }
+                multiply_rows<HS, M, KEYS>(s, a, keys, k16);
+            }
+            if (j0 + KEYS - 1 > first) {  // the diagonal
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            const int i = row + 16 * m + e / 2 * 8, j = j0 + 8 * n + lane % 4 * 2 + e % 2;
+                            if (j > i) { s[m][n][e] = -INFINITY; }
+                        }
+                    }
+                }
+            }
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float largest = max[m][half];
+#pragma unroll
+                    for (int n = 0; n < KEYS / 8; n++) {
+                        largest = fmaxf(largest, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+                    }
+                    largest = quad_max(largest);
+                    const float factor = exp2f((max[m][half] - largest) * scale);
+                    max[m][half] = largest;
+                    sum[m][half] *= factor;
+#pragma unroll
+                    for (int n = 0; n < HS / 8; n++) {
+                        mean[m][n][2 * half] *= factor;
+                        mean[m][n][2 * half + 1] *= factor;
+                    }
+#pragma unroll
+                    for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+                        for (int e = 2 * half; e < 2 * half + 2; e++) {
+                            s[m][n][e] = exp2f(s[m][n][e] * scale - largest * scale);
+                            sum[m][half] += s[m][n][e];
+                        }
+                    }
+                }
+            }
+        }
+        copy_async_wait<0>();
+        __syncthreads();  // the values are there, and all warps are done with the keys
+        if (j0 + KEYS < end) { copy_tile<HS, KEYS>(keys, k, KV, j0 + KEYS, T); }
+        copy_async_commit();
+        if (visible) { multiply_columns<HS, M, KEYS>(mean, s, values); }
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float total = quad_sum(sum[m][half]);
+            const int i = row + 16 * m + 8 * half;
+            if (lane % 4 == 0 && i < T) {
+                lse[(b * NH + h) * T + i] = (max[m][half] * scale + log2f(total)) * LN_2;
+            }
+            sum[m][half] = 1.0f / total;
+        }
+    }
+    store_rows<HS, M>(o, Q, first, T, own, mean, sum);
+}
+
+// ---- backward by queries
+//
+// A block takes QUERIES rows of a head. Its q and do are A operands that stay in registers for the whole loop;
+// D comes from do and o in the same shape. There are two tiles of keys and two of values: one is used, STEP rows
+// at a time, while the other arrives.
+
+template <int HS, int QUERIES, int KEYS, int STEP>
+__global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
+    attention_backward_dq_kernel(bf16 *dq, float *delta, const bf16 *d_o, const bf16 *q, const bf16 *k,
+                                 const bf16 *v, size_t v_stride, const bf16 *o, const float *lse, int T,
+                                 int NH, int NKV) {
+    constexpr int M = QUERIES / 16 / ATTENTION_WARPS;
+    extern __shared__ __align__(128) unsigned char shared[];
+    bf16 *tiles = (bf16 *)shared;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int i0 = (gridDim.x - 1 - blockIdx.x) * QUERIES, h = blockIdx.y, g = h / (NH / NKV);
+    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+    q += b * T * Q + h * HS;
+    o += b * T * Q + h * HS;
+    d_o += b * T * Q + h * HS;
+    dq += b * T * Q + h * HS;
+    k += b * T * KV + g * HS;
+    v += b * T * v_stride + g * HS;
+    lse += (b * NH + h) * T;
+    delta += (b * NH + h) * T;
+
+    bf16 *own = tiles + warp * 16 * M * HS;
+    const int first = i0 + warp * 16 * M, row = first + lane / 4;
+    copy_tile<HS, QUERIES>(tiles, q, Q, i0, T);
+    copy_tile<HS, QUERIES>(tiles + QUERIES * HS, d_o, Q, i0, T);
+    copy_tile<HS, QUERIES>(tiles + 2 * QUERIES * HS, o, Q, i0, T);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    uint32_t q_i[HS / 16][M][4], do_i[HS / 16][M][4];
+    float lse_i[M][2], delta_i[M][2] = {};
+#pragma unroll
+    for (int k16 = 0; k16 < HS / 16; k16++) {
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            uint32_t o_i[4];
+            load_matrices(q_i[k16][m], block_row<HS>(own, 16 * m, k16));
+            load_matrices(do_i[k16][m], block_row<HS>(own + QUERIES * HS, 16 * m, k16));
+            load_matrices(o_i, block_row<HS>(own + 2 * QUERIES * HS, 16 * m, k16));
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const float2 x = unpack_bf16(do_i[k16][m][e]), y = unpack_bf16(o_i[e]);
+                delta_i[m][e % 2] += x.x * y.x + x.y * y.y;
+            }
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = row + 16 * m + 8 * half;
+            lse_i[m][half] = i < T ? lse[i] * LOG2_E : INFINITY;
+            delta_i[m][half] = quad_sum(delta_i[m][half]);
+            if (lane % 4 == 0 && i < T) { delta[i] = delta_i[m][half]; }
+        }
+    }
+    __syncthreads();  // all have their rows, and the tiles are free
+
+    bf16 *keys = tiles, *values = tiles + 2 * KEYS * HS;
+    float dq_i[M][HS / 8][4] = {};
+    copy_tile<HS, KEYS>(keys, k, KV, 0, T);
+    copy_tile<HS, KEYS>(values, v, v_stride, 0, T);
+    copy_async_commit();
+    const int end = min(i0 + QUERIES, T);
+    for (int j0 = 0; j0 < end; j0 += KEYS) {
+        const int now = j0 / KEYS % 2 * KEYS * HS, next = KEYS * HS - now;
+        copy_async_wait<0>();
+        __syncthreads();  // this tile is there, and all warps are done with the one before
+        if (j0 + KEYS < end) {
+            copy_tile<HS, KEYS>(keys + next, k, KV, j0 + KEYS, T);
+            copy_tile<HS, KEYS>(values + next, v, v_stride, j0 + KEYS, T);
+        }
+        copy_async_commit();
+#pragma unroll
+        for (int step = 0; step < KEYS; step += STEP) {
+            if (j0 + step >= first + 16 * M) { continue; }  // no row of this warp sees these keys
+            const bf16 *k_j = keys + now + step * HS, *v_j = values + now + step * HS;
+            float p[M][STEP / 8][4] = {}, dp[M][STEP / 8][4] = {};
+#pragma unroll
+            for (int c = 0; c < HS / 16; c++) { multiply_rows<HS, M, STEP>(p, q_i[c], k_j, c); }
+#pragma unroll
+            for (int c = 0; c < HS / 16; c++) { multiply_rows<HS, M, STEP>(dp, do_i[c], v_j, c); }
+            const bool diagonal = j0 + step + STEP - 1 > first;
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+#pragma unroll
+                for (int n = 0; n < STEP / 8; n++) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int i = row + 16 * m + e / 2 * 8, j = j0 + step + 8 * n + lane % 4 * 2 + e % 2;
+                        const float p_ij = exp2f(p[m][n][e] * (scale * LOG2_E) - lse_i[m][e / 2]);
+                        p[m][n][e] = diagonal && j > i ? 0.0f : p_ij * (dp[m][n][e] - delta_i[m][e / 2]);
+                    }
+                }
+            }
+            multiply_columns<HS, M, STEP>(dq_i, p, k_j);
+        }
+    }
+    float scales[M][2];
+#pragma unroll
+    for (int m = 0; m < M; m++) { scales[m][0] = scales[m][1] = scale; }
+    __syncthreads();
+    store_rows<HS, M>(dq, Q, first, T, own, dq_i, scales);
+}
+
+// ---- backward by keys
+//
+// A block takes KEYS rows of a key/value head, a warp 16 M of them, and goes through the rows of the queries
+// that see them, QUERIES at a time, one query head of the group after the other. It computes the transposes
+//   s^T = k q^T,  dp^T = v do^T
+// since p^T and ds^T are the left operands of dv = p^T do and dk = ds^T q: as in the forward, what one product
+// leaves in registers is what the next one takes, and no warp needs what another has. v stays in registers.
+
+// What this thread brings of the statistics of a tile of queries: the first QUERIES threads lse in powers of 2,
+// the next D. A query from T on has lse = infinity, so p = 0.
+template <int QUERIES>
+__device__ __forceinline__ float statistic(const float *lse, const float *delta, int i0, int T) {
+    const int i = i0 + threadIdx.x % QUERIES;
+    if (threadIdx.x < QUERIES) { return i < T ? lse[i] * LOG2_E : INFINITY; }
+    return threadIdx.x < 2 * QUERIES && i < T ? delta[i] : 0.0f;
+}
+
+template <int HS, int KEYS, int QUERIES, int STEP>
+__global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
+    attention_backward_dkdv_kernel(bf16 *dk, bf16 *dv, size_t dv_stride, const bf16 *d_o, const bf16 *q,
+                                   const bf16 *k, const bf16 *v, size_t v_stride, const float *lse,
+                                   const float *delta, int T, int NH, int NKV) {
+    constexpr int M = KEYS / 16 / ATTENTION_WARPS;
+    extern __shared__ __align__(128) unsigned char shared[];
+    bf16 *keys = (bf16 *)shared, *queries = keys + KEYS * HS, *d_outputs = queries + 2 * QUERIES * HS;
+    float *statistics = (float *)(d_outputs + 2 * QUERIES * HS);  // (2, 2, QUERIES): lse log2(e), then delta
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int j0 = blockIdx.x * KEYS, g = blockIdx.y, group = NH / NKV;
+    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+    q += b * T * Q + g * group * HS;
+    d_o += b * T * Q + g * group * HS;
+    k += b * T * KV + g * HS;
+    dk += b * T * KV + g * HS;
+    v += b * T * v_stride + g * HS;
+    dv += b * T * dv_stride + g * HS;
+    lse += (b * NH + g * group) * T;
+    delta += (b * NH + g * group) * T;
+
+    bf16 *own = keys + warp * 16 * M * HS;
+    const int first = j0 + warp * 16 * M, row = first + lane / 4;
+    copy_tile<HS, KEYS>(keys, k, KV, j0, T);
+    copy_tile<HS, KEYS>(queries, v, v_stride, j0, T);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    uint32_t v_j[HS / 16][M][4];
+#pragma unroll
+    for (int k16 = 0; k16 < HS / 16; k16++) {
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            load_matrices(v_j[k16][m], block_row<HS>(queries + warp * 16 * M * HS, 16 * m, k16));
+        }
+    }
+    __syncthreads();
+
+    float dk_j[M][HS / 8][4] = {}, dv_j[M][HS / 8][4] = {};
+    copy_tile<HS, QUERIES>(queries, q, Q, j0, T);
+    copy_tile<HS, QUERIES>(d_outputs, d_o, Q, j0, T);
+    copy_async_commit();
+    if (threadIdx.x < 2 * QUERIES) { statistics[threadIdx.x] = statistic<QUERIES>(lse, delta, j0, T); }
+    int now = 0;
+    for (int h = 0, i0 = j0; h < group;) {
+        const bool last = i0 + QUERIES >= T;  // of this head
+        const int next_h = last ? h + 1 : h, next_i0 = last ? j0 : i0 + QUERIES, next = 1 - now;
+        float next_statistic = 0.0f;
+        copy_async_wait<0>();
+        __syncthreads();  // this tile is there, and all warps are done with the one before
+        if (next_h < group) {
+            copy_tile<HS, QUERIES>(queries + next * QUERIES * HS, q + next_h * HS, Q, next_i0, T);
+            copy_tile<HS, QUERIES>(d_outputs + next * QUERIES * HS, d_o + next_h * HS, Q, next_i0, T);
+            const size_t row_of_head = (size_t)next_h * T;
+            next_statistic = statistic<QUERIES>(lse + row_of_head, delta + row_of_head, next_i0, T);
+        }
+        copy_async_commit();
+        const float *lse_i = statistics + now * 2 * QUERIES, *delta_i = lse_i + QUERIES;
+#pragma unroll
+        for (int step = 0; step < QUERIES; step += STEP) {
+            if (i0 + step + STEP <= first) { continue; }
+            const bf16 *q_i = queries + (now * QUERIES + step) * HS,
+                       *do_i = d_outputs + (now * QUERIES + step) * HS;
+            float p[M][STEP / 8][4] = {}, dp[M][STEP / 8][4] = {};
+#pragma unroll
+            for (int k16 = 0; k16 < HS / 16; k16++) {
+                uint32_t a[M][4];
+#pragma unroll
+                for (int m = 0; m < M; m++) { load_matrices(a[m], block_row<HS>(own, 16 * m, k16)); }
+                multiply_rows<HS, M, STEP>(p, a, q_i, k16);
+            }
+            const bool diagonal = i0 + step < first + 16 * M - 1;
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+#pragma unroll
+                for (int c = 0; c < STEP / 8; c++) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int i = step + 8 * c + lane % 4 * 2 + e % 2, j = row + 16 * m + e / 2 * 8;
+                        const float p_ij = exp2f(p[m][c][e] * (scale * LOG2_E) - lse_i[i]);
+                        p[m][c][e] = diagonal && j > i0 + i ? 0.0f : p_ij;
+                    }
+                }
+            }
+            multiply_columns<HS, M, STEP>(dv_j, p, do_i);
+#pragma unroll
+            for (int k16 = 0; k16 < HS / 16; k16++) { multiply_rows<HS, M, STEP>(dp, v_j[k16], do_i, k16); }
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+#pragma unroll
+                for (int c = 0; c < STEP / 8; c++) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        p[m][c][e] *= dp[m][c][e] - delta_i[step + 8 * c + lane % 4 * 2 + e % 2];
+                    }
+                }
+            }
+            multiply_columns<HS, M, STEP>(dk_j, p, q_i);
+        }
+        if (threadIdx.x < 2 * QUERIES) { statistics[next * 2 * QUERIES + threadIdx.x] = next_statistic; }
+        h = next_h;
+        i0 = next_i0;
+        now = next;
+    }
+    float scales[M][2], ones[M][2];
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        scales[m][0] = scales[m][1] = scale;
+        ones[m][0] = ones[m][1] = 1.0f;
+    }
+    store_rows<HS, M>(dk, KV, first, T, own, dk_j, scales);
+    store_rows<HS, M>(dv, dv_stride, first, T, own, dv_j, ones);
+}
+
+// ---- launches
+
+template <int HS>
+static void attention_tiled_forward(bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v,
+                                    size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV) {
+    constexpr int QUERIES = 128, KEYS = HS == 128 ? 32 : 64;
+    constexpr size_t shared_bytes = (QUERIES + 2 * KEYS) * HS * sizeof(bf16);
+    const dim3 grid(divide_up(T, QUERIES), NH, B);
+    allow_shared(attention_forward_kernel<HS, QUERIES, KEYS>, shared_bytes);
+    attention_forward_kernel<HS, QUERIES, KEYS><<<grid, ATTENTION_THREADS, shared_bytes>>>(  //
+        o, lse, q, k, v, v_stride, T, NH, NKV);
+    LAUNCH_CHECK();
+}
+
+template <int HS>
+static void attention_tiled_backward(bf16 *dq, bf16 *dk, bf16 *dv, size_t dv_stride, float *delta,
+                                     const bf16 *d_o, const bf16 *q, const bf16 *k, const bf16 *v,
+                                     size_t v_stride, const bf16 *o, const float *lse, size_t B, size_t T,
+                                     size_t NH, size_t NKV) {
+    {
+        constexpr int QUERIES = HS == 64 ? 128 : 64, KEYS = HS == 128 ? 32 : 64, STEP = 16;
+        constexpr int rows = 3 * QUERIES > 4 * KEYS ? 3 * QUERIES : 4 * KEYS;
+        constexpr size_t shared_bytes = rows * HS * sizeof(bf16);
+        const dim3 grid(divide_up(T, QUERIES), NH, B);
+        allow_shared(attention_backward_dq_kernel<HS, QUERIES, KEYS, STEP>, shared_bytes);
+        attention_backward_dq_kernel<HS, QUERIES, KEYS, STEP><<<grid, ATTENTION_THREADS, shared_bytes>>>(
+            dq, delta, d_o, q, k, v, v_stride, o, lse, T, NH, NKV);
+        LAUNCH_CHECK();
+    }
+    {
+        constexpr int KEYS = HS == 64 ? 128 : 64, QUERIES = HS == 64 ? 64 : 32, STEP = HS == 64 ? 16 : 32;
+        constexpr size_t shared_bytes =
+            (KEYS + 4 * QUERIES) * HS * sizeof(bf16) + 4 * QUERIES * sizeof(float);
+        const dim3 grid(divide_up(T, KEYS), NKV, B);
+        allow_shared(attention_backward_dkdv_kernel<HS, KEYS, QUERIES, STEP>, shared_bytes);
+        attention_backward_dkdv_kernel<HS, KEYS, QUERIES, STEP><<<grid, ATTENTION_THREADS, shared_bytes>>>(
+            dk, dv, dv_stride, d_o, q, k, v, v_stride, lse, delta, T, NH, NKV);
+        LAUNCH_CHECK();
+    }
+}
+#endif
+
+// The tiled kernels where there is one, that is for bf16 heads of 64, 96 or 128 whose rows begin at multiples of
+// 16 bytes; else the plain ones.
+static void attention_forward(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
+                              size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+#ifndef PRECISION_FP32
+    if (v_stride % WIDE == 0) {
+        switch (HS) {
+        case 64: attention_tiled_forward<64>(o, lse, q, k, v, v_stride, B, T, NH, NKV); return;
+        case 96: attention_tiled_forward<96>(o, lse, q, k, v, v_stride, B, T, NH, NKV); return;
+        case 128: attention_tiled_forward<128>(o, lse, q, k, v, v_stride, B, T, NH, NKV); return;
+        default: break;
+        }
+    }
+#endif
+    attention_plain_forward(o, lse, q, k, v, v_stride, B, T, NH, NKV, HS);
+}
+
+// d_o (B, T, NH, HS), and q, k, v, o, lse of the forward -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS), all
+// assigned; dv has dv_stride elements from token to token. delta (B, NH, T) is working space.
+static void attention_backward(floatX *dq, floatX *dk, floatX *dv, size_t dv_stride, float *delta,
+                               const floatX *d_o, const floatX *q, const floatX *k, const floatX *v,
+                               size_t v_stride, const floatX *o, const float *lse, size_t B, size_t T,
+                               size_t NH, size_t NKV, size_t HS) {
+#ifndef PRECISION_FP32
+    if (v_stride % WIDE == 0 && dv_stride % WIDE == 0) {
+        switch (HS) {
+        case 64:
+            attention_tiled_backward<64>(dq, dk, dv, dv_stride, delta, d_o, q, k, v, v_stride, o, lse, B, T,
+                                         NH, NKV);
+            return;
+        case 96:
+            attention_tiled_backward<96>(dq, dk, dv, dv_stride, delta, d_o, q, k, v, v_stride, o, lse, B, T,
+                                         NH, NKV);
+            return;
+        case 128:
+            attention_tiled_backward<128>(dq, dk, dv, dv_stride, delta, d_o, q, k, v, v_stride, o, lse, B, T,
+                                          NH, NKV);
+            return;
+        default: break;
+        }
+    }
+#endif
+    attention_plain_backward(dq, dk, dv, dv_stride, delta, d_o, q, k, v, v_stride, o, lse, B, T, NH, NKV, HS);
+}
+
+// ---- decoding: attention_forward for the last position alone
+//
+// A block takes a head of a sequence, and each of its warps every DECODE_WARPS-th key. What the warps have is
+// added up at the end, by one of them, in their order.
+
+enum { DECODE_WARPS = 16 };
+
+template <int N>
+__global__ static void attention_decode_kernel(floatX *o, const floatX *q, const floatX *keys,
+                                               const floatX *values, const uint32_t *slots,
+                                               const uint32_t *positions, size_t slot_stride, int NH, int NKV,
+                                               int HS) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    float *partial = (float *)shared;  // (DECODE_WARPS, 2 + 32 N): max, sum and mean of each warp
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, width = 2 + WARP * N;
+    const size_t i = blockIdx.x, h = blockIdx.y, g = h / (NH / NKV), KV = (size_t)NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+    const uint32_t position = positions[i];
+    keys += slots[i] * slot_stride + g * HS;
+    values += slots[i] * slot_stride + g * HS;
+    float q_h[N];
+    load_row<N>(q_h, q + (i * NH + h) * HS, HS);
+    Softmax<N> softmax = softmax_of_nothing<N>();
+#pragma unroll 4
+    for (uint32_t j = warp; j <= position; j += DECODE_WARPS) {
+        float k_j[N];
+        Softmax<N> one;
+        load_row<N>(k_j, keys + j * KV, HS);
+        load_row<N>(one.mean, values + j * KV, HS);
+        one.max = dot<N>(q_h, k_j) * scale;
+        one.sum = 1.0f;
+        softmax_add<N>(softmax, one);
+    }
+    if (lane == 0) {
+        partial[warp * width] = softmax.max;
+        partial[warp * width + 1] = softmax.sum;
+    }
+    for (int n = 0; n < N; n++) { partial[warp * width + 2 + n * WARP + lane] = softmax.mean[n]; }
+    __syncthreads();
+    if (warp > 0) { return; }
+    for (int w = 1; w < DECODE_WARPS && w <= (int)position; w++) {  // those that had a key
+        Softmax<N> other;
+        other.max = partial[w * width];
+        other.sum = partial[w * width + 1];
+        for (int n = 0; n < N; n++) { other.mean[n] = partial[w * width + 2 + n * WARP + lane]; }
+        softmax_add<N>(softmax, other);
+    }
+    store_row<N>(o + (i * NH + h) * HS, softmax.mean, 1.0f / softmax.sum, HS);
+}
+
+// q (n, NH, HS), and a cache of keys and values: position j of sequence i is row (NKV, HS) number j of slot
+// slots[i], and slots are slot_stride elements apart -> o (n, NH, HS), over j <= positions[i].
+static void attention_decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
+                             const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
+                             size_t NH, size_t NKV, size_t HS) {
+    const dim3 grid(n, NH);
+    by_head_size(
+        [&](auto width) {
+            constexpr int N = decltype(width)::value;
+            constexpr size_t bytes = DECODE_WARPS * (2 + WARP * N) * sizeof(float);
+            attention_decode_kernel<N><<<grid, DECODE_WARPS * WARP, bytes>>>(
+                o, q, keys, values, slots, positions, slot_stride, NH, NKV, HS);
+            LAUNCH_CHECK();
+        },
+        HS);
+}
+
+// ---------------------------------------------------------------------------------------------
+// SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z). gate and up come from one
+// product and lie side by side: (N, 2F), a row being gate's F numbers and then up's.
+
+__device__ static inline float swiglu(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
+
+template <int W>
+__global__ static void swiglu_forward_kernel(floatX *a, const floatX *gate_up, int F) {
+    const size_t n = blockIdx.x;
+    const floatX *gate = gate_up + n * 2 * F, *up = gate + F;
+    for (int i = (int)threadIdx.x * W; i < F; i += (int)blockDim.x * W) {
+        const Vec<floatX, W> gate_i = load<W>(gate + i), up_i = load<W>(up + i);
+        Vec<floatX, W> a_i;
+        for (int k = 0; k < W; k++) { a_i[k] = (floatX)swiglu((float)gate_i[k], (float)up_i[k]); }
+        store(a + n * F + i, a_i);
+    }
+}
+
+enum { SWIGLU_THREADS = 256 };
+
+// gate_up (N, 2F) -> a (N, F)
+static void swiglu_forward(floatX *a, const floatX *gate_up, size_t N, size_t F) {
+    by_width([&](auto width) { swiglu_forward_kernel<width.value><<<N, SWIGLU_THREADS>>>(a, gate_up, F); },
+             F);
+    LAUNCH_CHECK();
+}
+
+template <int W>
+__global__ static void swiglu_backward_kernel(floatX *dgate_up, floatX *a, const floatX *da,
+                                              const floatX *gate_up, int F) {
+    const size_t n = blockIdx.x;
+    const floatX *gate = gate_up + n * 2 * F, *up = gate + F;
+    floatX *dgate = dgate_up + n * 2 * F, *dup = dgate + F;
+    for (int i = (int)threadIdx.x * W; i < F; i += (int)blockDim.x * W) {
+        const Vec<floatX, W> gate_i = load<W>(gate + i), up_i = load<W>(up + i),
+                             da_i = load<W>(da + n * F + i);
+        Vec<floatX, W> dgate_i, dup_i, a_i;
+        for (int k = 0; k < W; k++) {
+            const float z = (float)gate_i[k], sigma = 1.0f / (1.0f + expf(-z));
+            dup_i[k] = (floatX)((float)da_i[k] * z * sigma);
+            dgate_i[k] = (floatX)((float)da_i[k] * (float)up_i[k] * sigma * (1.0f + z * (1.0f - sigma)));
+            a_i[k] = (floatX)swiglu(z, (float)up_i[k]);
+        }
+        store(dgate + i, dgate_i);
+        store(dup + i, dup_i);
+        if (a != nullptr) { store(a + n * F + i, a_i); }
+    }
+}
+
+// da (N, F), gate_up (N, 2F) -> dgate_up (N, 2F) assigned, and a (N, F) computed again unless it is nullptr; a may
+// be da. a is a product: dup = da silu(gate) and dgate = da up silu'(gate). With sigma = sigmoid(gate), whose
+// derivative is sigma (1 - sigma),
+//   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
+static void swiglu_backward(floatX *dgate_up, floatX *a, const floatX *da, const floatX *gate_up, size_t N,
+                            size_t F) {
+    by_width(
+        [&](auto width) {
+            swiglu_backward_kernel<width.value><<<N, SWIGLU_THREADS>>>(dgate_up, a, da, gate_up, F);
+        },
+        F);
+    LAUNCH_CHECK();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Classifier: cross-entropy and z-loss of rows of logits,
+//   lse = log sum_j e^(logit_j),  log p(y) = logit_y - lse,  objective = sum_n w_n (-log p(y_n) + z lse_n^2)
+// All V columns take part, those that pad the vocabulary included, as in OLMo 2's training.
+
+enum { CLASSIFIER_THREADS = 1024 };
+
+// A maximum and sum_j e^(x_j - maximum): whose logarithm is max + log(sum).
+typedef struct {
+    float max, sum;
+} LogSum;
+
+// Of two sets of numbers together. -inf is the maximum of none.
+__device__ static inline LogSum log_sum_join(LogSum a, LogSum b) {
+    const float max = fmaxf(a.max, b.max);
+    if (max == -INFINITY) { return a; }
+    return LogSum{max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
+}
+
+// Of all numbers that the block's threads have seen, the same in every thread.
+__device__ static LogSum log_sum_of_block(LogSum mine) {
+    __shared__ LogSum of_warps[WARP];
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        const LogSum other = {__shfl_xor_sync(0xffffffffu, mine.max, offset),
+                              __shfl_xor_sync(0xffffffffu, mine.sum, offset)};
+        mine = log_sum_join(mine, other);
+    }
+    if (lane_number() == 0) { of_warps[warp_number()] = mine; }
+    __syncthreads();
+    LogSum all = of_warps[0];
+    for (int i = 1; i < (int)blockDim.x / WARP; i++) { all = log_sum_join(all, of_warps[i]); }
+    return all;
+}
+
+// A block takes a row. It reads the row twice, the second time from its end, where the first time ended: most
+// of that is in the second-level cache still.
+template <int W>
+__global__ static void classifier_kernel(float *logprobs, float *lse, floatX *logits, const uint32_t *labels,
+                                         const float *weights, float z, int V) {
+    const size_t n = blockIdx.x;
+    floatX *row = logits + n * V;
+    const int step = (int)blockDim.x * W, mine = (int)threadIdx.x * W;
+    LogSum seen = {-INFINITY, 0.0f};
+    for (int j = mine; j < V; j += step) {
+        const Vec<floatX, W> x = load<W>(row + j);
+        LogSum block = {-INFINITY, 0.0f};
+        for (int k = 0; k < W; k++) { block.max = fmaxf(block.max, (float)x[k]); }
+        for (int k = 0; k < W; k++) { block.sum += expf((float)x[k] - block.max); }
+        seen = log_sum_join(seen, block);
+    }
+    const LogSum all = log_sum_of_block(seen);
+    const float lse_n = all.max + logf(all.sum);
+    const uint32_t label = labels[n];
+    if (threadIdx.x == 0) {
+        lse[n] = lse_n;
+        logprobs[n] = label == OLMO2_NO_TOKEN ? 0.0f : (float)row[label] - lse_n;
+    }
+    if (weights == nullptr) { return; }
+    __syncthreads();  // the label's logit has been read before anybody overwrites it
+    const float weight = weights[n], factor = weight * (1.0f + 2.0f * z * lse_n);
+    const int last = (V - 1 - mine) / step;  // -1 for a thread that has no part of the row
+    for (int j = mine + (mine < V ? last : -1) * step; j >= mine; j -= step) {
+        Vec<floatX, W> x = load<W>(row + j);
+        for (int k = 0; k < W; k++) {
+            const float dx = factor * expf((float)x[k] - lse_n);
+            x[k] = (floatX)((uint32_t)(j + k) == label ? dx - weight : dx);
+        }
+        store(row + j, x);
+    }
+}
+
+// logits (N, V), labels (N) -> logprobs, lse (N). A row without a label has logprob 0.
+static void classifier_forward(float *logprobs, float *lse, floatX *logits, const uint32_t *labels, size_t N,
+                               size_t V) {
+    by_width(
+        [&](auto width) {
+            classifier_kernel<width.value>
+                <<<N, CLASSIFIER_THREADS>>>(logprobs, lse, logits, labels, nullptr, 0.0f, V);
+        },
+        V);
+    LAUNCH_CHECK();
+}
+
+// The forward, and in the same pass logits (N, V) become dlogits, in place. Since dlse/dlogit_j = p_j =
+// e^(logit_j - lse),
+//   dlogit_j = w (p_j - [j = y] + 2 z lse p_j) = w (p_j (1 + 2 z lse) - [j = y])
+static void classifier_forward_backward(float *logprobs, float *lse, floatX *logits, const uint32_t *labels,
+                                        const float *weights, float z, size_t N, size_t V) {
+    by_width(
+        [&](auto width) {
+            classifier_kernel<width.value>
+                <<<N, CLASSIFIER_THREADS>>>(logprobs, lse, logits, labels, weights, z, V);
+        },
+        V);
+    LAUNCH_CHECK();
+}
+
+// ---------------------------------------------------------------------------------------------
+// AdamW (Loshchilov & Hutter 2019), with the order of operations of PyTorch
+
+// What an update is made of, computed once on the host.
+typedef struct {
+    float beta1, beta2, eps;
+    float gradient_scale;
+    float keep;          // 1 - lr wd
+    float step_size;     // lr / (1 - beta1^t)
+    float correction2;   // sqrt(1 - beta2^t)
+    uint64_t t, tensor;  // what the random bits of stochastic rounding depend on
+} AdamWStep;
+
+// x in the type of the array that it goes to; `which` numbers the arrays of a tensor.
+__device__ static inline float rounded_to(const float *, float x, const AdamWStep &, size_t, int) {
+    return x;
+}
+__device__ static inline bf16 rounded_to(const bf16 *, float x, const AdamWStep &s, size_t i, int which) {
+    return round_stochastically(x, random_bits(s.t, 4 * s.tensor + (uint64_t)which, i));
+}
+
+enum { ADAMW_THREADS = 256 };
+
+// p (size) in floatX, and master (size) in fp32 or nullptr: then p is all there is. A thread takes WIDE of them.
+template <typename G, typename M>
+__global__ static void __launch_bounds__(ADAMW_THREADS, 4)
+    adamw_kernel(floatX *p, float *master, M *m, M *v, const G *g, size_t size, AdamWStep s) {
+    const size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * WIDE;
+    if (i >= size) { return; }
+    const Vec<G, WIDE> g_i = load<WIDE>(g + i);
+    Vec<M, WIDE> m_i = load<WIDE>(m + i), v_i = load<WIDE>(v + i);
+    Vec<float, WIDE> master_i;
+    Vec<floatX, WIDE> p_i;
+    if (master != nullptr) {
+        master_i = load<WIDE>(master + i);
+    } else {
+        p_i = load<WIDE>(p + i);
+    }
+    for (int k = 0; k < WIDE; k++) {
+        const float gradient = (float)g_i[k] * s.gradient_scale;
+        float m_k = (float)m_i[k], v_k = (float)v_i[k], p_k = master != nullptr ? master_i[k] : (float)p_i[k];
+        m_k += (1.0f - s.beta1) * (gradient - m_k);
+        v_k = s.beta2 * v_k + (1.0f - s.beta2) * gradient * gradient;
+        p_k = s.keep * p_k - s.step_size * m_k / (sqrtf(v_k) / s.correction2 + s.eps);
+        m_i[k] = rounded_to(m, m_k, s, i + k, 1);
+        v_i[k] = rounded_to(v, v_k, s, i + k, 2);
+        master_i[k] = p_k;
+        p_i[k] = master != nullptr ? (floatX)p_k : rounded_to(p, p_k, s, i + k, 0);
+    }
+    store(m + i, m_i);
+    store(v + i, v_i);
+    store(p + i, p_i);
+    if (master != nullptr) { store(master + i, master_i); }
+}
+
+// One tensor, of a size that is padded to a multiple of 16 (parameters.h). g gradient (times gradient_scale, the
+// clipping), m and v the moving averages of g and g^2, t the number of this update from 1:
+//   p = (1 - lr wd) p,  m = m + (1 - beta1) (g - m),  v = beta2 v + (1 - beta2) g^2
+//   p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+// An array of bf16 that has no copy in fp32 is rounded stochastically.
+static void adamw_update(floatX *p, float *master, Array m, Array v, Array g, size_t size,
+                         const OLMo2AdamW *s, float weight_decay, size_t tensor) {
+    const size_t blocks = divide_up(size, ADAMW_THREADS * WIDE);
+    AdamWStep step;
+    step.beta1 = s->beta1;
+    step.beta2 = s->beta2;
+    step.eps = s->eps;
+    step.gradient_scale = s->gradient_scale;
+    step.keep = 1.0f - s->lr * weight_decay;
+    step.step_size = s->lr / (float)(1.0 - pow((double)s->beta1, (double)s->t));
+    step.correction2 = (float)sqrt(1.0 - pow((double)s->beta2, (double)s->t));
+    step.t = (uint64_t)s->t;
+    step.tensor = tensor;
+    by_type(g, [&](auto *gradients) {
+        by_type(m, [&](auto *moment1) {
+            auto *moment2 = (decltype(moment1))v.data;
+            adamw_kernel<<<blocks, ADAMW_THREADS>>>(p, master, moment1, moment2, gradients, size, step);
+        });
+    });
+    LAUNCH_CHECK();
+}
+
+// ---------------------------------------------------------------------------------------------
+// The model: its arrays
+
+// One layer's parameters, pointing into the array that holds all. W_q, W_k and W_v lie one after another in
+// it, as do W_gate and W_up, so that each of these groups is one matrix and one product.
+typedef struct {
+    const floatX *w_qkv;             // (NH*HS + 2 NKV*HS, C)
+    const floatX *wo;                // (C, NH*HS)
+    const floatX *q_norm, *k_norm;   // (NH*HS), (NKV*HS); nullptr in the study without QK-norm
+    const floatX *attention_norm;    // (C)  at the end of the branch; nullptr in the pre-norm study
+    const floatX *attention_in;      // (C)  at its beginning, in the pre-norm study; nullptr otherwise
+    const floatX *w_gate_up;         // (2F, C)
+    const floatX *w_down;            // (C, F)
+    const floatX *feedforward_norm;  // (C)  as for attention
+    const floatX *feedforward_in;
+} LayerParameters;
+
+static LayerParameters layer_parameters(const floatX *array, const OLMo2Config *c, size_t l) {
+    LayerParameters w = {};
+    const floatX *attention = array + parameter_offset(c, ATTENTION_NORM, l);
+    const floatX *feedforward = array + parameter_offset(c, FEEDFORWARD_NORM, l);
+    w.w_qkv = array + parameter_offset(c, WQ, l);
+    w.wo = array + parameter_offset(c, WO, l);
+    w.q_norm = c->no_qk_norm ? nullptr : array + parameter_offset(c, Q_NORM, l);
+    w.k_norm = c->no_qk_norm ? nullptr : array + parameter_offset(c, K_NORM, l);
+    w.attention_norm = c->pre_norm ? nullptr : attention;
+    w.attention_in = c->pre_norm ? attention : nullptr;
+    w.w_gate_up = array + parameter_offset(c, W_GATE, l);
+    w.w_down = array + parameter_offset(c, W_DOWN, l);
+    w.feedforward_norm = c->pre_norm ? nullptr : feedforward;
+    w.feedforward_in = c->pre_norm ? feedforward : nullptr;
+    return w;
+}
+
+// Their gradients. Which of the two places a norm's weight has makes no difference here.
+typedef struct {
+    Array w_qkv, wo, q_norm, k_norm, attention_norm, w_gate_up, w_down, feedforward_norm;
+} LayerGradients;
+
+static LayerGradients layer_gradients(Array array, const OLMo2Config *c, size_t l) {
+    LayerGradients d;
+    d.w_qkv = array_at(array, parameter_offset(c, WQ, l));
+    d.wo = array_at(array, parameter_offset(c, WO, l));
+    d.q_norm = array_at(array, parameter_offset(c, Q_NORM, l));
+    d.k_norm = array_at(array, parameter_offset(c, K_NORM, l));
+    d.attention_norm = array_at(array, parameter_offset(c, ATTENTION_NORM, l));
+    d.w_gate_up = array_at(array, parameter_offset(c, W_GATE, l));
+    d.w_down = array_at(array, parameter_offset(c, W_DOWN, l));
+    d.feedforward_norm = array_at(array, parameter_offset(c, FEEDFORWARD_NORM, l));
+    return d;
+}
+
+// What the forward leaves for the backward. Which of it has a slice for each layer, and which has one slice
+// that every layer overwrites and the backward computes again, is a matter of OLMo2Limits.recompute: those
+// marked "light" take no matrix product and are kept by RECOMPUTE_NONE alone, x is kept always, the others
+// are kept unless the whole block is computed again.
+typedef struct {
+    floatX *x;    // (L+1, B, T, C)  residual stream: the input of each layer, and the last one's output
+    floatX *qkv;  // (L, B, T, NH*HS + 2 NKV*HS)  projections, before norm and rotation
+    float *q_rstd, *k_rstd;   // (L, B, T)
+    floatX *q, *k;            // (L, B, T, NH*HS), (L, B, T, NKV*HS)  light: normalised and rotated
+    floatX *attention;        // (L, B, T, NH*HS)   heads, side by side
+    float *lse;               // (L, B, NH, T)
+    floatX *o;                // (L, B, T, C)       the attention branch before its norm
+    float *attention_rstd;    // (L, B, T)
+    floatX *h;                // (L, B, T, C)       light: residual stream between the branches
+    floatX *gate_up;          // (L, B, T, 2F)
+    floatX *act;              // (L, B, T, F)       light: silu(gate) * up
+    floatX *down;             // (L, B, T, C)       the feed-forward branch before its norm
+    float *feedforward_rstd;  // (L, B, T)
+    floatX *hidden;           // (B, T, C)          the final norm's output
+    float *hidden_rstd;       // (B, T)
+} Activations;
+
+// Working space. What a layer leaves here the next one overwrites, but for dx.
+typedef struct {
+    floatX *normed;            // (B, T, C)       a branch's input in the pre-norm study
+    floatX *logits;            // (classifier rows, V)
+    float *logprobs, *lse;     // (B, T)
+    float *weights;            // (B, T)
+    uint32_t *labels;          // (B, T)
+    uint32_t *order, *starts;  // (B, T), (B*T + 1)  the buckets of the embedding's backward
+    floatX *dx;                // (B, T, C)       gradient of the residual stream
+    floatX *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
+    floatX *dhidden;           // (B, T, C)       in dbranch's place: it is gone when the first branch begins
+    floatX *dnormed;           // (B, T, C)       of a branch's input in the pre-norm study
+    floatX *dattention;        // (B, T, NH*HS)
+    float *delta;              // (B, NH, T)
+    floatX *dq, *dk;           // (B, T, NH*HS), (B, T, NKV*HS)
+    floatX *dqkv;              // (B, T, NH*HS + 2 NKV*HS)
+    floatX *dact;              // (B, T, F)       in act's place where act is computed again
+    floatX *dgate_up;          // (B, T, 2F)
+    float *partial;            // (BACKWARD_BLOCKS, the longest row)  of the norms' gradients
+    double *squares;           // (SQUARES_BLOCKS + 1)  of the gradient norm
+} Workspace;
+
+// Decoding: the keys and values of every slot's past, and one row of each activation a slot.
+typedef struct {
+    floatX *keys, *values;                 // (L, slots, cache_T, NKV*HS)
+    uint32_t *tokens, *slots, *positions;  // (slots)
+    floatX *x, *o, *h, *down, *normed;     // (slots, C)
+    floatX *qkv;                           // (slots, NH*HS + 2 NKV*HS)
+    floatX *q, *k, *attention;             // (slots, NH*HS), (slots, NKV*HS), (slots, NH*HS)
+    floatX *gate_up, *act;                 // (slots, 2F), (slots, F)
+    floatX *logits;                        // (slots, V)
+    float *rstd;                           // (slots)
+} Decoder;
+
+static const size_t SQUARES_BLOCKS = 1024, STAGING_ELEMENTS = 1 << 20;
+
+struct OLMo2 {
+    OLMo2Config config;
+    OLMo2Limits limits;
+    floatX *weights;  // all parameters, in parameters.h's order
+    float *master;    // the same in fp32, of which `weights` is the rounded copy; nullptr without
+    Array gradients, moment1, moment2;
+    void *buffer;  // activations, workspace and decoder, in one allocation
+    Activations activations;
+    Workspace workspace;
+    Decoder decoder;
+    float *rope;       // (max(T, cache_T), HS)
+    uint32_t *tokens;  // (B, T) of the last forward
+    size_t B, T;       // of the last forward
+    // on the host
+    uint32_t *host_tokens;            // (B, T)
+    uint32_t *order, *starts, *next;  // (B, T), (B*T + 1), (V)  for embedding_buckets
+    uint32_t *positions;              // (slots): the next position of each slot's sequence
+    uint32_t *decoding;               // (slots): the positions of one olmo2_decode
+    void *staging;                    // (STAGING_ELEMENTS) floats: what comes from or goes to the device
+};
+
+// Hands out consecutive pieces of one allocation. Without a base it only counts: the plan and the allocation
+// are the same walk.
+typedef struct {
+    char *base;
+    size_t used;  // bytes
+} Arena;
+
+template <typename T>
+static void take(Arena *arena, T **piece, size_t count) {
+    const size_t bytes = count * sizeof(T), alignment = 256;
+    *piece = arena->base == nullptr ? nullptr : (T *)(arena->base + arena->used);
+#ifdef CUDA_ON_CPU
+    if (*piece != nullptr && bytes > 0) { cuda_on_cpu_piece(*piece, bytes); }  // its own bounds, for the checker
+#endif
+    arena->used += divide_up(bytes, alignment) * alignment;
+}
+
+// Rows of logits that exist at a time. Fewer would leave the matrix products too small for a GPU (Liger-Kernel's
+// figures: half the speed at a few hundred).
+static size_t classifier_rows(const OLMo2Limits *limits) {
+    const size_t rows = limits->B * limits->T;
+    return rows < 1024 ? rows : 1024;
+}
+
+// Slices of the activations: of x always, of what the backward needs, and of what is light.
+typedef struct {
+    size_t x, heavy, light;
+} Slices;
+
+static Slices activation_slices(const OLMo2Config *c, const OLMo2Limits *limits) {
+    const size_t L = limits->train ? c->L : 1;
+    Slices s;
+    s.x = limits->train ? c->L + 1 : 1;
+    s.heavy = limits->recompute == RECOMPUTE_BLOCK ? 1 : L;
+    s.light = limits->recompute == RECOMPUTE_NONE ? L : 1;
+    return s;
+}
+
+static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c,
+                                const OLMo2Limits *limits) {
+    const size_t N = limits->B * limits->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const Slices slices = activation_slices(c, limits);
+    const size_t heavy = slices.heavy * N, light = slices.light * N;
+    take(arena, &a->x, slices.x * N * c->C);
+    take(arena, &a->qkv, heavy * (Q + 2 * KV));
+    take(arena, &a->q_rstd, heavy);
+    take(arena, &a->k_rstd, heavy);
+    take(arena, &a->q, light * Q);
+    take(arena, &a->k, light * KV);
+    take(arena, &a->attention, heavy * Q);
+    take(arena, &a->lse, heavy * c->NH);
+    take(arena, &a->o, heavy * c->C);
+    take(arena, &a->attention_rstd, heavy);
+    take(arena, &a->h, light * c->C);
+    take(arena, &a->gate_up, heavy * 2 * c->F);
+    take(arena, &a->act, light * c->F);
+    take(arena, &a->down, heavy * c->C);
+    take(arena, &a->feedforward_rstd, heavy);
+    take(arena, &a->hidden, N * c->C);
+    take(arena, &a->hidden_rstd, N);
+}
+
+static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits,
+                              const Activations *a) {
+    const size_t N = limits->B * limits->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t longest = Q > c->C ? Q : c->C;
+    take(arena, &w->normed, c->pre_norm ? N * c->C : 0);
+    take(arena, &w->logits, classifier_rows(limits) * c->V);
+    take(arena, &w->logprobs, N);
+    take(arena, &w->lse, N);
+    take(arena, &w->labels, N);
+    if (!limits->train) { return; }
+    take(arena, &w->weights, N);
+    take(arena, &w->order, N);
+    take(arena, &w->starts, N + 1);
+    take(arena, &w->dx, N * c->C);
+    take(arena, &w->dbranch, N * c->C);
+    w->dhidden = w->dbranch;
+    take(arena, &w->dnormed, c->pre_norm ? N * c->C : 0);
+    take(arena, &w->dattention, N * Q);
+    take(arena, &w->delta, N * c->NH);
+    take(arena, &w->dq, N * Q);
+    take(arena, &w->dk, N * KV);
+    take(arena, &w->dqkv, N * (Q + 2 * KV));
+    w->dact = a->act;
+    if (limits->recompute == RECOMPUTE_NONE) { take(arena, &w->dact, N * c->F); }
+    take(arena, &w->dgate_up, N * 2 * c->F);
+    take(arena, &w->partial, BACKWARD_BLOCKS * longest);
+    take(arena, &w->squares, SQUARES_BLOCKS + 1);
+}
+
+static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits) {
+    const size_t S = limits->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    take(arena, &d->keys, S * c->L * limits->cache_T * KV);
+    take(arena, &d->values, S * c->L * limits->cache_T * KV);
+    take(arena, &d->tokens, S);
+    take(arena, &d->slots, S);
+    take(arena, &d->positions, S);
+    take(arena, &d->x, S * c->C);
+    take(arena, &d->o, S * c->C);
+    take(arena, &d->h, S * c->C);
+    take(arena, &d->down, S * c->C);
+    take(arena, &d->normed, S * c->C);
+    take(arena, &d->qkv, S * (Q + 2 * KV));
+    take(arena, &d->q, S * Q);
+    take(arena, &d->k, S * KV);
+    take(arena, &d->attention, S * Q);
+    take(arena, &d->gate_up, S * 2 * c->F);
+    take(arena, &d->act, S * c->F);
+    take(arena, &d->logits, S * c->V);
+    take(arena, &d->rstd, S);
+}
+
+static size_t rope_rows(const OLMo2Limits *limits) {
+    return limits->T > limits->cache_T ? limits->T : limits->cache_T;
+}
+
+// Weights that floatX is too coarse for have a copy in fp32, unless that is switched off.
+static bool has_master(const OLMo2Limits *limits) {
+    return limits->train && !limits->no_master_weights && sizeof(floatX) < sizeof(float);
+}
+
+// Gradients are as fine as the weights that they change.
+static bool has_bf16_gradients(const OLMo2Limits *limits) {
+    return limits->no_master_weights && sizeof(floatX) < sizeof(float);
+}
+
+// Points the model's structs into the buffer, or only counts when there is none yet.
+static OLMo2Memory lay_out(OLMo2 *m, void *buffer) {
+    const OLMo2Config *c = &m->config;
+    const OLMo2Limits *limits = &m->limits;
+    const size_t parameters = parameter_array_size(c), trained = limits->train ? parameters : 0;
+    Arena arena = {(char *)buffer, 0};
+    lay_out_activations(&m->activations, &arena, c, limits);
+    const size_t activations = arena.used;
+    lay_out_workspace(&m->workspace, &arena, c, limits, &m->activations);
+    take(&arena, &m->rope, rope_rows(limits) * c->HS);
+    take(&arena, &m->tokens, limits->B * limits->T);
+    const size_t workspace = arena.used - activations;
+    lay_out_decoder(&m->decoder, &arena, c, limits);
+    OLMo2Memory memory;
+    memory.weights = parameters * (sizeof(floatX) + (has_master(limits) ? sizeof(float) : 0));
+    memory.gradients = array_bytes(has_bf16_gradients(limits), trained);
+    memory.moments = array_bytes(limits->bf16_moments, 2 * trained);
+    memory.activations = activations;
+    memory.workspace = workspace + CUBLAS_WORKSPACE;
+    memory.cache = arena.used - activations - workspace;
+    memory.total = memory.weights + memory.gradients + memory.moments + arena.used + CUBLAS_WORKSPACE;
+    return memory;
+}
+
+OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
+    OLMo2 m = {};
+    m.config = *config;
+    m.limits = *limits;
+    return lay_out(&m, nullptr);
+}
+
+void olmo2_describe(char *text, size_t size) {
+    cudaDeviceProp device;
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0 ||
+        cudaGetDeviceProperties(&device, 0) != cudaSuccess) {
+        cudaGetLastError();
+        snprintf(text, size, "CUDA, " FLOATX_NAME ", no device found");
+        return;
+    }
+    char bytes[32];
+    snprintf(text, size, "CUDA, " FLOATX_NAME ", %s (sm_%d%d, %s)", device.name, device.major, device.minor,
+             format_bytes(bytes, device.totalGlobalMem));
+}
+
+bool olmo2_check(const OLMo2Config *c, const OLMo2Limits *limits, Error *err) {
+    const size_t longest = SHARED_MOST / (2 * sizeof(float) + sizeof(floatX));
+    const size_t Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    if (sizeof(floatX) == sizeof(float) && limits->no_master_weights) {
+        return fail(
+            err,
+            "--master-weights off: this program was built with PRECISION=fp32, in which the weights have "
+            "no other copy; leave the flag out, or build with PRECISION=bf16");
+    }
+    if (c->HS > 256) { return fail(err, "head_dim %zu: the CUDA attention has room for at most 256", c->HS); }
+    if (c->C > longest || Q > longest) {
+        return fail(err, "rows of %zu channels: the CUDA norms have room for at most %zu",
+                    c->C > Q ? c->C : Q, longest);
+    }
+    if (Q * c->C % 16 != 0 || KV * c->C % 16 != 0 || c->F * c->C % 16 != 0) {
+        return fail(err,
+                    "hidden_size %zu times %zu, %zu and %zu (queries, keys, feed-forward) must be multiples "
+                    "of 16 for the CUDA matrix products; use train_olmo2, or other sizes",
+                    c->C, Q, KV, c->F);
+    }
+    return true;
+}
+
+// A device that can run this, with room for the model.
+static bool check_device(const OLMo2Memory *memory, Error *err) {
+    int devices = 0;
+    cudaDeviceProp device;
+    const cudaError_t status = cudaGetDeviceCount(&devices);
+    if (status != cudaSuccess || devices == 0) {
+        return fail(err,
+                    "no CUDA device: %s\n       train_olmo2 is the same program for the CPU; "
+                    "`train --dry-run` plans memory without a device.",
+                    status == cudaSuccess ? "none was found" : cudaGetErrorString(status));
+    }
+    CUDA_CHECK(cudaGetDeviceProperties(&device, 0));
+    if (device.major < 8) {
+        return fail(err, "%s is sm_%d%d: the kernels need sm_80 (Ampere, 2020) or newer", device.name,
+                    device.major, device.minor);
+    }
+    size_t available, all;
+    CUDA_CHECK(cudaMemGetInfo(&available, &all));
+    if (memory->total <= available) { return true; }
+    char needed[32], found[32], total[32];
+    return fail(err,
+                "out of memory: the model and its buffers need %s, %s has %s free of %s\n"
+                "       Less is needed with a smaller --micro-batch-size or --seq-len, --recompute block, "
+                "--master-weights off, --moments bf16.",
+                format_bytes(needed, memory->total), device.name, format_bytes(found, available),
+                format_bytes(total, all));
+}
+
+// Device memory of zeros.
+static bool device_allocate(void **pointer, size_t bytes, const char *what, Error *err) {
+    char text[32];
+    *pointer = nullptr;
+    if (bytes == 0) { return true; }
+    if (cudaMalloc(pointer, bytes) != cudaSuccess) {
+        cudaGetLastError();
+        return fail(err, "out of memory: the device has no %s in one piece for %s", format_bytes(text, bytes),
+                    what);
+    }
+    CUDA_CHECK(cudaMemset(*pointer, 0, bytes));
+    return true;
+}
+
+static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
+    const OLMo2Limits *limits = &m->limits;
+    const size_t parameters = parameter_array_size(&m->config), N = limits->B * limits->T,
+                 u32 = sizeof(uint32_t);
+    const size_t moment = memory->moments / 2;
+    m->gradients.is_bf16 = has_bf16_gradients(limits);
+    m->moment1.is_bf16 = m->moment2.is_bf16 = limits->bf16_moments;
+    m->host_tokens = (uint32_t *)allocate(N, u32, "the tokens of a batch", err);
+    m->order = (uint32_t *)allocate(N, u32, "the buckets of the embedding", err);
+    m->starts = (uint32_t *)allocate(N + 1, u32, "the buckets of the embedding", err);
+    m->next = (uint32_t *)allocate(m->config.V, u32, "the buckets of the embedding", err);
+    m->positions = (uint32_t *)allocate(limits->slots, u32, "the positions of the slots", err);
+    m->decoding = (uint32_t *)allocate(limits->slots, u32, "the positions of the slots", err);
+    m->staging = allocate(STAGING_ELEMENTS, sizeof(float), "transfers", err);
+    if (m->host_tokens == nullptr || m->order == nullptr || m->starts == nullptr || m->next == nullptr ||
+        m->positions == nullptr || m->decoding == nullptr || m->staging == nullptr) {
+        return false;
+    }
+    return device_allocate((void **)&m->weights, parameters * sizeof(floatX), "the weights", err) &&
+           device_allocate((void **)&m->master, has_master(limits) ? parameters * sizeof(float) : 0,
+                           "the weights in fp32", err) &&
+           device_allocate(&m->gradients.data, memory->gradients, "the gradients", err) &&
+           device_allocate(&m->moment1.data, moment, "AdamW's first moments", err) &&
+           device_allocate(&m->moment2.data, moment, "AdamW's second moments", err) &&
+           device_allocate(&m->buffer,
+                           memory->activations + memory->workspace - CUBLAS_WORKSPACE + memory->cache,
+                           "activations, workspace and cache", err);
+}
+
+// The workspace is cuBLAS's own choice otherwise, which no plan could know.
+static bool cublas_open(Error *err) {
+    if (cublas.models++ > 0) { return true; }
+    if (!device_allocate(&cublas.workspace, CUBLAS_WORKSPACE, "the matrix products", err)) { return false; }
+    CUBLAS_CHECK(cublasCreate(&cublas.handle));
+    CUBLAS_CHECK(cublasSetWorkspace(cublas.handle, cublas.workspace, CUBLAS_WORKSPACE));
+    return true;
+}
+
+static void cublas_close(void) {
+    if (--cublas.models > 0) { return; }
+    if (cublas.handle != nullptr) { CUBLAS_CHECK(cublasDestroy(cublas.handle)); }
+    CUDA_CHECK(cudaFree(cublas.workspace));
+    cublas.handle = nullptr;
+    cublas.workspace = nullptr;
+}
+
+// rope_table for the model, by way of the host.
+static bool upload_rope(OLMo2 *m, Error *err) {
+    const size_t rows = rope_rows(&m->limits), HS = m->config.HS;
+    float *rope = (float *)allocate(rows * HS, sizeof(float), "the table of angles", err);
+    if (rope == nullptr) { return false; }
+    rope_table(rope, rows, HS, m->config.rope_theta);
+    CUDA_CHECK(cudaMemcpy(m->rope, rope, rows * HS * sizeof(float), cudaMemcpyHostToDevice));
+    free(rope);
+    return true;
+}
+
+bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
+    *out = nullptr;
+    OLMo2Memory memory = olmo2_memory(config, limits);
+    if (!olmo2_check(config, limits, err) || !check_device(&memory, err)) { return false; }
+    OLMo2 *m = (OLMo2 *)allocate(1, sizeof *m, "the model", err);
+    if (m == nullptr) { return false; }
+    m->config = *config;
+    m->limits = *limits;
+    if (!cublas_open(err) || !allocate_model(m, &memory, err)) {
+        olmo2_free(m);
+        return false;
+    }
+    lay_out(m, m->buffer);
+    if (!upload_rope(m, err)) {
+        olmo2_free(m);
+        return false;
+    }
+    *out = m;
+    return true;
+}
+
+void olmo2_free(OLMo2 *m) {
+    if (m == nullptr) { return; }
+    void *on_device[] = {m->weights,      m->master,       m->gradients.data,
+                         m->moment1.data, m->moment2.data, m->buffer};
+    void *on_host[] = {m->host_tokens, m->order, m->starts, m->next, m->positions, m->decoding, m->staging};
+    for (void *pointer : on_device) { CUDA_CHECK(cudaFree(pointer)); }
+    for (void *pointer : on_host) { free(pointer); }
+    cublas_close();
+    free(m);
+}
+
+const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
+
+// ---------------------------------------------------------------------------------------------
+// The model: forward, head, backward
+
+// Layer l's slice of the activations of the last forward.
+static Activations layer_activations(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const Activations *all = &m->activations;
+    const Slices slices = activation_slices(c, &m->limits);
+    const size_t N = m->B * m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t x = slices.x > 1 ? l * N : 0, n = slices.heavy > 1 ? l * N : 0,
+                 light = slices.light > 1 ? l * N : 0;
+    Activations a = {};
+    a.x = all->x + x * c->C;
+    a.qkv = all->qkv + n * (Q + 2 * KV);
+    a.q_rstd = all->q_rstd + n;
+    a.k_rstd = all->k_rstd + n;
+    a.q = all->q + light * Q;
+    a.k = all->k + light * KV;
+    a.attention = all->attention + n * Q;
+    a.lse = all->lse + n * c->NH;
+    a.o = all->o + n * c->C;
+    a.attention_rstd = all->attention_rstd + n;
+    a.h = all->h + light * c->C;
+    a.gate_up = all->gate_up + n * 2 * c->F;
+    a.act = all->act + light * c->F;
+    a.down = all->down + n * c->C;
+    a.feedforward_rstd = all->feedforward_rstd + n;
+    return a;
+}
+
+// Layer l, from x to the next layer's x. The backward calls it again where blocks are recomputed.
+static void layer_forward(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t Q = NH * HS, KV = NKV * HS, row = Q + 2 * KV;
+    const float eps = c->rms_eps;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
+    const floatX *in;
+
+    // attention branch: h = x + rmsnorm(W_o attention(q, k, v))
+    in = branch_input_forward(m->workspace.normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
+    matmul_forward(a.qkv, in, w.w_qkv, N, C, row);
+    qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, NH, HS, eps);
+    qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, nullptr, N, T, NKV, HS, eps);
+    attention_forward(a.attention, a.lse, a.q, a.k, a.qkv + Q + KV, row, B, T, NH, NKV, HS);
+    matmul_forward(a.o, a.attention, w.wo, N, Q, C);
+    rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, C, eps);
+
+    // feed-forward branch: x' = h + rmsnorm(W_down (silu(W_gate h) * W_up h))
+    in = branch_input_forward(m->workspace.normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
+    matmul_forward(a.gate_up, in, w.w_gate_up, N, C, 2 * F);
+    swiglu_forward(a.act, a.gate_up, N, F);
+    matmul_forward(a.down, a.act, w.w_down, N, F, C);
+    rmsnorm_residual_forward(next.x, a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N, C, eps);
+}
+
+void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
+    const OLMo2Config *c = &m->config;
+    const size_t N = B * T;
+    m->B = B;
+    m->T = T;
+    memcpy(m->host_tokens, tokens, N * sizeof *tokens);
+    CUDA_CHECK(cudaMemcpy(m->tokens, tokens, N * sizeof *tokens, cudaMemcpyHostToDevice));
+
+    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
+    for (size_t l = 0; l < c->L; l++) { layer_forward(m, l); }
+    rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
+                    m->weights + parameter_offset(c, FINAL_NORM, 0), N, c->C, c->rms_eps);
+}
+
+void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
+                    float *lse) {
+    const OLMo2Config *c = &m->config;
+    const Workspace *s = &m->workspace;
+    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(&m->limits);
+    const floatX *hidden = m->activations.hidden, *lm_head = m->weights + parameter_offset(c, LM_HEAD, 0);
+    CUDA_CHECK(cudaMemcpy(s->labels, labels, N * sizeof *labels, cudaMemcpyHostToDevice));
+    if (weights != nullptr) {
+        CUDA_CHECK(cudaMemcpy(s->weights, weights, N * sizeof *weights, cudaMemcpyHostToDevice));
+    }
+    for (size_t n = 0; n < N; n += chunk) {
+        const size_t rows = N - n < chunk ? N - n : chunk;
+        matmul_forward(s->logits, hidden + n * C, lm_head, rows, C, V);
+        if (weights == nullptr) {
+            classifier_forward(s->logprobs + n, s->lse + n, s->logits, s->labels + n, rows, V);
+        } else {
+            classifier_forward_backward(s->logprobs + n, s->lse + n, s->logits, s->labels + n, s->weights + n,
+                                        z, rows, V);
+            matmul_backward(s->dhidden + n * C, array_at(m->gradients, parameter_offset(c, LM_HEAD, 0)),
+                            s->logits, hidden + n * C, lm_head, rows, C, V, false);
+        }
+    }
+    CUDA_CHECK(cudaMemcpy(logprobs, s->logprobs, N * sizeof *logprobs, cudaMemcpyDeviceToHost));
+    CUDA_CHECK(cudaMemcpy(lse, s->lse, N * sizeof *lse, cudaMemcpyDeviceToHost));
+}
+
+// Puts back what layer l's backward needs and the forward has not kept; the bits are the same.
+static void layer_recompute(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const size_t N = m->B * m->T, T = m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS, row = Q + 2 * KV;
+    const float eps = c->rms_eps;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const Activations a = layer_activations(m, l);
+    if (m->limits.recompute == RECOMPUTE_BLOCK) { layer_forward(m, l); }
+    if (m->limits.recompute == RECOMPUTE_ELEMENTWISE) {
+        qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, c->NH, c->HS, eps);
+        qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, nullptr, N, T, c->NKV, c->HS,
+                            eps);
+        rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, c->C, eps);
+    }
+}
+
+// layer_forward from its last line to its first.
+static void layer_backward(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t Q = NH * HS, KV = NKV * HS, row = Q + 2 * KV;
+    const float eps = c->rms_eps;
+    const Workspace *s = &m->workspace;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const LayerGradients d = layer_gradients(m->gradients, c, l);
+    const Activations a = layer_activations(m, l);
+    floatX *act_again = s->dact == a.act ? a.act : nullptr;
+    const floatX *in;
+    floatX *din;
+
+    // feed-forward branch
+    rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->partial, s->dx, a.down, w.feedforward_norm,
+                              a.feedforward_rstd, N, C);
+    matmul_backward_input(s->dact, s->dbranch, w.w_down, N, F, C, false);
+    swiglu_backward(s->dgate_up, act_again, s->dact, a.gate_up, N, F);
+    matmul_backward_weight(d.w_down, s->dbranch, a.act, N, F, C);
+    in = branch_input_forward(s->normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
+    din = branch_input_gradient(s->dnormed, s->dx, w.feedforward_in, N, C);
+    matmul_backward(din, d.w_gate_up, s->dgate_up, in, w.w_gate_up, N, C, 2 * F, true);
+    branch_input_backward(s->dx, d.feedforward_norm, s->partial, din, a.h, w.feedforward_in,
+                          a.feedforward_rstd, N, C);
+
+    // attention branch
+    rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->partial, s->dx, a.o, w.attention_norm,
+                              a.attention_rstd, N, C);
+    matmul_backward(s->dattention, d.wo, s->dbranch, a.attention, w.wo, N, Q, C, false);
+    attention_backward(s->dq, s->dk, s->dqkv + Q + KV, row, s->delta, s->dattention, a.q, a.k, a.qkv + Q + KV,
+                       row, a.attention, a.lse, B, T, NH, NKV, HS);
+    qknorm_rope_backward(s->dqkv + Q, row, d.k_norm, s->partial, s->dk, a.qkv + Q, row, w.k_norm, a.k_rstd,
+                         m->rope, N, T, NKV, HS);
+    qknorm_rope_backward(s->dqkv, row, d.q_norm, s->partial, s->dq, a.qkv, row, w.q_norm, a.q_rstd, m->rope,
+                         N, T, NH, HS);
+    in = branch_input_forward(s->normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
+    din = branch_input_gradient(s->dnormed, s->dx, w.attention_in, N, C);
+    matmul_backward(din, d.w_qkv, s->dqkv, in, w.w_qkv, N, C, row, true);
+    branch_input_backward(s->dx, d.attention_norm, s->partial, din, a.x, w.attention_in, a.attention_rstd, N,
+                          C);
+}
+
+// olmo2_forward from its last line to its first. s->dx is the residual stream's gradient all the way.
+void olmo2_backward(OLMo2 *m) {
+    const OLMo2Config *c = &m->config;
+    const size_t N = m->B * m->T, C = c->C;
+    const Workspace *s = &m->workspace;
+    const size_t buckets = embedding_buckets(m->order, m->starts, m->next, m->host_tokens, N, c->V);
+    CUDA_CHECK(cudaMemcpy(s->order, m->order, N * sizeof *m->order, cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaMemcpy(s->starts, m->starts, (buckets + 1) * sizeof *m->starts, cudaMemcpyHostToDevice));
+
+    rmsnorm_backward(s->dx, array_at(m->gradients, parameter_offset(c, FINAL_NORM, 0)), s->partial,
+                     s->dhidden, layer_activations(m, c->L).x,
+                     m->weights + parameter_offset(c, FINAL_NORM, 0), m->activations.hidden_rstd, N, C);
+    for (size_t l = c->L; l-- > 0;) {
+        layer_recompute(m, l);
+        layer_backward(m, l);
+    }
+    embedding_backward(array_at(m->gradients, parameter_offset(c, EMBEDDING, 0)), s->dx, m->tokens, s->order,
+                       s->starts, buckets, C);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The model: update
+
+void olmo2_zero_gradients(OLMo2 *m) {
+    const size_t size = parameter_array_size(&m->config);
+    CUDA_CHECK(cudaMemsetAsync(m->gradients.data, 0, array_bytes(m->gradients.is_bf16, size)));
+}
+
+// Each block's sum of the squares that fall to it, in double: partial (gridDim.x).
+template <typename G>
+__global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t size) {
+    __shared__ double of_warps[WARP];
+    const size_t stride = (size_t)gridDim.x * blockDim.x * WIDE;
+    double sum = 0.0;
+    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < size; i += stride) {
+        const Vec<G, WIDE> x_i = load<WIDE>(x + i);
+        float squares = 0.0f;  // of a few numbers: double is slow on most devices
+        for (int k = 0; k < WIDE; k++) { squares += (float)x_i[k] * (float)x_i[k]; }
+        sum += (double)squares;
+    }
+    for (int offset = WARP / 2; offset > 0; offset /= 2) { sum += __shfl_xor_sync(0xffffffffu, sum, offset); }
+    if (lane_number() == 0) { of_warps[warp_number()] = sum; }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int i = 1; i < (int)blockDim.x / WARP; i++) { sum += of_warps[i]; }
+        partial[blockIdx.x] = sum;
+    }
+}
+
+// The sum of squares of an array whose size is a multiple of 16. partial (SQUARES_BLOCKS) is working space. Squares
+// of numbers above 1e19 overflow, which is what the caller then sees.
+static double sum_of_squares(Array x, size_t size, double *partial) {
+    static double sums[SQUARES_BLOCKS];
+    double sum = 0.0;
+    by_type(x, [&](auto *data) { sum_of_squares_kernel<<<SQUARES_BLOCKS, 256>>>(partial, data, size); });
+    LAUNCH_CHECK();
+    CUDA_CHECK(cudaMemcpy(sums, partial, sizeof sums, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < SQUARES_BLOCKS; i++) { sum += sums[i]; }
+    return sum;
+}
+
+// The padding between tensors is zero and adds nothing, so that the array is one.
+double olmo2_gradient_norm(OLMo2 *m) {
+    return sqrt(sum_of_squares(m->gradients, parameter_array_size(&m->config), m->workspace.squares));
+}
+
+void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings) {
+    for (size_t i = 0; i < parameter_count(&m->config); i++) {
+        const Parameter p = parameter_at(&m->config, i);
+        adamw_update(m->weights + p.offset, m->master == nullptr ? nullptr : m->master + p.offset,
+                     array_at(m->moment1, p.offset), array_at(m->moment2, p.offset),
+                     array_at(m->gradients, p.offset), parameter_padded(p.size), settings,
+                     p.row->decay ? settings->weight_decay : 0.0f, i);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The model: its numbers, to and from the host
+
+// floats of size numbers that lie on the device as T
+template <typename T>
+static void download(float *values, const T *data, size_t size, void *staging) {
+    for (size_t i = 0; i < size; i += STAGING_ELEMENTS) {
+        const size_t n = size - i < STAGING_ELEMENTS ? size - i : STAGING_ELEMENTS;
+        CUDA_CHECK(cudaMemcpy(staging, data + i, n * sizeof(T), cudaMemcpyDeviceToHost));
+        for (size_t k = 0; k < n; k++) { values[i + k] = (float)((const T *)staging)[k]; }
+    }
+}
+
+template <typename T>
+static void upload(T *data, const float *values, size_t size, void *staging) {
+    for (size_t i = 0; i < size; i += STAGING_ELEMENTS) {
+        const size_t n = size - i < STAGING_ELEMENTS ? size - i : STAGING_ELEMENTS;
+        for (size_t k = 0; k < n; k++) { ((T *)staging)[k] = (T)values[i + k]; }
+        CUDA_CHECK(cudaMemcpy(data + i, staging, n * sizeof(T), cudaMemcpyHostToDevice));
+    }
+}
+
+// The finest copy that there is of an array.
+static Array parameter_array(const OLMo2 *m, OLMo2Array array) {
+    switch (array) {
+    case OLMO2_PARAMETER: break;
+    case OLMO2_GRADIENT: return m->gradients;
+    case OLMO2_MOMENT1: return m->moment1;
+    case OLMO2_MOMENT2: return m->moment2;
+    }
+    if (m->master != nullptr) { return Array{m->master, false}; }
+    return Array{m->weights, sizeof(floatX) < sizeof(float)};
+}
+
+void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values) {
+    const Parameter p = parameter_at(&m->config, index);
+    by_type(array_at(parameter_array(m, array), p.offset),
+            [&](auto *data) { download(values, data, p.size, m->staging); });
+}
+
+void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) {
+    const Parameter p = parameter_at(&m->config, index);
+    by_type(array_at(parameter_array(m, array), p.offset),
+            [&](auto *data) { upload(data, values, p.size, m->staging); });
+    if (array == OLMO2_PARAMETER && m->master != nullptr) {
+        upload(m->weights + p.offset, values, p.size, m->staging);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Decoding: the forward for one position of each sequence, with the keys and values of the past in a cache
+
+template <int W>
+__global__ static void cache_append_kernel(floatX *keys, floatX *values, const floatX *k, const floatX *v,
+                                           size_t v_stride, const uint32_t *slots, const uint32_t *positions,
+                                           size_t slot_stride, int KV) {
+    const size_t i = blockIdx.x, at = slots[i] * slot_stride + (size_t)positions[i] * KV;
+    for (int c = (int)threadIdx.x * W; c < KV; c += (int)blockDim.x * W) {
+        store(keys + at + c, load<W>(k + i * KV + c));
+        store(values + at + c, load<W>(v + i * v_stride + c));
+    }
+}
+
+// k (n, KV), v (n, KV) in rows of v_stride -> row positions[i] of slot slots[i] of keys and values
+static void cache_append(floatX *keys, floatX *values, const floatX *k, const floatX *v, size_t v_stride,
+                         const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
+                         size_t KV) {
+    by_width(
+        [&](auto width) {
+            cache_append_kernel<width.value>
+                <<<n, 128>>>(keys, values, k, v, v_stride, slots, positions, slot_stride, KV);
+        },
+        KV, v_stride);
+    LAUNCH_CHECK();
+}
+
+// tokens, slots and the positions that they are at, on the device
+static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n) {
+    const Decoder *d = &m->decoder;
+    CUDA_CHECK(cudaMemcpy(d->tokens, tokens, n * sizeof *tokens, cudaMemcpyHostToDevice));
+    for (size_t i = 0; i < n; i++) { m->decoding[i] = (uint32_t)slots[i]; }
+    CUDA_CHECK(cudaMemcpy(d->slots, m->decoding, n * sizeof *m->decoding, cudaMemcpyHostToDevice));
+    for (size_t i = 0; i < n; i++) { m->decoding[i] = m->positions[slots[i]]++; }
+    CUDA_CHECK(cudaMemcpy(d->positions, m->decoding, n * sizeof *m->decoding, cudaMemcpyHostToDevice));
+}
+
+void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
+    const OLMo2Config *c = &m->config;
+    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
+                 KV = NKV * HS;
+    const size_t row = Q + 2 * KV, slot_stride = m->limits.cache_T * KV;
+    const float eps = c->rms_eps;
+    const Decoder *d = &m->decoder;
+    upload_decoding(m, tokens, slots, n);
+
+    embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, n, C);
+    for (size_t l = 0; l < L; l++) {
+        const LayerParameters w = layer_parameters(m->weights, c, l);
+        floatX *keys = d->keys + l * m->limits.slots * slot_stride,
+               *values = d->values + l * m->limits.slots * slot_stride;
+        const floatX *in;
+
+        // attention branch
+        in = branch_input_forward(d->normed, d->rstd, d->x, w.attention_in, n, C, eps);
+        matmul_forward(d->qkv, in, w.w_qkv, n, C, row);
+        qknorm_rope_forward(d->q, d->rstd, d->qkv, row, w.q_norm, m->rope, d->positions, n, 1, NH, HS, eps);
+        qknorm_rope_forward(d->k, d->rstd, d->qkv + Q, row, w.k_norm, m->rope, d->positions, n, 1, NKV, HS,
+                            eps);
+        cache_append(keys, values, d->k, d->qkv + Q + KV, row, d->slots, d->positions, n, slot_stride, KV);
+        attention_decode(d->attention, d->q, keys, values, d->slots, d->positions, n, slot_stride, NH, NKV,
+                         HS);
+        matmul_forward(d->o, d->attention, w.wo, n, Q, C);
+        rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
+
+        // feed-forward branch
+        in = branch_input_forward(d->normed, d->rstd, d->h, w.feedforward_in, n, C, eps);
+        matmul_forward(d->gate_up, in, w.w_gate_up, n, C, 2 * F);
+        swiglu_forward(d->act, d->gate_up, n, F);
+        matmul_forward(d->down, d->act, w.w_down, n, F, C);
+        rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
+    }
+    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C, eps);
+    matmul_forward(d->logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, C, c->V);
+    download(logits, d->logits, n * c->V, m->staging);
+}
+
+void olmo2_decode_reset(OLMo2 *m, size_t slot) { m->positions[slot] = 0; }
+
+#ifndef TESTING
+#include "llmc/trainer.h"  // trainer_main: the commands, the training loop
+
+int main(int argc, char **argv) { return trainer_main(argc, argv); }
+#endif
