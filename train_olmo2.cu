@@ -1597,24 +1597,25 @@ __device__ static inline bf16 rounded_to(const bf16 *, float x, const AdamWStep 
     return round_stochastically(x, random_bits(s.t, 4 * s.tensor + (uint64_t)which, i));
 }
 
-enum { ADAMW_THREADS = 256 };
+enum { ADAMW_THREADS = 256, ADAMW_WIDTH = 4 };
 
-// p (size) in floatX, and master (size) in fp32 or nullptr: then p is all there is. A thread takes WIDE of them.
+// p (size) in floatX, and master (size) in fp32 or nullptr: then p is all there is. A thread takes ADAMW_WIDTH of
+// them, 16 bytes of fp32: neighbours touch neighbouring bytes in every array.
 template <typename G, typename M>
-__global__ static void __launch_bounds__(ADAMW_THREADS, 4)
-    adamw_kernel(floatX *p, float *master, M *m, M *v, const G *g, size_t size, AdamWStep s) {
-    const size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * WIDE;
+__global__ static void adamw_kernel(floatX *p, float *master, M *m, M *v, const G *g, size_t size,
+                                    AdamWStep s) {
+    const size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * ADAMW_WIDTH;
     if (i >= size) { return; }
-    const Vec<G, WIDE> g_i = load<WIDE>(g + i);
-    Vec<M, WIDE> m_i = load<WIDE>(m + i), v_i = load<WIDE>(v + i);
-    Vec<float, WIDE> master_i;
-    Vec<floatX, WIDE> p_i;
+    const Vec<G, ADAMW_WIDTH> g_i = load<ADAMW_WIDTH>(g + i);
+    Vec<M, ADAMW_WIDTH> m_i = load<ADAMW_WIDTH>(m + i), v_i = load<ADAMW_WIDTH>(v + i);
+    Vec<float, ADAMW_WIDTH> master_i;
+    Vec<floatX, ADAMW_WIDTH> p_i;
     if (master != nullptr) {
-        master_i = load<WIDE>(master + i);
+        master_i = load<ADAMW_WIDTH>(master + i);
     } else {
-        p_i = load<WIDE>(p + i);
+        p_i = load<ADAMW_WIDTH>(p + i);
     }
-    for (int k = 0; k < WIDE; k++) {
+    for (int k = 0; k < ADAMW_WIDTH; k++) {
         const float gradient = (float)g_i[k] * s.gradient_scale;
         float m_k = (float)m_i[k], v_k = (float)v_i[k], p_k = master != nullptr ? master_i[k] : (float)p_i[k];
         m_k += (1.0f - s.beta1) * (gradient - m_k);
@@ -1638,7 +1639,7 @@ __global__ static void __launch_bounds__(ADAMW_THREADS, 4)
 // An array of bf16 that has no copy in fp32 is rounded stochastically.
 static void adamw_update(floatX *p, float *master, Array m, Array v, Array g, size_t size,
                          const OLMo2AdamW *s, float weight_decay, size_t tensor) {
-    const size_t blocks = divide_up(size, ADAMW_THREADS * WIDE);
+    const size_t blocks = divide_up(size, ADAMW_THREADS * ADAMW_WIDTH);
     AdamWStep step;
     step.beta1 = s->beta1;
     step.beta2 = s->beta2;
@@ -1801,7 +1802,9 @@ static void take(Arena *arena, T **piece, size_t count) {
     const size_t bytes = count * sizeof(T), alignment = 256;
     *piece = arena->base == nullptr ? nullptr : (T *)(arena->base + arena->used);
 #ifdef CUDA_ON_CPU
-    if (*piece != nullptr && bytes > 0) { cuda_on_cpu_piece(*piece, bytes); }  // its own bounds, for the checker
+    if (*piece != nullptr && bytes > 0) {
+        cuda_on_cpu_piece(*piece, bytes);
+    }  // its own bounds, for the checker
 #endif
     arena->used += divide_up(bytes, alignment) * alignment;
 }
@@ -2059,7 +2062,10 @@ static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
 static bool cublas_open(Error *err) {
     if (cublas.models++ > 0) { return true; }
     if (!device_allocate(&cublas.workspace, CUBLAS_WORKSPACE, "the matrix products", err)) { return false; }
+    // Sums that cuBLAS splits are to be joined in fp32 as well.
+    const int math = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
     CUBLAS_CHECK(cublasCreate(&cublas.handle));
+    CUBLAS_CHECK(cublasSetMathMode(cublas.handle, (cublasMath_t)math));
     CUBLAS_CHECK(cublasSetWorkspace(cublas.handle, cublas.workspace, CUBLAS_WORKSPACE));
     return true;
 }
@@ -2304,13 +2310,14 @@ void olmo2_zero_gradients(OLMo2 *m) {
 // Each block's sum of the squares that fall to it, in double: partial (gridDim.x).
 template <typename G>
 __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t size) {
+    constexpr int W = 16 / sizeof(G);
     __shared__ double of_warps[WARP];
-    const size_t stride = (size_t)gridDim.x * blockDim.x * WIDE;
+    const size_t stride = (size_t)gridDim.x * blockDim.x * W;
     double sum = 0.0;
-    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < size; i += stride) {
-        const Vec<G, WIDE> x_i = load<WIDE>(x + i);
+    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W; i < size; i += stride) {
+        const Vec<G, W> x_i = load<W>(x + i);
         float squares = 0.0f;  // of a few numbers: double is slow on most devices
-        for (int k = 0; k < WIDE; k++) { squares += (float)x_i[k] * (float)x_i[k]; }
+        for (int k = 0; k < W; k++) { squares += (float)x_i[k] * (float)x_i[k]; }
         sum += (double)squares;
     }
     for (int offset = WARP / 2; offset > 0; offset /= 2) { sum += __shfl_xor_sync(0xffffffffu, sum, offset); }
@@ -2325,7 +2332,7 @@ __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t
 // The sum of squares of an array whose size is a multiple of 16. partial (SQUARES_BLOCKS) is working space. Squares
 // of numbers above 1e19 overflow, which is what the caller then sees.
 static double sum_of_squares(Array x, size_t size, double *partial) {
-    static double sums[SQUARES_BLOCKS];
+    double sums[SQUARES_BLOCKS];
     double sum = 0.0;
     by_type(x, [&](auto *data) { sum_of_squares_kernel<<<SQUARES_BLOCKS, 256>>>(partial, data, size); });
     LAUNCH_CHECK();

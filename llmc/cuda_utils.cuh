@@ -11,6 +11,8 @@
 #include <cuda_bf16.h>
 #include <cublas_v2.h>
 
+#include <type_traits>
+
 #include "utils.h"
 
 // ---------------------------------------------------------------------------------------------
@@ -65,31 +67,37 @@ struct Vec {
     __host__ __device__ const T &operator[](int i) const { return values[i]; }
 };
 
-// W elements from an address that is a multiple of 16 bytes, unless W is 1
+// What `bytes` bytes are moved in: 16 at a time, or 8 where there are no more. One element moves as it is.
+template <size_t bytes>
+using Word = std::conditional_t<bytes % 16 == 0, int4, int2>;
+
+// W elements from an address that is a multiple of 16 bytes, or of their size if that is less.
 template <int W, typename T>
 __device__ inline Vec<T, W> load(const T *address) {
     Vec<T, W> v;
-    if constexpr (sizeof v % 16 == 0) {
-        for (size_t i = 0; i < sizeof v / 16; i++) {
-            const int4 bits = reinterpret_cast<const int4 *>(address)[i];
-            memcpy(reinterpret_cast<char *>(v.values) + 16 * i, &bits, 16);
-        }
+    if constexpr (W == 1) {
+        v[0] = *address;
     } else {
-        for (int i = 0; i < W; i++) { v[i] = address[i]; }
+        typedef Word<sizeof v> Piece;
+        for (size_t i = 0; i < sizeof v / sizeof(Piece); i++) {
+            const Piece bits = reinterpret_cast<const Piece *>(address)[i];
+            memcpy(reinterpret_cast<char *>(v.values) + i * sizeof bits, &bits, sizeof bits);
+        }
     }
     return v;
 }
 
 template <int W, typename T>
 __device__ inline void store(T *address, const Vec<T, W> &v) {
-    if constexpr (sizeof v % 16 == 0) {
-        for (size_t i = 0; i < sizeof v / 16; i++) {
-            int4 bits;
-            memcpy(&bits, reinterpret_cast<const char *>(v.values) + 16 * i, 16);
-            reinterpret_cast<int4 *>(address)[i] = bits;
-        }
+    if constexpr (W == 1) {
+        *address = v[0];
     } else {
-        for (int i = 0; i < W; i++) { address[i] = v[i]; }
+        typedef Word<sizeof v> Piece;
+        for (size_t i = 0; i < sizeof v / sizeof(Piece); i++) {
+            Piece bits;
+            memcpy(&bits, reinterpret_cast<const char *>(v.values) + i * sizeof bits, sizeof bits);
+            reinterpret_cast<Piece *>(address)[i] = bits;
+        }
     }
 }
 
