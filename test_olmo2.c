@@ -6,8 +6,8 @@
 //     max |got - reference| <= tolerance * max |reference|
 // and one of bf16 when
 //     ||got - reference|| <= tolerance * ||reference||  and the cosine of the two is >= 1 - tolerance^2 / 2,
-// both written so that NaN fails; a tensor that is all zeros where the reference is not fails as well, and the
-// reference itself must be finite and not all zeros. The exit code is the verdict.
+// both written so that NaN fails; a tensor that is all zeros where the reference is not fails as well, and
+// the reference itself must be finite and not all zeros. The exit code is the verdict.
 //
 //     build/test_olmo2 [-v] [DUMP...]      -v prints every tensor, otherwise the worst of each kind
 #include "llmc/safetensors.h"
@@ -28,9 +28,9 @@
 // fp32 has a relative rounding error of u = 6e-8. A sum of n terms of size s in lanes errs by about sqrt(n) u
 // s, and the largest sums here have a hundred terms, so one layer errs by a few 1e-7 of its largest value.
 //
-// bf16 has one of u = 2e-3 (half of 2^-8), and every weight and activation is rounded to it. Over a tensor such
-// errors are independent, so that a chain of n roundings errs by sqrt(n) u of the tensor's norm: about 1e-2 for
-// the two dozen of two layers' forward or backward.
+// bf16 has one of u = 2e-3 (half of 2^-8), and every weight and activation is rounded to it. Over a tensor
+// such errors are independent, so that a chain of n roundings errs by sqrt(n) u of the tensor's norm: about
+// 1e-2 for the two dozen of two layers' forward or backward.
 
 typedef enum { ACTIVATION, LOSS, LAYER_GRADIENT, GRADIENT, AFTER_1, AFTER_10, KINDS } Kind;
 

@@ -10,8 +10,8 @@
 // Gradients dx is the gradient of the objective by x. Those of parameters accumulate (+=), those of
 //           activations are assigned (=), and the residual stream, which several branches read, accumulates.
 // Kernels   All but the matrix products wait for memory alone, so they read and write each number once, 16
-//           bytes to a lane. Most give a row to a warp. A row that is needed twice is kept in shared memory,
-//           where each lane finds again what it put there itself, so that nobody waits for anybody.
+//           bytes to a lane. Most give a row to a warp. A row that is needed twice is fetched into shared
+//           memory, where each lane finds again what it put there itself: nobody waits for anybody.
 // Bits      No atomics: every sum has one order, which the sizes alone decide. Two runs give the same bits.
 
 #include "llmc/olmo2.h"         // OLMo2Config and the interface implemented here
@@ -58,8 +58,8 @@ static void embedding_forward(floatX *x, const floatX *table, const uint32_t *to
 }
 
 // The positions of every token, on the host: order (N) has those of one token side by side, in rising order,
-// and bucket b of them is order[starts[b]] .. order[starts[b + 1] - 1]; starts has room for N + 1. Returns the
-// number of buckets. next (V) is working space. (A counting sort.)
+// and bucket b of them is order[starts[b]] .. order[starts[b + 1] - 1]; starts has room for N + 1. Returns
+// the number of buckets. next (V) is working space. (A counting sort.)
 static size_t embedding_buckets(uint32_t *order, uint32_t *starts, uint32_t *next, const uint32_t *tokens,
                                 size_t N, size_t V) {
     size_t buckets = 0;
@@ -117,10 +117,11 @@ static void embedding_backward(Array dtable, const floatX *dx, const uint32_t *t
 // The sum of squares of a row, the same in all lanes. The row is left in `kept`, shared memory.
 template <int W>
 __device__ static float sum_of_row_squares(floatX *kept, const floatX *x, int C) {
+    for (int c = lane_number() * W; c < C; c += WARP * W) { fetch<W>(kept + c, x + c); }
+    fetch_wait();
     float sum = 0.0f;
     for (int c = lane_number() * W; c < C; c += WARP * W) {
-        const Vec<floatX, W> x_c = load<W>(x + c);
-        store(kept + c, x_c);
+        const Vec<floatX, W> x_c = load<W>(kept + c);
         for (int k = 0; k < W; k++) { sum += (float)x_c[k] * (float)x_c[k]; }
     }
     return warp_sum(sum);
@@ -162,7 +163,7 @@ static void rmsnorm_forward(floatX *y, float *rstd, const floatX *x, const float
 // warp adds up those that come to it, each block its warps, and add_partial_sums the blocks: always in the
 // same order, on every device.
 static const size_t BACKWARD_BLOCKS = 256;
-enum { BACKWARD_WARPS = 4 };
+enum { BACKWARD_WARPS = 4, BACKWARD_THREADS = BACKWARD_WARPS * WARP };
 
 static size_t backward_blocks(size_t N, int warps) {
     const size_t blocks = divide_up(N, warps);
@@ -180,18 +181,27 @@ __device__ static void write_partial_sums(float *partial, const float *sums, int
     }
 }
 
+// A lane takes a channel, and a warp every SUM_WARPS-th block; the first warp adds up the others.
+enum { SUM_WARPS = 8 };
+
 template <typename G>
 __global__ static void add_partial_sums_kernel(G *dw, const float *partial, size_t blocks, int C) {
-    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
-    if (c >= C) { return; }
+    __shared__ float sums[SUM_WARPS][WARP];
+    const int c = (int)blockIdx.x * WARP + lane_number(), warp = warp_number();
     float sum = 0.0f;
-    for (size_t i = 0; i < blocks; i++) { sum += partial[i * C + c]; }
+    for (size_t i = (size_t)warp; i < blocks && c < C; i += SUM_WARPS) { sum += partial[i * C + c]; }
+    sums[warp][lane_number()] = sum;
+    __syncthreads();
+    if (warp > 0 || c >= C) { return; }
+    for (int i = 1; i < SUM_WARPS; i++) { sum += sums[i][lane_number()]; }
     dw[c] = (G)((float)dw[c] + sum);
 }
 
 // partial (blocks, C) -> dw (C) accumulated
 static void add_partial_sums(Array dw, const float *partial, size_t blocks, size_t C) {
-    by_type(dw, [&](auto *d) { add_partial_sums_kernel<<<divide_up(C, 32), 32>>>(d, partial, blocks, C); });
+    by_type(dw, [&](auto *d) {
+        add_partial_sums_kernel<<<divide_up(C, WARP), SUM_WARPS * WARP>>>(d, partial, blocks, C);
+    });
     LAUNCH_CHECK();
 }
 
@@ -206,14 +216,16 @@ __global__ static void rmsnorm_backward_kernel(floatX *dx, float *partial, const
            *x_kept = dy_kept + C;
     for (int c = lane * W; c < C; c += WARP * W) { store(dw + c, Vec<float, W>{}); }
     for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
+        for (int c = lane * W; c < C; c += WARP * W) {
+            fetch<W>(dy_kept + c, dy + n * C + c);
+            fetch<W>(x_kept + c, x + n * C + c);
+        }
         const float s = rstd[n];
         float sum = 0.0f;
+        fetch_wait();
         for (int c = lane * W; c < C; c += WARP * W) {
-            const Vec<floatX, W> dy_c = load<W>(dy + n * C + c), x_c = load<W>(x + n * C + c);
-            const Vec<floatX, W> w_c = load<W>(w + c);
+            const Vec<floatX, W> dy_c = load<W>(dy_kept + c), x_c = load<W>(x_kept + c), w_c = load<W>(w + c);
             Vec<float, W> dw_c = load<W>(dw + c);
-            store(dy_kept + c, dy_c);
-            store(x_kept + c, x_c);
             for (int k = 0; k < W; k++) {
                 const float term = (float)dy_c[k] * ((float)x_c[k] * s);
                 dw_c[k] += term;
@@ -416,6 +428,15 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     }
 }
 
+// W weights of a norm, or ones in the study without it.
+template <int W>
+__device__ static Vec<floatX, W> load_weight(const floatX *w, int c) {
+    if (w != nullptr) { return load<W>(w + c); }
+    Vec<floatX, W> ones;
+    for (int k = 0; k < W; k++) { ones[k] = (floatX)1.0f; }
+    return ones;
+}
+
 // A lane's work on a row is W pairs at a time: those of channel `first` on and their partners HS/2 further.
 __device__ static inline int first_of_pairs(int pair, int HS) {
     const int half = HS / 2;
@@ -440,14 +461,10 @@ __global__ static void qknorm_rope_forward_kernel(floatX *y, float *rstd, const 
         const int c = first_of_pairs(pair, HS), i = pair % half;
         const Vec<floatX, W> a = load<W>(kept + c), b = load<W>(kept + c + half);
         const Vec<float, W> cosine_i = load<W>(cosine + i), sine_i = load<W>(sine + i);
-        Vec<floatX, W> w_a, w_b, y_a, y_b;
-        if (w != nullptr) {
-            w_a = load<W>(w + c);
-            w_b = load<W>(w + c + half);
-        }
+        const Vec<floatX, W> w_a = load_weight<W>(w, c), w_b = load_weight<W>(w, c + half);
+        Vec<floatX, W> y_a, y_b;
         for (int k = 0; k < W; k++) {
-            const float u = (w != nullptr ? (float)w_a[k] : 1.0f) * ((float)a[k] * s);
-            const float v = (w != nullptr ? (float)w_b[k] : 1.0f) * ((float)b[k] * s);
+            const float u = (float)w_a[k] * ((float)a[k] * s), v = (float)w_b[k] * ((float)b[k] * s);
             y_a[k] = (floatX)(u * cosine_i[k] - v * sine_i[k]);
             y_b[k] = (floatX)(v * cosine_i[k] + u * sine_i[k]);
         }
@@ -476,73 +493,88 @@ static void qknorm_rope_forward(floatX *y, float *rstd, const floatX *x, size_t 
     LAUNCH_CHECK();
 }
 
+// R_t^T dy for W pairs of a row, with the row's gradient dy, at channels c + k (side 0) and c + half + k
+// (side 1):
+// the rotation by the opposite angle
 template <int W>
-__global__ static void qknorm_rope_backward_kernel(floatX *dx, size_t dx_stride, float *partial,
-                                                   const floatX *dy, const floatX *x, size_t x_stride,
-                                                   const floatX *w, const float *rstd, const float *rope,
-                                                   size_t N, size_t T, int C, int HS) {
+__device__ static void turn_back(Vec<float, W> turned[2], const floatX *dy, int c, const float *cosine,
+                                 int half) {
+    const Vec<floatX, W> a = load<W>(dy + c), b = load<W>(dy + c + half);
+    const Vec<float, W> cosine_c = load<W>(cosine + c % half), sine_c = load<W>(cosine + half + c % half);
+    for (int k = 0; k < W; k++) {
+        turned[0][k] = (float)a[k] * cosine_c[k] + (float)b[k] * sine_c[k];
+        turned[1][k] = (float)b[k] * cosine_c[k] - (float)a[k] * sine_c[k];
+    }
+}
+
+// At most 64 registers, as 8 blocks would need: nothing is gained by more.
+template <int W>
+__global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
+    qknorm_rope_backward_kernel(floatX *dx, size_t dx_stride, float *partial, const floatX *dy,
+                                const floatX *x, size_t x_stride, const floatX *w, const float *rstd,
+                                const float *rope, size_t N, size_t T, int C, int HS) {
     extern __shared__ __align__(128) unsigned char shared[];
     const int warps = (int)blockDim.x / WARP, lane = lane_number(), half = HS / 2;
-    float *sums = (float *)shared;                               // (warps, C)
-    float *dw = sums + (size_t)warp_number() * C;                // this warp's
-    float *turned = sums + (size_t)(warps + warp_number()) * C;  // R_t^T dy
-    floatX *x_kept = (floatX *)(sums + (size_t)2 * warps * C) + (size_t)warp_number() * C;
+    float *sums = (float *)shared;                 // (warps, C)
+    float *dw = sums + (size_t)warp_number() * C;  // this warp's
+    floatX *dy_kept = (floatX *)(sums + (size_t)warps * C) + (size_t)warp_number() * 2 * C,
+           *x_kept = dy_kept + C;
     for (int c = lane * W; c < C; c += WARP * W) { store(dw + c, Vec<float, W>{}); }
+    __syncwarp();  // the pairs below are not the channels above
     for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
-        const float *cosine = rope + n % T * HS, *sine = cosine + half;
         for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
-            const int c = first_of_pairs(pair, HS), i = pair % half;
-            const Vec<floatX, W> a = load<W>(dy + n * C + c), b = load<W>(dy + n * C + c + half);
-            const Vec<float, W> cosine_i = load<W>(cosine + i), sine_i = load<W>(sine + i);
-            Vec<float, W> turned_a, turned_b;
-            for (int k = 0; k < W; k++) {
-                turned_a[k] = (float)a[k] * cosine_i[k] + (float)b[k] * sine_i[k];
-                turned_b[k] = (float)b[k] * cosine_i[k] - (float)a[k] * sine_i[k];
+            for (int side = 0; side < 2; side++) {
+                const int c = first_of_pairs(pair, HS) + side * half;
+                fetch<W>(dy_kept + c, dy + n * C + c);
+                fetch<W>(x_kept + c, x + n * x_stride + c);
             }
-            store(turned + c, turned_a);
-            store(turned + c + half, turned_b);
         }
-        __syncwarp();  // from here on a lane takes other channels
+        const float *cosine = rope + n % T * HS;
         const float s = rstd[n];
         float sum = 0.0f;
-        for (int c = lane * W; c < C; c += WARP * W) {
-            const Vec<floatX, W> x_c = load<W>(x + n * x_stride + c);
-            const Vec<float, W> dy_c = load<W>(turned + c);
-            Vec<float, W> dw_c = load<W>(dw + c);
-            Vec<floatX, W> w_c;
-            if (w != nullptr) { w_c = load<W>(w + c); }
-            store(x_kept + c, x_c);
-            for (int k = 0; k < W; k++) {
-                const float term = dy_c[k] * ((float)x_c[k] * s);
-                dw_c[k] += term;
-                sum += w != nullptr ? (float)w_c[k] * term : 0.0f;
+        fetch_wait();
+        for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
+            const int first = first_of_pairs(pair, HS);
+            Vec<float, W> turned[2];
+            turn_back<W>(turned, dy_kept, first, cosine, half);
+            for (int side = 0; side < 2; side++) {
+                const int c = first + side * half;
+                const Vec<floatX, W> x_c = load<W>(x_kept + c), w_c = load_weight<W>(w, c);
+                Vec<float, W> dw_c = load<W>(dw + c);
+                for (int k = 0; k < W; k++) {
+                    const float term = turned[side][k] * ((float)x_c[k] * s);
+                    dw_c[k] += term;
+                    sum += (float)w_c[k] * term;
+                }
+                store(dw + c, dw_c);
             }
-            store(dw + c, dw_c);
         }
-        const float mean = warp_sum(sum) / C;
-        for (int c = lane * W; c < C; c += WARP * W) {
-            const Vec<floatX, W> x_c = load<W>(x_kept + c);
-            const Vec<float, W> dy_c = load<W>(turned + c);
-            Vec<floatX, W> w_c, dx_c;
-            if (w != nullptr) { w_c = load<W>(w + c); }
-            for (int k = 0; k < W; k++) {
-                const float du = w != nullptr ? (float)w_c[k] * dy_c[k] : dy_c[k];
-                dx_c[k] = (floatX)(s * (du - (float)x_c[k] * s * mean));
+        const float mean = w == nullptr ? 0.0f : warp_sum(sum) / C;
+        for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
+            const int first = first_of_pairs(pair, HS);
+            Vec<float, W> turned[2];
+            turn_back<W>(turned, dy_kept, first, cosine, half);
+            for (int side = 0; side < 2; side++) {
+                const int c = first + side * half;
+                const Vec<floatX, W> x_c = load<W>(x_kept + c), w_c = load_weight<W>(w, c);
+                Vec<floatX, W> dx_c;
+                for (int k = 0; k < W; k++) {
+                    dx_c[k] = (floatX)(s * ((float)w_c[k] * turned[side][k] - (float)x_c[k] * s * mean));
+                }
+                store(dx + n * dx_stride + c, dx_c);
             }
-            store(dx + n * dx_stride + c, dx_c);
         }
-        __syncwarp();  // the next row overwrites `turned`
     }
     write_partial_sums(partial, sums, C);
 }
 
-// dy (N, NH, HS) -> dx (N, NH, HS) in rows of dx_stride, assigned, dw (NH*HS) accumulated. dy is turned back: a
-// rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a sin).
-// What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
+// dy (N, NH, HS) -> dx (N, NH, HS) in rows of dx_stride, assigned, dw (NH*HS) accumulated. dy is turned back:
+// a rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a
+// sin). What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
 static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *partial, const floatX *dy,
                                  const floatX *x, size_t x_stride, const floatX *w, const float *rstd,
                                  const float *rope, size_t N, size_t T, size_t NH, size_t HS) {
-    const size_t C = NH * HS, row = C * (2 * sizeof(float) + sizeof(floatX));
+    const size_t C = NH * HS, row = C * (sizeof(float) + 2 * sizeof(floatX));
     const int warps = warps_for(row, BACKWARD_WARPS);
     const size_t blocks = backward_blocks(N, warps);
     by_width(
@@ -769,9 +801,9 @@ static void attention_plain_backward(floatX *dq, floatX *dk, floatX *dv, size_t 
 
 // ---- tiles of bf16 in shared memory
 //
-// A tile is some rows of a head, HS to a row, each row cut into chunks of 16 bytes. Shared memory has 32 banks
-// of 4 bytes and serves 8 lanes with a chunk each at once, if these chunks lie in 8 different groups of 4
-// banks. Rows lie one after the other, so chunk c of row r is in group (r HS / 8 + c) mod 8. Where HS is a
+// A tile is some rows of a head, HS to a row, each row cut into chunks of 16 bytes. Shared memory has 32
+// banks of 4 bytes and serves 8 lanes with a chunk each at once, if these chunks lie in 8 different groups of
+// 4 banks. Rows lie one after the other, so chunk c of row r is in group (r HS / 8 + c) mod 8. Where HS is a
 // multiple of 64 that is c alone, and the 8 rows of a matrix, which are read together, would wait for each
 // other. So chunks change places within their row: c xor (r mod 8). Where HS is 96, r 12 + c mod 8 alternates
 // between c and c + 4, and chunks change places in fours: c xor (r / 2 mod 4). Either way 8 rows of a chunk,
@@ -786,8 +818,8 @@ __device__ __forceinline__ int tile_place(int r, int c) {
     return r * HS + (c ^ (r / (8 / SWIZZLE<HS>) % SWIZZLE<HS>)) * 8;
 }
 
-// Begins to copy rows first, first + 1, ... of a head to a tile, all threads together, 16 bytes each at a time.
-// Rows from T on become zeros.
+// Begins to copy rows first, first + 1, ... of a head to a tile, all threads together, 16 bytes each at a
+// time. Rows from T on become zeros.
 template <int HS, int ROWS>
 __device__ __forceinline__ void copy_tile(bf16 *tile, const bf16 *head, size_t stride, int first, int T) {
     const int r0 = threadIdx.x / SWIZZLE<HS>, c0 = threadIdx.x % SWIZZLE<HS>;
@@ -801,16 +833,17 @@ __device__ __forceinline__ void copy_tile(bf16 *tile, const bf16 *head, size_t s
     }
 }
 
-// What this lane gives to load_matrices for the 16 x 16 block of a tile at (r, 16 k). The four matrices of the
-// block are, in this order, its rows 0-7 and 8-15 of columns 0-7, then of columns 8-15.
+// What this lane gives to load_matrices for the 16 x 16 block of a tile at (r, 16 k). The four matrices of
+// the block are, in this order, its rows 0-7 and 8-15 of columns 0-7, then of columns 8-15.
 template <int HS>
 __device__ __forceinline__ const bf16 *block_row(const bf16 *tile, int r, int k) {
     const int lane = threadIdx.x % WARP;
     return tile + tile_place<HS>(r + lane % 16, 2 * k + lane / 16);
 }
 
-// c (16 M, N) += a b^T over 16 columns: a holds M blocks of 16 x 16, and b columns 16 k to 16 k + 15 of N rows
-// of a tile. Columns of b^T are rows of the tile, so a matrix of the tile is half a B operand as it lies.
+// c (16 M, N) += a b^T over 16 columns: a holds M blocks of 16 x 16, and b columns 16 k to 16 k + 15 of N
+// rows of a tile. Columns of b^T are rows of the tile, so a matrix of the tile is half a B operand as it
+// lies.
 template <int HS, int M, int N>
 __device__ __forceinline__ void multiply_rows(float c[M][N / 8][4], const uint32_t a[M][4], const bf16 *tile,
                                               int k) {
@@ -1021,9 +1054,9 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
 
 // ---- backward by queries
 //
-// A block takes QUERIES rows of a head. Its q and do are A operands that stay in registers for the whole loop;
-// D comes from do and o in the same shape. There are two tiles of keys and two of values: one is used, STEP rows
-// at a time, while the other arrives.
+// A block takes QUERIES rows of a head. Its q and do are A operands that stay in registers for the whole
+// loop; D comes from do and o in the same shape. There are two tiles of keys and two of values: one is used,
+// STEP rows at a time, while the other arrives.
 
 template <int HS, int QUERIES, int KEYS, int STEP>
 __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
@@ -1135,11 +1168,12 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
 // A block takes KEYS rows of a key/value head, a warp 16 M of them, and goes through the rows of the queries
 // that see them, QUERIES at a time, one query head of the group after the other. It computes the transposes
 //   s^T = k q^T,  dp^T = v do^T
-// since p^T and ds^T are the left operands of dv = p^T do and dk = ds^T q: as in the forward, what one product
-// leaves in registers is what the next one takes, and no warp needs what another has. v stays in registers.
+// since p^T and ds^T are the left operands of dv = p^T do and dk = ds^T q: as in the forward, what one
+// product leaves in registers is what the next one takes, and no warp needs what another has. v stays in
+// registers.
 
-// What this thread brings of the statistics of a tile of queries: the first QUERIES threads lse in powers of 2,
-// the next D. A query from T on has lse = infinity, so p = 0.
+// What this thread brings of the statistics of a tile of queries: the first QUERIES threads lse in powers of
+// 2, the next D. A query from T on has lse = infinity, so p = 0.
 template <int QUERIES>
 __device__ __forceinline__ float statistic(const float *lse, const float *delta, int i0, int T) {
     const int i = i0 + threadIdx.x % QUERIES;
@@ -1304,8 +1338,8 @@ static void attention_tiled_backward(bf16 *dq, bf16 *dk, bf16 *dv, size_t dv_str
 }
 #endif
 
-// The tiled kernels where there is one, that is for bf16 heads of 64, 96 or 128 whose rows begin at multiples of
-// 16 bytes; else the plain ones.
+// The tiled kernels where there is one, that is for bf16 heads of 64, 96 or 128 whose rows begin at multiples
+// of 16 bytes; else the plain ones.
 static void attention_forward(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
                               size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
 #ifndef PRECISION_FP32
@@ -1465,9 +1499,9 @@ __global__ static void swiglu_backward_kernel(floatX *dgate_up, floatX *a, const
     }
 }
 
-// da (N, F), gate_up (N, 2F) -> dgate_up (N, 2F) assigned, and a (N, F) computed again unless it is nullptr; a may
-// be da. a is a product: dup = da silu(gate) and dgate = da up silu'(gate). With sigma = sigmoid(gate), whose
-// derivative is sigma (1 - sigma),
+// da (N, F), gate_up (N, 2F) -> dgate_up (N, 2F) assigned, and a (N, F) computed again unless it is nullptr;
+// a may be da. a is a product: dup = da silu(gate) and dgate = da up silu'(gate). With sigma = sigmoid(gate),
+// whose derivative is sigma (1 - sigma),
 //   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
 static void swiglu_backward(floatX *dgate_up, floatX *a, const floatX *da, const floatX *gate_up, size_t N,
                             size_t F) {
@@ -1599,8 +1633,8 @@ __device__ static inline bf16 rounded_to(const bf16 *, float x, const AdamWStep 
 
 enum { ADAMW_THREADS = 256, ADAMW_WIDTH = 4 };
 
-// p (size) in floatX, and master (size) in fp32 or nullptr: then p is all there is. A thread takes ADAMW_WIDTH of
-// them, 16 bytes of fp32: neighbours touch neighbouring bytes in every array.
+// p (size) in floatX, and master (size) in fp32 or nullptr: then p is all there is. A thread takes
+// ADAMW_WIDTH of them, 16 bytes of fp32: neighbours touch neighbouring bytes in every array.
 template <typename G, typename M>
 __global__ static void adamw_kernel(floatX *p, float *master, M *m, M *v, const G *g, size_t size,
                                     AdamWStep s) {
@@ -1632,8 +1666,8 @@ __global__ static void adamw_kernel(floatX *p, float *master, M *m, M *v, const 
     if (master != nullptr) { store(master + i, master_i); }
 }
 
-// One tensor, of a size that is padded to a multiple of 16 (parameters.h). g gradient (times gradient_scale, the
-// clipping), m and v the moving averages of g and g^2, t the number of this update from 1:
+// One tensor, of a size that is padded to a multiple of 16 (parameters.h). g gradient (times gradient_scale,
+// the clipping), m and v the moving averages of g and g^2, t the number of this update from 1:
 //   p = (1 - lr wd) p,  m = m + (1 - beta1) (g - m),  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 // An array of bf16 that has no copy in fp32 is rounded stochastically.
@@ -1809,8 +1843,8 @@ static void take(Arena *arena, T **piece, size_t count) {
     arena->used += divide_up(bytes, alignment) * alignment;
 }
 
-// Rows of logits that exist at a time. Fewer would leave the matrix products too small for a GPU (Liger-Kernel's
-// figures: half the speed at a few hundred).
+// Rows of logits that exist at a time. Fewer would leave the matrix products too small for a GPU
+// (Liger-Kernel's figures: half the speed at a few hundred).
 static size_t classifier_rows(const OLMo2Limits *limits) {
     const size_t rows = limits->B * limits->T;
     return rows < 1024 ? rows : 1024;
@@ -1965,7 +1999,7 @@ void olmo2_describe(char *text, size_t size) {
 }
 
 bool olmo2_check(const OLMo2Config *c, const OLMo2Limits *limits, Error *err) {
-    const size_t longest = SHARED_MOST / (2 * sizeof(float) + sizeof(floatX));
+    const size_t longest = SHARED_MOST / (sizeof(float) + 2 * sizeof(floatX));
     const size_t Q = c->NH * c->HS, KV = c->NKV * c->HS;
     if (sizeof(floatX) == sizeof(float) && limits->no_master_weights) {
         return fail(
@@ -2329,8 +2363,8 @@ __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t
     }
 }
 
-// The sum of squares of an array whose size is a multiple of 16. partial (SQUARES_BLOCKS) is working space. Squares
-// of numbers above 1e19 overflow, which is what the caller then sees.
+// The sum of squares of an array whose size is a multiple of 16. partial (SQUARES_BLOCKS) is working space.
+// Squares of numbers above 1e19 overflow, which is what the caller then sees.
 static double sum_of_squares(Array x, size_t size, double *partial) {
     double sums[SQUARES_BLOCKS];
     double sum = 0.0;

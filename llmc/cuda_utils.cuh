@@ -1,5 +1,5 @@
-// cuda_utils.cuh: what the kernels of train_olmo2.cu share: the precision, wide accesses, sums over a warp, the
-// tensor-core primitives, stochastic rounding, and the check of every call.
+// cuda_utils.cuh: what the kernels of train_olmo2.cu share: the precision, wide accesses, sums over a warp,
+// the tensor-core primitives, stochastic rounding, and the check of every call.
 //
 // Whatever only an instruction can do is one small function here, with the instruction for the device. Where
 // CUDA_ON_CPU is defined (dev/cuda_on_cpu/, which runs kernels on a CPU for the tests), an exact body of that
@@ -194,8 +194,8 @@ __device__ __forceinline__ void mma_16x8x16(float c[4], const uint32_t a[4], con
 #endif
 }
 
-// Four 8 x 8 matrices of bf16 from shared memory: `row` of lane 8 m + i is the address of row i of matrix m, 16
-// bytes. r[m] of a lane is row g, columns 2t and 2t+1, of matrix m.
+// Four 8 x 8 matrices of bf16 from shared memory: `row` of lane 8 m + i is the address of row i of matrix m,
+// 16 bytes. r[m] of a lane is row g, columns 2t and 2t+1, of matrix m.
 __device__ __forceinline__ void load_matrices(uint32_t r[4], const bf16 *row) {
 #ifdef CUDA_ON_CPU
     cuda_on_cpu_ldmatrix_x4(r, row, false);
@@ -259,6 +259,24 @@ __device__ __forceinline__ void copy_async_wait() {
 #else
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
+}
+
+// Begins to copy W elements to shared memory, past the registers: a lane can have a whole row under way and
+// waits once. Elements that are narrower than 16 bytes are copied at once.
+template <int W, typename T>
+__device__ __forceinline__ void fetch(T *shared, const T *global) {
+    if constexpr (W == 1) {
+        *shared = *global;
+    } else {
+        static_assert(W * sizeof(T) == 16, "what one copy_async moves");
+        copy_async(shared, global, true);
+    }
+}
+
+// What this lane has fetched is there, for itself.
+__device__ __forceinline__ void fetch_wait() {
+    copy_async_commit();
+    copy_async_wait<0>();
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-// cpu_layers.h: how test_olmo2.c reaches the arrays and layers of train_olmo2.c. cuda_layers.cuh is the same for
-// the GPU, where arrays lie on a device and some of them are parts of a wider one.
+// cpu_layers.h: how test_olmo2.c reaches the arrays and layers of train_olmo2.c. cuda_layers.cuh is the same
+// for the GPU, where arrays lie on a device and some of them are parts of a wider one.
 #ifndef DEV_TEST_CPU_LAYERS_H
 #define DEV_TEST_CPU_LAYERS_H
 
