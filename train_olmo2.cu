@@ -14,6 +14,8 @@
 //           memory, where each lane finds again what it put there itself: nobody waits for anybody.
 // Bits      No atomics: every sum has one order, which the sizes alone decide. Two runs give the same bits.
 
+#include <float.h>
+
 #include "llmc/olmo2.h"         // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"    // the table of parameters: names, shapes, places
 #include "llmc/cuda_utils.cuh"  // floatX, 16-byte accesses, sums over a warp, tensor cores, checks
@@ -1525,10 +1527,10 @@ typedef struct {
     float max, sum;
 } LogSum;
 
-// Of two sets of numbers together. -inf is the maximum of none.
+// Of two sets of numbers together. -FLT_MAX is the maximum of none: unlike -inf it makes e^(x - max) zero for x
+// of -inf and leaves NaN what it is, so that both go through as in train_olmo2.c.
 __device__ static inline LogSum log_sum_join(LogSum a, LogSum b) {
     const float max = fmaxf(a.max, b.max);
-    if (max == -INFINITY) { return a; }
     return LogSum{max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
 }
 
@@ -1555,10 +1557,10 @@ __global__ static void classifier_kernel(float *logprobs, float *lse, floatX *lo
     const size_t n = blockIdx.x;
     floatX *row = logits + n * V;
     const int step = (int)blockDim.x * W, mine = (int)threadIdx.x * W;
-    LogSum seen = {-INFINITY, 0.0f};
+    LogSum seen = {-FLT_MAX, 0.0f};
     for (int j = mine; j < V; j += step) {
         const Vec<floatX, W> x = load<W>(row + j);
-        LogSum block = {-INFINITY, 0.0f};
+        LogSum block = {-FLT_MAX, 0.0f};
         for (int k = 0; k < W; k++) { block.max = fmaxf(block.max, (float)x[k]); }
         for (int k = 0; k < W; k++) { block.sum += expf((float)x[k] - block.max); }
         seen = log_sum_join(seen, block);
