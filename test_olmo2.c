@@ -28,20 +28,26 @@
 // fp32 has a relative rounding error of u = 6e-8. A sum of n terms of size s in lanes errs by about sqrt(n) u
 // s, and the largest sums here have a hundred terms, so one layer errs by a few 1e-7 of its largest value.
 //
-// bf16 has one of u = 2e-3 (half of 2^-8), and every weight and activation is rounded to it. Over a tensor
-// such errors are independent, so that a chain of n roundings errs by sqrt(n) u of the tensor's norm: about
-// 1e-2 for the two dozen of two layers' forward or backward.
+// bf16 has one of u = 2e-3 (half of 2^-8), and every weight and activation is rounded to it. How far that alone
+// takes the numbers, with exact arithmetic, is what dev/reference/bf16_floor.py finds; what is allowed is that,
+// and half as much again at most for another order of the sums. (floor: of the worse of the two dumps)
 
 typedef enum { ACTIVATION, LOSS, LAYER_GRADIENT, GRADIENT, AFTER_1, AFTER_10, KINDS } Kind;
 
 // clang-format off
 static const struct { const char *name; double fp32, bf16; const char *why; } kinds[] = {
-    { "activations",                  1e-5, 2e-2, "two layers, each dozens of u, grown by norms of small rows" },
-    { "losses, logprobs, norms, lr",  1e-5, 1e-2, "sums of the above, in double" },
-    { "gradients of one layer",       1e-5, 2e-2, "one backward from exact inputs: sums of a hundred products" },
-    { "gradients of the whole model", 1e-4, 2e-2, "the forward's errors, again through two layers of backward" },
-    { "parameters after 1 step",      1e-4, 2e-2, "the first step is lr g / (|g| + eps): errors of small g count" },
-    { "parameters after 10 steps",    1e-4, 2e-2, "ten of these, each from slightly different parameters" },
+    { "activations",                  1e-5, 2e-2,       // floor 1.8e-2
+      "two layers, each dozens of u, grown by norms of small rows" },
+    { "losses, logprobs, norms, lr",  1e-5, 1e-2,       // floor 9.3e-3
+      "sums of the above, in double" },
+    { "gradients of one layer",       1e-5, 1.7e-2,     // floor 1.1e-2
+      "one backward from exact inputs: sums of a hundred products" },
+    { "gradients of the whole model", 1e-4, 5e-2,       // floor 3.3e-2
+      "the forward's errors, again through two layers of backward" },
+    { "parameters after 1 step",      1e-4, 5e-3,       // floor 3.4e-3
+      "the first step is lr g / (|g| + eps): errors of small g count" },
+    { "parameters after 10 steps",    1e-4, 2.2e-2,     // floor 1.5e-2
+      "ten of these, each from slightly different parameters" },
 };
 // clang-format on
 static_assert(sizeof kinds / sizeof kinds[0] == KINDS, "one row for each kind");
@@ -139,7 +145,7 @@ static void report(Kind kind, const char *name, const float *got, const float *r
     passed += c.ok;
     failed += !c.ok;
     if (verbose || !c.ok) {
-        printf("%-60s reached %8.1e  allowed %.0e  %s\n", name, c.reached, tolerance(kind),
+        printf("%-60s reached %8.1e  allowed %.1e  %s\n", name, c.reached, tolerance(kind),
                c.ok ? "ok" : "WRONG");
     }
     worst[kind].count++;
@@ -632,7 +638,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; first >= argc && i < sizeof dumps / sizeof dumps[0]; i++) { test_dump(dumps[i]); }
     printf("%-30s tensors  reached  allowed  worst tensor; why this tolerance\n", "kind");
     for (int k = 0; k < KINDS; k++) {
-        printf("%-30s %7d  %7.1e  %7.0e  %s\n%58s%s\n", kinds[k].name, worst[k].count, worst[k].reached,
+        printf("%-30s %7d  %7.1e  %7.1e  %s\n%58s%s\n", kinds[k].name, worst[k].count, worst[k].reached,
                tolerance((Kind)k), worst[k].name, "", kinds[k].why);
     }
     printf("%d passed, %d failed\n", passed, failed);
