@@ -98,11 +98,12 @@ __global__ static void embedding_backward_kernel(G *dtable, const floatX *dx, co
 }
 
 // dx (N, C) -> dtable (V, C) accumulated: a row receives the gradient of every position that holds its token.
-// Tokens repeat, so they come in buckets (embedding_buckets), each of which one block adds up.
+// Tokens repeat, so they come in buckets (embedding_buckets), each of which one block adds up. A thread takes
+// 4 channels, 16 bytes of a gradient in fp32: neighbours touch neighbouring bytes.
 static void embedding_backward(Array dtable, const floatX *dx, const uint32_t *tokens, const uint32_t *order,
                                const uint32_t *starts, size_t buckets, size_t C) {
     const int threads = 128;
-    by_width(
+    by_width<4>(
         [&](auto width) {
             const dim3 blocks((unsigned)buckets, (unsigned)divide_up(C, threads * width.value));
             by_type(dtable, [&](auto *d) {
@@ -1527,8 +1528,8 @@ typedef struct {
     float max, sum;
 } LogSum;
 
-// Of two sets of numbers together. -FLT_MAX is the maximum of none: unlike -inf it makes e^(x - max) zero for x
-// of -inf and leaves NaN what it is, so that both go through as in train_olmo2.c.
+// Of two sets of numbers together. -FLT_MAX is the maximum of none: unlike -inf it makes e^(x - max) zero for
+// x of -inf and leaves NaN what it is, so that both go through as in train_olmo2.c.
 __device__ static inline LogSum log_sum_join(LogSum a, LogSum b) {
     const float max = fmaxf(a.max, b.max);
     return LogSum{max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};

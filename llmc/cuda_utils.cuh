@@ -106,11 +106,11 @@ struct Width {
     static const int value = W;
 };
 
-// Calls launch(Width<WIDE>()) if all of the lengths are multiples of WIDE, or else launch(Width<1>()).
-template <typename Launch>
+// Calls launch(Width<MOST>()) if all of the lengths are multiples of MOST, or else launch(Width<1>()).
+template <int MOST = WIDE, typename Launch>
 static inline void by_width(Launch launch, size_t length, size_t second = 0, size_t third = 0) {
-    if (length % WIDE == 0 && second % WIDE == 0 && third % WIDE == 0) {
-        launch(Width<WIDE>());
+    if (length % MOST == 0 && second % MOST == 0 && third % MOST == 0) {
+        launch(Width<MOST>());
     } else {
         launch(Width<1>());
     }

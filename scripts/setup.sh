@@ -155,3 +155,39 @@ setup_reference() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$list" || return 1
     cp "$list" .venv/reference
 }
+
+# gpu FIELD: what nvidia-smi says of the GPU that CUDA takes, such as "gpu name"; it fails where there is none.
+# CUDA is told to number GPUs as nvidia-smi does.
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
+gpu() {
+    local visible=${CUDA_VISIBLE_DEVICES:-0}
+    have nvidia-smi || return 1
+    nvidia-smi --id="${visible%%,*}" --query-gpu="$1" --format=csv,noheader,nounits 2>/dev/null
+}
+
+# free_memory PROGRAM: bytes that it can have: of the GPU for train_olmo2cu, of this machine for any other
+free_memory() {
+    local amount
+    case $1 in
+        *cu)
+            amount=$(gpu memory.free) || return 1
+            echo $(((amount - 1024) << 20)) # CUDA itself takes half a GiB or more
+            ;;
+        *)
+            if [ -r /proc/meminfo ]; then
+                amount=$(sed -nE 's/^MemAvailable: *([0-9]+) kB/\1/p' /proc/meminfo)
+                echo $((amount * 1024 / 10 * 9))
+            else
+                sysctl -n hw.memsize
+            fi
+            ;;
+    esac
+}
+
+# largest_micro_batch PROGRAM BYTES FLAGS...: how many sequences `train FLAGS` takes at once in so many bytes
+largest_micro_batch() {
+    local program=$1 bytes=$2 plan
+    shift 2
+    plan=$("$program" train "$@" --dry-run --memory "$bytes") || return 1
+    sed -nE 's/^largest +([0-9]+) .*/\1/p' <<<"$plan"
+}
