@@ -164,7 +164,8 @@ static void rmsnorm_forward(floatX *y, float *rstd, const floatX *x, const float
 
 // The gradient of a weight is a sum over all rows. BACKWARD_BLOCKS blocks at most take the rows in turn, each
 // warp adds up those that come to it, each block its warps, and add_partial_sums the blocks: always in the
-// same order, on every device.
+// same order, on every device. The kernels are held to the 64 registers that 8 blocks of them would need:
+// shared memory lets fewer run anyway.
 static const size_t BACKWARD_BLOCKS = 256;
 enum { BACKWARD_WARPS = 4, BACKWARD_THREADS = BACKWARD_WARPS * WARP };
 
@@ -209,15 +210,16 @@ static void add_partial_sums(Array dw, const float *partial, size_t blocks, size
 }
 
 template <int W>
-__global__ static void rmsnorm_backward_kernel(floatX *dx, float *partial, const floatX *dy, const floatX *x,
-                                               const floatX *w, const float *rstd, size_t N, int C) {
+__global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
+    rmsnorm_backward_kernel(floatX *dx, float *partial, const floatX *dy, const floatX *x, const floatX *w,
+                            const float *rstd, size_t N, int C) {
     extern __shared__ __align__(128) unsigned char shared[];
     const int warps = (int)blockDim.x / WARP, lane = lane_number();
     float *sums = (float *)shared;                 // (warps, C)
     float *dw = sums + (size_t)warp_number() * C;  // this warp's
     floatX *dy_kept = (floatX *)(sums + (size_t)warps * C) + (size_t)warp_number() * 2 * C,
            *x_kept = dy_kept + C;
-    for (int c = lane * W; c < C; c += WARP * W) { store(dw + c, Vec<float, W>{}); }
+    for (int c = lane * W; c < C; c += WARP * W) { store_shared(dw + c, Vec<float, W>{}); }
     for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
         for (int c = lane * W; c < C; c += WARP * W) {
             fetch<W>(dy_kept + c, dy + n * C + c);
@@ -234,7 +236,7 @@ __global__ static void rmsnorm_backward_kernel(floatX *dx, float *partial, const
                 dw_c[k] += term;
                 sum += (float)w_c[k] * term;
             }
-            store(dw + c, dw_c);
+            store_shared(dw + c, dw_c);
         }
         const float mean = warp_sum(sum) / C;
         for (int c = lane * W; c < C; c += WARP * W) {
@@ -510,7 +512,6 @@ __device__ static void turn_back(Vec<float, W> turned[2], const floatX *dy, int 
     }
 }
 
-// At most 64 registers, as 8 blocks would need: nothing is gained by more.
 template <int W>
 __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
     qknorm_rope_backward_kernel(floatX *dx, size_t dx_stride, float *partial, const floatX *dy,
@@ -522,7 +523,7 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
     float *dw = sums + (size_t)warp_number() * C;  // this warp's
     floatX *dy_kept = (floatX *)(sums + (size_t)warps * C) + (size_t)warp_number() * 2 * C,
            *x_kept = dy_kept + C;
-    for (int c = lane * W; c < C; c += WARP * W) { store(dw + c, Vec<float, W>{}); }
+    for (int c = lane * W; c < C; c += WARP * W) { store_shared(dw + c, Vec<float, W>{}); }
     __syncwarp();  // the pairs below are not the channels above
     for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
         for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
@@ -549,7 +550,7 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
                     dw_c[k] += term;
                     sum += (float)w_c[k] * term;
                 }
-                store(dw + c, dw_c);
+                store_shared(dw + c, dw_c);
             }
         }
         const float mean = w == nullptr ? 0.0f : warp_sum(sum) / C;

@@ -87,8 +87,25 @@ __device__ inline Vec<T, W> load(const T *address) {
     return v;
 }
 
+// The other way, to global memory. Told where, the compiler makes one store of 16 bytes; left to find out it
+// may make four of 4.
 template <int W, typename T>
 __device__ inline void store(T *address, const Vec<T, W> &v) {
+    if constexpr (W == 1) {
+        *address = v[0];
+    } else {
+        typedef Word<sizeof v> Piece;
+        for (size_t i = 0; i < sizeof v / sizeof(Piece); i++) {
+            Piece bits;
+            memcpy(&bits, reinterpret_cast<const char *>(v.values) + i * sizeof bits, sizeof bits);
+            __stcg(reinterpret_cast<Piece *>(address) + i, bits);
+        }
+    }
+}
+
+// To shared memory.
+template <int W, typename T>
+__device__ inline void store_shared(T *address, const Vec<T, W> &v) {
     if constexpr (W == 1) {
         *address = v[0];
     } else {
