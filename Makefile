@@ -1,6 +1,8 @@
 # make            train_olmo2, the CPU program
-# make train_olmo2cu   the GPU program (CUDA Toolkit with cuBLAS); PRECISION=bf16 or fp32, CUDA_ARCH=native, sm_90...
+# make train_olmo2cu   the GPU program: PRECISION=bf16 (or fp32), CUDA_ARCH=native (or sm_90, ...)
+# make build/cuda/rmsnorm   a file of dev/cuda for the GPU
 # make test       every test that needs only a C compiler, make and plain Python
+# make test_cuda  those of train_olmo2.cu and dev/cuda, on the CPU: needs clang++ and the CUDA Toolkit, no GPU
 # make sanitize   the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make fuzz       a short run of every fuzz target (clang); FUZZ_SECONDS for each
 # make warnings   everything with gcc and clang at -Werror, and the headers as C++
@@ -25,11 +27,13 @@ else
   OPENMP = -fopenmp
 endif
 
-# The CUDA Toolkit: CUDA_HOME, or where it usually is. cuBLAS is part of it, or stands in .venv (scripts/setup.sh).
+# The CUDA Toolkit: CUDA_HOME, or where it usually is. cuBLAS is part of it, or stands in .venv
+# (scripts/setup.sh).
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
 NVCC = $(CUDA_HOME)/bin/nvcc
-CUBLAS = $(if $(wildcard $(CUDA_HOME)/include/cublas_v2.h),,$(patsubst %/include/cublas_v2.h,%,\
-           $(firstword $(wildcard $(CURDIR)/.venv/lib/python3*/site-packages/nvidia/cu*/include/cublas_v2.h))))
+CUBLAS_HEADERS = $(wildcard $(CURDIR)/.venv/lib/python3*/site-packages/nvidia/cu*/include/cublas_v2.h)
+CUBLAS = $(if $(wildcard $(CUDA_HOME)/include/cublas_v2.h),,\
+           $(patsubst %/include/cublas_v2.h,%,$(firstword $(CUBLAS_HEADERS))))
 CUBLAS_LIBS = $(if $(CUBLAS),$(foreach lib,$(wildcard $(CUBLAS)/lib/libcublas*.so.*),-Xlinker $(lib)) \
                 -Xlinker -rpath=$(CUBLAS)/lib,-lcublas)
 CUDA_INCLUDES = $(if $(CUBLAS),-I$(CUBLAS)/include)
@@ -42,18 +46,24 @@ UNITS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/test_*.c))
 DRIVERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/*_driver.c))
 FUZZERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/fuzz_*.c))
 HEADERS = $(wildcard llmc/*.h)
-SOURCES = train_olmo2.c test_olmo2.c $(HEADERS) $(wildcard dev/test/*.[ch] dev/bench/*.c)
+CUDA_HEADERS = $(wildcard llmc/*.cuh dev/cuda/*.cuh dev/test/*.cuh)
+SOURCES = train_olmo2.c train_olmo2.cu test_olmo2.c $(HEADERS) $(CUDA_HEADERS) \
+          $(wildcard dev/test/*.[ch] dev/test/*.cu dev/bench/*.c dev/cuda/*.cu dev/cuda_on_cpu/*.h) \
+          $(wildcard dev/cuda_on_cpu/*.cpp dev/cuda_on_cpu/*.cu)
 
 all: train_olmo2
 
 train_olmo2: train_olmo2.c | build
 	$(CC) $(CFLAGS) $(FLAGS) -MF build/train_olmo2.d $< -o $@ $(OPENMP) $(LIBS)
 
-train_olmo2cu: train_olmo2.cu llmc/cuda_utils.cuh $(HEADERS)
+train_olmo2cu: train_olmo2.cu $(CUDA_HEADERS) $(HEADERS)
 	$(NVCC) $(CUDA_FLAGS) $< -o $@ $(CUBLAS_LIBS)
 
-build/test_olmo2cu: test_olmo2.c train_olmo2.cu dev/test/cuda_layers.cuh llmc/cuda_utils.cuh $(HEADERS) | build
+build/test_olmo2cu: test_olmo2.c train_olmo2.cu $(CUDA_HEADERS) $(HEADERS) | build
 	$(NVCC) $(CUDA_FLAGS) -x cu -DBACKEND='"train_olmo2.cu"' $< -o $@ $(CUBLAS_LIBS)
+
+build/cuda/%: dev/cuda/%.cu train_olmo2.cu $(CUDA_HEADERS) $(HEADERS) | build/cuda
+	$(NVCC) $(CUDA_FLAGS) $< -o $@ $(CUBLAS_LIBS)
 
 build/test_olmo2: test_olmo2.c | build
 	$(CC) $(CFLAGS) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
@@ -76,7 +86,7 @@ build/sanitize/%: dev/test/%.c | build/sanitize
 build/fuzz_%: dev/test/fuzz_%.c | build
 	clang -O1 -g $(FLAGS) -fsanitize=fuzzer,address,undefined $< -o $@ $(LIBS)
 
-build build/sanitize:
+build build/sanitize build/cuda:
 	mkdir -p $@
 
 # Every unit test, then the program as a whole; `make -k` goes on after a failure.
@@ -103,6 +113,59 @@ fuzz: $(addprefix run_fuzz/,$(FUZZERS))
 run_fuzz/%: build/%
 	@dev/test/suite.sh $* dev/test/fuzz.sh $* $(FUZZ_SECONDS)
 
+# The CUDA program on a CPU. Built by dev/cuda_on_cpu from PATH.cu: build/cuda_on_cpu/plain/PATH, the same in
+# fp32 as PATH_fp32, and with the checker of races and memory traffic under check/ instead of plain/.
+include dev/cuda_on_cpu/rules.mk
+EMULATED = build/cuda_on_cpu/plain
+CHECKED = build/cuda_on_cpu/check
+
+$(EMULATED)/%_fp32: %.cu dev/cuda_on_cpu/cu2cpp.sed $(CUDA_ON_CPU_OBJECTS)
+	$(CUDA_ON_CPU_BUILD) $< -DPRECISION_FP32 -o $@
+
+$(EMULATED)/test_olmo2 $(EMULATED)/test_olmo2_fp32: test_olmo2.c $(CUDA_ON_CPU_OBJECTS)
+	$(CUDA_ON_CPU_BUILD) $< -DBACKEND='"train_olmo2.cu"' $(if $(findstring fp32,$@),-DPRECISION_FP32) -o $@
+
+# test_cuda has both backends in one program.
+build/cpu_backend.o: dev/test/cpu_backend.c | build
+	$(CC) $(CFLAGS) $(FLAGS) -c $< -o $@
+
+$(EMULATED)/dev/test/test_cuda: dev/test/test_cuda.cu build/cpu_backend.o $(CUDA_ON_CPU_OBJECTS)
+	$(CUDA_ON_CPU_BUILD) $< build/cpu_backend.o -o $@
+
+$(EMULATED)/dev/test/test_cuda_fp32: dev/test/test_cuda.cu build/cpu_backend.o $(CUDA_ON_CPU_OBJECTS)
+	$(CUDA_ON_CPU_BUILD) $< build/cpu_backend.o -DPRECISION_FP32 -o $@
+
+LADDER = $(patsubst dev/cuda/%.cu,%,$(wildcard dev/cuda/*.cu))
+CUDA_PROGRAMS = $(foreach name,test_olmo2 train_olmo2 dev/test/test_cuda $(addprefix dev/cuda/,$(LADDER)),\
+                  $(EMULATED)/$(name) $(EMULATED)/$(name)_fp32) $(CHECKED)/dev/test/test_cuda_traffic
+cuda_programs: $(CUDA_PROGRAMS)
+
+test_cuda: run_cuda/cuda_on_cpu $(addprefix run_cuda/,test_olmo2 test_olmo2_fp32) \
+           $(foreach name,$(LADDER),run_cuda/dev/cuda/$(name) run_cuda/dev/cuda/$(name)_fp32) \
+           run_cuda/dev/test/test_cuda run_cuda/dev/test/test_cuda_fp32 \
+           run_cuda/command_line run_cuda/step run_cuda/traffic run_cuda/mutations run_cuda/compile_check
+
+run_cuda/cuda_on_cpu:
+	@dev/test/suite.sh cuda_on_cpu dev/cuda_on_cpu/test_cuda_on_cpu.sh
+
+run_cuda/%: $(EMULATED)/%
+	@dev/test/suite.sh "$(notdir $*) on an emulated GPU" $<
+
+run_cuda/command_line: train_olmo2 $(EMULATED)/train_olmo2 $(EMULATED)/train_olmo2_fp32
+	@dev/test/suite.sh "CUDA command line" bash dev/test/test_cuda_cli.sh
+
+run_cuda/step: $(CUDA_ON_CPU_OBJECTS)
+	@dev/test/suite.sh "CUDA step, checked" bash dev/test/test_cuda_step.sh
+
+run_cuda/traffic: $(CHECKED)/dev/test/test_cuda_traffic
+	@dev/test/suite.sh "CUDA memory traffic" $<
+
+run_cuda/mutations: $(CUDA_ON_CPU_OBJECTS)
+	@dev/test/suite.sh "CUDA mutations" python3 dev/test/test_cuda_mutations.py
+
+run_cuda/compile_check:
+	@dev/test/suite.sh "CUDA compile check" python3 dev/cuda/compile_check.py
+
 warnings:
 	@dev/test/suite.sh warnings dev/test/test_warnings.sh
 
@@ -123,4 +186,4 @@ clean:
 
 # Nothing may vanish between a build and its run.
 .SECONDARY:
-.PHONY: all test sanitize fuzz warnings drivers programs format clean
+.PHONY: all test test_cuda cuda_programs sanitize fuzz warnings drivers programs format clean

@@ -498,9 +498,8 @@ static void qknorm_rope_forward(floatX *y, float *rstd, const floatX *x, size_t 
     LAUNCH_CHECK();
 }
 
-// R_t^T dy for W pairs of a row, with the row's gradient dy, at channels c + k (side 0) and c + half + k
-// (side 1):
-// the rotation by the opposite angle
+// R_t^T dy, the rotation by the opposite angle, for W pairs of a row whose gradient is dy: channels c + k
+// (turned[0]) and their partners c + half + k (turned[1])
 template <int W>
 __device__ static void turn_back(Vec<float, W> turned[2], const floatX *dy, int c, const float *cosine,
                                  int half) {

@@ -176,7 +176,7 @@ free_memory() {
         *)
             if [ -r /proc/meminfo ]; then
                 amount=$(sed -nE 's/^MemAvailable: *([0-9]+) kB/\1/p' /proc/meminfo)
-                echo $((amount * 1024 / 10 * 9))
+                echo $((amount * 1024 * 9 / 10))
             else
                 sysctl -n hw.memsize
             fi

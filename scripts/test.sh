@@ -22,6 +22,8 @@ esac
 setup_build_tools || exit 1
 setup_test_tools
 setup_venv || exit 1
+cuda=no
+if setup_cuda && dev/cuda_on_cpu/run.sh --available; then cuda=yes; fi
 if [ $reference = yes ]; then setup_reference || exit 1; fi
 python=.venv/bin/python
 
@@ -38,6 +40,12 @@ begin=$(date +%s)
 make -s -k -j "$(getconf _NPROCESSORS_ONLN)" programs || echo "what did not build fails below"
 target test
 target sanitize
+if [ $cuda = yes ]; then
+    make -s -k -j "$(getconf _NPROCESSORS_ONLN)" cuda_programs || echo "what did not build fails below"
+    target test_cuda
+else
+    say "skipped: the CUDA program (what is missing, and how to get it, stands above)"
+fi
 target warnings
 if have clang; then target fuzz; else say "skipped: fuzz targets (clang not installed)"; fi
 suite "crash" "$python" dev/test/test_crash.py

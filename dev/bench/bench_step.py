@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Milliseconds of a training step of OLMo 2 in PyTorch on the CPU, the same work as dev/bench/bench_step.c:
-forward, cross-entropy with z-loss, backward, clipping, AdamW, all in fp32. It uses what PyTorch has made
-fast: scaled dot product attention, its own RMSNorm and the fused AdamW. The last line is
-"median M min A max Z"."""
+"""Milliseconds of a training step of OLMo 2 in PyTorch, the same work as dev/bench/bench_step.c, or on a GPU a
+step of train_olmo2cu: forward, cross-entropy with z-loss, backward, clipping, AdamW. It uses what PyTorch has
+made fast: scaled dot product attention, its own RMSNorm and the fused AdamW; with --dtype bf16 autocast, and
+with --compile torch.compile. The last line is "median M min A max Z"; the exit code is 3 where the memory of
+the device does not suffice."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 
 import torch
@@ -26,6 +28,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
+class Norm(nn.RMSNorm):
+    """With its weight in the type of x: autocast leaves it in fp32, and PyTorch's fused kernel wants one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Layer(nn.Module):
     def __init__(self, C: int, NH: int, F_: int) -> None:
         super().__init__()
@@ -34,7 +43,7 @@ class Layer(nn.Module):
         self.gate, self.up = nn.Linear(C, F_, bias=False), nn.Linear(C, F_, bias=False)
         self.down = nn.Linear(F_, C, bias=False)
         self.q_norm, self.k_norm, self.attention_norm, self.feedforward_norm = (
-            nn.RMSNorm(C, eps=1e-6) for _ in range(4)
+            Norm(C, eps=1e-6) for _ in range(4)
         )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -55,7 +64,7 @@ class Model(nn.Module):
         super().__init__()
         self.embedding, self.head = nn.Embedding(V, C), nn.Linear(C, V, bias=False)
         self.layers = nn.ModuleList(Layer(C, NH, F_) for _ in range(L))
-        self.norm = nn.RMSNorm(C, eps=1e-6)
+        self.norm = Norm(C, eps=1e-6)
         self.cos, self.sin = rope_tables(T, C // NH)
         for parameter in self.parameters():
             if parameter.dim() == 2:
@@ -75,9 +84,20 @@ def main() -> None:
     for name, value in {"B": 4, "T": 256, "C": 512, "L": 8, "NH": 8, "F": 2048, "V": 50304}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: by autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model and its loss")
     a = parser.parse_args()
+    try:
+        measure(a)
+    except torch.OutOfMemoryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
 
+
+def measure(a: argparse.Namespace) -> None:
     torch.set_num_threads(a.threads)
+    torch.set_default_device(a.device)
     torch.manual_seed(1)
     model = Model(a.C, a.L, a.NH, a.F, a.V, a.T)
     optimizer = torch.optim.AdamW(
@@ -85,21 +105,35 @@ def main() -> None:
     )
     tokens, labels = torch.randint(a.V, (2, a.B, a.T))
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"PyTorch {torch.__version__}, fp32, {a.threads} threads, {millions:.1f}M parameters", end="")
+    where = torch.cuda.get_device_name() if a.device == "cuda" else f"{a.threads} threads"
+    how = "compiled, " if a.compile else ""
+    print(f"PyTorch {torch.__version__}, {how}{a.dtype}, {where}, {millions:.1f}M parameters", end="")
     print(f", B {a.B}, T {a.T}")
+
+    def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(a.device, torch.bfloat16, enabled=a.dtype == "bf16"):
+            logits = model(tokens).view(-1, a.V)
+            return F.cross_entropy(logits, labels.view(-1)) + 1e-5 * logits.logsumexp(-1).square().mean()
+
+    if a.compile:
+        loss_of = torch.compile(loss_of)
+
+    def now() -> float:
+        if a.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     times = []
     for step in range(a.steps + 1):
-        begin = time.perf_counter()
+        begin = now()
         optimizer.zero_grad(set_to_none=True)
-        logits = model(tokens).view(-1, a.V)
-        loss = F.cross_entropy(logits, labels.view(-1)) + 1e-5 * logits.logsumexp(-1).square().mean()
-        forward = time.perf_counter()
+        loss = loss_of(tokens, labels)
+        forward = now()
         loss.backward()
-        backward = time.perf_counter()
+        backward = now()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        end = time.perf_counter()
+        end = now()
         if step > 0:
             times.append(1e3 * (end - begin))
             parts = [1e3 * (y - x) for x, y in ((begin, forward), (forward, backward), (backward, end))]
