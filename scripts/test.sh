@@ -51,11 +51,14 @@ if have clang; then target fuzz; else say "skipped: fuzz targets (clang not inst
 suite "crash" "$python" dev/test/test_crash.py
 suite "data scripts" "$python" dev/test/test_data.py
 suite "formulas of dev/doc" "$python" dev/doc/check.py
+suite "pretrain scripts" "$python" dev/test/test_pretrain.py
+suite "GPU report" "$python" dev/test/test_gpu_report.py
 
 if [ $reference = yes ]; then
     target drivers
     suite "reference" "$python" dev/reference/test_reference.py
     suite "dumps" "$python" dev/reference/dump.py --check
+    suite "bf16 floor" "$python" dev/reference/bf16_floor.py --check
     for check in dev/test/reference_*.py; do
         name=$(basename "$check" .py)
         suite "$name" "$python" "$check"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Milliseconds of a training step of OLMo 2 in PyTorch, the same work as dev/bench/bench_step.c, or on a GPU a
-step of train_olmo2cu: forward, cross-entropy with z-loss, backward, clipping, AdamW. It uses what PyTorch has
-made fast: scaled dot product attention, its own RMSNorm and the fused AdamW; with --dtype bf16 autocast, and
-with --compile torch.compile. The last line is "median M min A max Z"; the exit code is 3 where the memory of
-the device does not suffice."""
+"""Milliseconds of a training step of OLMo 2 in PyTorch, the same work as dev/bench/bench_step.c, or on a GPU
+a step of train_olmo2cu: forward, cross-entropy with z-loss, backward, clipping, AdamW. It uses what PyTorch
+has made fast: scaled dot product attention, its own RMSNorm and the fused AdamW; with --dtype bf16 autocast,
+and with --compile torch.compile. The last line is "median M min A max Z"; the exit code is 3 where the memory
+of the device does not suffice."""
 
 from __future__ import annotations
 

@@ -1,0 +1,179 @@
+# shellcheck shell=bash
+# pretrain.sh: what pretrain_190M.sh and pretrain_1B.sh share. They say what to train: in `recipe` the flags
+# of train, each with its value. This reads the command line, builds the program, finds how many sequences fit
+# into the memory, and begins the run, or goes on with it.
+
+# The second half of their --help:
+#   --out RUN         folder of the run, which goes on if there is a checkpoint in it (runs/pretrain-SIZE)
+#   --val-data FILE   token file held out for validation; may be given several times
+#   --tokenizer FILE  goes into the checkpoints, and lets validation count bits per byte
+#   --program FILE    what trains: ./train_olmo2 is the same for the CPU (./train_olmo2cu)
+#   --memory BYTES    how much it may use, such as 24G (what is free now)
+# TOKENS are token files or quoted globs. Flags of train after "--" replace those of the recipe, such as
+#   -- --tokens 1e10 --warmup-steps 400
+# and a small GPU needs --master-weights off, then --moments bf16, --recompute block.
+
+# shellcheck source-path=SCRIPTDIR source=setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+# without FLAG...: removes these flags and their values from `recipe`
+without() {
+    local kept=() i
+    for ((i = 0; i < ${#recipe[@]}; i += 2)); do
+        [[ " $* " == *" ${recipe[i]} "* ]] || kept+=("${recipe[@]:i:2}")
+    done
+    recipe=("${kept[@]}")
+}
+
+# value_of FLAG WORDS...: what follows the flag among the words; nothing where it is not among them
+value_of() {
+    local flag=$1
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+            "$flag") printf '%s' "${2:-}" ;;
+            "$flag"=*) printf '%s' "${1#*=}" ;;
+        esac
+        shift
+    done
+}
+
+say_where_tokens_come_from() {
+    complain "no token files were named: $0 'mix/*.npy'"
+    cat >&2 <<'HINT'
+For example, a part of OLMo 2's own mix (--list names its sources) and the tokenizer.json of an OLMo 2 model:
+  .venv/bin/python data/olmo_mix.py --mix olmo-mix-1124 --source wiki --max-bytes 4e9 --out mix
+  ./train_olmo2 tokenize --tokenizer tokenizer.json --out mix/train.npy mix/train.jsonl
+  ./train_olmo2 tokenize --tokenizer tokenizer.json --out mix/val.npy mix/val.jsonl
+HINT
+}
+
+say_where_curves_are() { say "the curves:  .venv/bin/python scripts/plot.py $out"; }
+
+# ---------------------------------------------------------------------------------------------
+# the command line
+
+size=$(value_of --config "${recipe[@]}")
+out=$root/runs/pretrain-$size program=$root/train_olmo2cu memory='' tokenizer=() data=() val_data=() flags=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help)
+            sed -n 's/^# \{0,1\}//; 2,/^set/p' "$0" | sed '$d'
+            sed -n '/^# The second half/,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed 1d
+            exit 0
+            ;;
+        --)
+            shift
+            flags=("$@")
+            break
+            ;;
+        --out | --program | --memory | --tokenizer | --val-data)
+            if [ $# -lt 2 ]; then
+                complain "$1 needs a value"
+                exit 2
+            fi
+            case $1 in
+                --tokenizer) tokenizer=(--tokenizer "$(from_root "$2")") ;;
+                --val-data) val_data+=(--val-data "$(from_root "$2")") ;;
+                *) printf -v "${1#--}" '%s' "$2" ;;
+            esac
+            shift
+            ;;
+        -*)
+            complain "unknown option '$1'; see --help (flags of train come after --)"
+            exit 2
+            ;;
+        *) data+=("$(from_root "$1")") ;;
+    esac
+    shift
+done
+out=$(from_root "$out") program=$(from_root "$program")
+cd "$root" || exit 1
+case $program in */*) ;; *) program=./$program ;; esac
+
+# What was given replaces what the recipe says.
+given=()
+for word in "${flags[@]}"; do
+    case ${word%%=*} in
+        --steps | --tokens | --epochs) given+=(--steps --tokens --epochs) ;;
+        --*) given+=("${word%%=*}") ;;
+    esac
+done
+without "${given[@]}"
+
+resumes=no
+if compgen -G "$out/step-*" >/dev/null; then resumes=yes; fi
+if [ $resumes = no ] && [ ${#data[@]} -eq 0 ]; then
+    say_where_tokens_come_from
+    exit 2
+fi
+
+# ---------------------------------------------------------------------------------------------
+# the program and its device
+
+case $program in
+    ./train_olmo2 | ./train_olmo2cu)
+        step "build the program"
+        setup_build_tools
+        if [ "$program" = ./train_olmo2cu ]; then
+            setup_venv
+            if ! setup_cuda; then
+                complain "--program ./train_olmo2 is the same program for the CPU"
+                exit 1
+            fi
+        fi
+        run make "${program#./}"
+        ;;
+    *)
+        if [ ! -x "$program" ]; then
+            complain "--program $program: there is no such program"
+            exit 1
+        fi
+        ;;
+esac
+case $program in
+    *cu)
+        if ! gpu name >/dev/null; then
+            complain "nvidia-smi finds no GPU; --program ./train_olmo2 is the same program for the CPU"
+            exit 1
+        fi
+        ;;
+esac
+
+# ---------------------------------------------------------------------------------------------
+# the run
+
+if [ $resumes = yes ]; then
+    step "go on with $out"
+    stop_at=$(value_of --stop-at "${recipe[@]}")
+    run "$program" train --resume "$out" ${stop_at:+--stop-at "$stop_at"} "${flags[@]}"
+    say_where_curves_are
+    exit
+fi
+
+if [ ${#val_data[@]} -eq 0 ]; then
+    say "no --val-data: the training loss is all that will be known"
+    without --eval-every
+fi
+flags=("${recipe[@]}" "${tokenizer[@]}" "${val_data[@]}" "${flags[@]}")
+if [ -z "$(value_of --micro-batch-size "${flags[@]}")" ]; then
+    step "see how many sequences fit into the memory"
+    if [ -z "$memory" ] && ! memory=$(free_memory "$program"); then
+        complain "how much memory is free cannot be told; say it with --memory"
+        exit 1
+    fi
+    if ! largest=$(largest_micro_batch "$program" "$memory" "${flags[@]}"); then
+        complain "these flags of train may be given after --"
+        exit 1
+    fi
+    # Micro-batches of one size: as few as can be, and none of them much smaller than the others.
+    batch=$(value_of --batch-size "${flags[@]}")
+    rounds=$(((batch + largest - 1) / largest))
+    micro=$(((batch + rounds - 1) / rounds))
+    say "$largest at most: a step of $batch is taken in micro-batches of $micro"
+    flags+=(--micro-batch-size "$micro")
+fi
+
+step "train; Ctrl-C saves and stops, and the same command goes on"
+run "$program" train "${flags[@]}" --out "$out" --data "${data[@]}"
+say_where_curves_are
