@@ -1946,9 +1946,11 @@ static size_t rope_rows(const OLMo2Limits *limits) {
     return limits->T > limits->cache_T ? limits->T : limits->cache_T;
 }
 
-// Weights that floatX is too coarse for have a copy in fp32, unless that is switched off.
+// Weights that floatX is too coarse for have a copy in fp32: those that are trained, unless that is switched
+// off, and those of a model that is neither run nor decoded, since it is there to be read again (soup).
 static bool has_master(const OLMo2Limits *limits) {
-    return limits->train && !limits->no_master_weights && sizeof(floatX) < sizeof(float);
+    const bool only_kept = limits->B == 0 && limits->slots == 0;
+    return sizeof(floatX) < sizeof(float) && (only_kept || (limits->train && !limits->no_master_weights));
 }
 
 // Gradients are as fine as the weights that they change.
