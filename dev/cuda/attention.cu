@@ -1,0 +1,700 @@
+// attention.cu: causal attention with grouped queries, from the plainest kernels to those of train_olmo2.cu.
+// README.md says how to build and read this.
+//
+//   ./attention forward    q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T)
+//   ./attention backward   d_o, q, k, v, o, lse -> dq, dk, dv
+//   ./attention decode     one new query of each of some sequences, over its keys and values in a cache
+//
+// With query head h reading key/value head g = h / (NH / NKV),
+//   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_ij = e^(s_ij - lse_i),  lse_i = log sum_j e^(s_ij),
+//   o_i = sum_j p_ij v_j
+// and backward, with D_i = do_i . o_i,
+//   dv_j = sum_i p_ij do_i,  ds_ij = p_ij (do_i . v_j - D_i),
+//   dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i / sqrt(HS)
+// Rows of v are parts of the wider rows of the product that q, k and v come from, and rows of dv likewise:
+// v_stride elements from token to token, which may be more than NKV HS.
+//
+// s and p are what it is about: T x T for each head, while everything else has T rows. Figures: B = 1,
+// T = 256, two heads of 128 channels, in bf16, where the arrays of the forward have 526,336 bytes; bytes,
+// accesses (by a thread to memory, by a warp to shared memory) and bank conflicts as the checker of
+// dev/cuda_on_cpu counts them; registers as nvcc 13.0 gives them for sm_80 and sm_90.
+
+#include "ladder.cuh"
+
+// The sizes, and where things are.
+struct Shape {
+    size_t B, T, NH, NKV, HS, v_stride;
+
+    __host__ __device__ size_t query(size_t b, size_t h, size_t i) const {
+        return ((b * T + i) * NH + h) * HS;
+    }
+    __host__ __device__ size_t key(size_t b, size_t g, size_t j) const {
+        return ((b * T + j) * NKV + g) * HS;
+    }
+    __host__ __device__ size_t value(size_t b, size_t g, size_t j) const {
+        return (b * T + j) * v_stride + g * HS;
+    }
+    __host__ __device__ size_t row(size_t b, size_t h, size_t i) const { return (b * NH + h) * T + i; }
+    __host__ __device__ size_t key_head(size_t h) const { return h / (NH / NKV); }
+};
+
+// What there is to read and write at least counts once, whoever reads it.
+static size_t query_count(const Shape &z) { return z.B * z.T * z.NH * z.HS; }
+static size_t key_count(const Shape &z) { return z.B * z.T * z.NKV * z.HS; }
+static size_t value_count(const Shape &z) { return (z.B * z.T - 1) * z.v_stride + z.NKV * z.HS; }
+static size_t row_count(const Shape &z) { return z.B * z.NH * z.T; }
+
+__device__ static inline float dot_of(const floatX *a, const floatX *b, size_t HS) {
+    float sum = 0.0f;
+    for (size_t c = 0; c < HS; c++) { sum += (float)a[c] * (float)b[c]; }
+    return sum;
+}
+
+// ---------------------------------------------------------------------------------------------
+// forward. scores (B, NH, T, T) is working space, for those who want it.
+
+typedef void Forward(floatX *o, float *lse, float *scores, const floatX *q, const floatX *k, const floatX *v,
+                     const Shape &z);
+
+// ---------------------------------------------------------------------------------------------
+// Version 1: the formulas as they stand. A kernel writes the scores, a thread each; one makes p of them, a
+// warp to a row; and one multiplies by v, a thread to an output.
+
+__global__ static void scores_kernel_1(float *scores, const floatX *q, const floatX *k, Shape z) {
+    const size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const size_t i = (size_t)blockIdx.y * blockDim.y + threadIdx.y;
+    const size_t h = blockIdx.z % z.NH, b = blockIdx.z / z.NH;
+    if (i >= z.T || j > i) { return; }
+    const float scale = 1.0f / sqrtf((float)z.HS);
+    const float s = dot_of(q + z.query(b, h, i), k + z.key(b, z.key_head(h), j), z.HS) * scale;
+    scores[z.row(b, h, i) * z.T + j] = s;
+}
+
+__global__ static void softmax_kernel_1(float *scores, float *lse, size_t rows, size_t T) {
+    const size_t row = row_number();
+    if (row >= rows) { return; }
+    const size_t count = row % T + 1;
+    float *s = scores + row * T, max = -INFINITY, sum = 0.0f;
+    for (size_t j = lane_number(); j < count; j += WARP) { max = fmaxf(max, s[j]); }
+    max = warp_max(max);
+    for (size_t j = lane_number(); j < count; j += WARP) { sum += expf(s[j] - max); }
+    sum = warp_sum(sum);
+    for (size_t j = lane_number(); j < count; j += WARP) { s[j] = expf(s[j] - max) / sum; }
+    if (lane_number() == 0) { lse[row] = max + logf(sum); }
+}
+
+__global__ static void output_kernel_1(floatX *o, const float *p, const floatX *v, Shape z) {
+    const size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= z.B * z.T * z.NH * z.HS) { return; }
+    const size_t c = at % z.HS, h = at / z.HS % z.NH, i = at / z.HS / z.NH % z.T, b = at / z.HS / z.NH / z.T;
+    const float *p_i = p + z.row(b, h, i) * z.T;
+    float sum = 0.0f;
+    for (size_t j = 0; j <= i; j++) { sum += p_i[j] * (float)v[z.value(b, z.key_head(h), j) + c]; }
+    o[at] = (floatX)sum;
+}
+
+static void forward_1(floatX *o, float *lse, float *scores, const floatX *q, const floatX *k, const floatX *v,
+                      const Shape &z) {
+    const dim3 grid(divide_up(z.T, 32), divide_up(z.T, 8), z.B * z.NH), block(32, 8);
+    scores_kernel_1<<<grid, block>>>(scores, q, k, z);
+    LAUNCH_CHECK();
+    const size_t rows = row_count(z);
+    softmax_kernel_1<<<divide_up(rows, ROW_WARPS), ROW_WARPS * WARP>>>(scores, lse, rows, z.T);
+    LAUNCH_CHECK();
+    output_kernel_1<<<divide_up(query_count(z), 128), 128>>>(o, scores, v, z);
+    LAUNCH_CHECK();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Version 2: a warp takes a row of queries and goes through its keys once.
+
+static void forward_2(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
+                      const Shape &z) {
+    attention_plain_forward(o, lse, q, k, v, z.v_stride, z.B, z.T, z.NH, z.NKV, z.HS);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Version 3: tiles of keys and values in shared memory.
+
+enum { ROWS = 4, TILE_WARPS = 8, TILE_THREADS = TILE_WARPS * WARP, TILE_QUERIES = ROWS * TILE_WARPS };
+
+// The rows of a head from `first` on, WARP of them, those from T on and channels from HS on being zeros.
+template <int N, int WIDTH, typename T>
+__device__ static void bring_rows(T *tile, const floatX *head, size_t stride, size_t first, const Shape &z) {
+    for (int e = (int)threadIdx.x; e < WARP * WARP * N; e += TILE_THREADS) {
+        const size_t r = e / (WARP * N), c = e % (WARP * N);
+        tile[r * WIDTH + c] = first + r < z.T && c < z.HS ? (T)head[(first + r) * stride + c] : (T)0.0f;
+    }
+}
+
+template <int N>
+struct Tiles {
+    enum { WIDTH = WARP * N + WIDE };  // of a row of keys or values
+    float queries[TILE_QUERIES * WARP * N], p[TILE_WARPS * ROWS * WARP];
+    floatX keys[WARP * WIDTH], values[WARP * WIDTH];
+};
+
+template <int N>
+__global__ static void __launch_bounds__(TILE_THREADS)
+    forward_kernel_3(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v, Shape z) {
+    static_assert(TILE_QUERIES == WARP, "bring_rows brings as many queries as keys");
+    extern __shared__ __align__(128) unsigned char shared[];
+    enum { WIDTH = Tiles<N>::WIDTH };
+    Tiles<N> &tiles = *(Tiles<N> *)shared;
+    const int lane = lane_number();
+    const size_t i0 = (size_t)blockIdx.x * TILE_QUERIES, first = i0 + warp_number() * ROWS;
+    const size_t h = blockIdx.y, b = blockIdx.z, g = z.key_head(h);
+    const float scale = 1.0f / sqrtf((float)z.HS), *queries = tiles.queries + warp_number() * ROWS * WARP * N;
+    float *p = tiles.p + warp_number() * ROWS * WARP;
+    float max[ROWS], sum[ROWS] = {}, mean[ROWS][N] = {};  // sum: of the keys that this lane has had
+    for (int r = 0; r < ROWS; r++) { max[r] = -INFINITY; }
+    bring_rows<N, WARP * N>(tiles.queries, q + z.query(b, h, 0), z.NH * z.HS, i0, z);
+    for (size_t j0 = 0; j0 < i0 + TILE_QUERIES; j0 += WARP) {
+        __syncthreads();  // all are done with the tiles before
+        bring_rows<N, WIDTH>(tiles.keys, k + z.key(b, g, 0), z.NKV * z.HS, j0, z);
+        bring_rows<N, WIDTH>(tiles.values, v + z.value(b, g, 0), z.v_stride, j0, z);
+        __syncthreads();
+        float s[ROWS] = {};
+#pragma unroll 2
+        for (int c = 0; c < WARP * N; c += WIDE) {
+            const Vec<floatX, WIDE> k_j = load<WIDE>(tiles.keys + lane * WIDTH + c);
+            for (int r = 0; r < ROWS; r++) {
+                const Vec<float, WIDE> q_i = load<WIDE>(queries + r * WARP * N + c);
+                for (int e = 0; e < WIDE; e++) { s[r] += q_i[e] * (float)k_j[e]; }
+            }
+        }
+        for (int r = 0; r < ROWS; r++) {
+            const float score = j0 + lane <= first + r ? s[r] * scale : -INFINITY;
+            const float largest = fmaxf(max[r], warp_max(score)), factor = expf(max[r] - largest);
+            const float p_ij = expf(score - largest);
+            max[r] = largest;
+            sum[r] = sum[r] * factor + p_ij;
+            for (int n = 0; n < N; n++) { mean[r][n] *= factor; }
+            p[r * WARP + lane] = p_ij;
+        }
+        __syncwarp();
+#pragma unroll 2
+        for (int j = 0; j < WARP; j += 4) {
+            Vec<float, 4> p_i[ROWS];
+            for (int r = 0; r < ROWS; r++) { p_i[r] = load<4>(p + r * WARP + j); }
+            for (int e = 0; e < 4; e++) {
+                for (int n = 0; n < N; n++) {
+                    const float v_j = (float)tiles.values[(j + e) * WIDTH + n * WARP + lane];
+                    for (int r = 0; r < ROWS; r++) { mean[r][n] += p_i[r][e] * v_j; }
+                }
+            }
+        }
+    }
+    for (int r = 0; r < ROWS; r++) {
+        const float total = warp_sum(sum[r]);
+        if (first + r >= z.T) { continue; }
+        for (int n = 0; n < N; n++) {
+            const size_t c = n * WARP + lane;
+            if (c < z.HS) { o[z.query(b, h, first + r) + c] = (floatX)(mean[r][n] / total); }
+        }
+        if (lane == 0) { lse[z.row(b, h, first + r)] = max[r] + logf(total); }
+    }
+}
+
+static void forward_3(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
+                      const Shape &z) {
+    const dim3 grid(divide_up(z.T, TILE_QUERIES), z.NH, z.B);
+    by_head_size(
+        [&](auto width) {
+            constexpr int N = decltype(width)::value;
+            if constexpr (N <= 4) {
+                const size_t bytes = sizeof(Tiles<N>);
+                allow_shared(forward_kernel_3<N>, bytes);
+                forward_kernel_3<N><<<grid, TILE_THREADS, bytes>>>(o, lse, q, k, v, z);
+                LAUNCH_CHECK();
+            }
+        },
+        z.HS);
+}
+
+static bool takes_3(const size_t *n) { return n[4] <= 128; }
+
+// ---------------------------------------------------------------------------------------------
+// Version 4: tensor cores.
+
+#ifndef PRECISION_FP32
+
+enum { MMA_WARPS = 4, MMA_THREADS = MMA_WARPS * WARP, MMA_ROWS = 16 * MMA_WARPS };  // of queries and of keys
+
+// MMA_ROWS rows of a head, 16 bytes at a time; those from T on become zeros.
+template <int HS>
+__device__ __forceinline__ void bring_tile(bf16 *tile, const bf16 *head, size_t stride, int first, int T) {
+#pragma unroll
+    for (int e = (int)threadIdx.x; e < MMA_ROWS * HS / 8; e += MMA_THREADS) {
+        const int r = e / (HS / 8), c = e % (HS / 8) * 8;
+        copy_async(tile + r * HS + c, head + (size_t)(first + r) * stride + c, first + r < T);
+    }
+}
+
+// The 16 x 16 block of a tile at row r, column c.
+template <int HS>
+__device__ __forceinline__ const bf16 *lanes_row(const bf16 *tile, int r, int c) {
+    return tile + (r + lane_number() % 16) * HS + c + lane_number() / 16 * 8;
+}
+
+template <int HS>
+__global__ static void __launch_bounds__(MMA_THREADS)
+    forward_kernel_4(bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, Shape z) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    bf16 *queries = (bf16 *)shared, *keys = queries + MMA_ROWS * HS, *values = keys + MMA_ROWS * HS;
+    const int lane = lane_number(), T = (int)z.T;
+    const int i0 = (int)blockIdx.x * MMA_ROWS, first = i0 + 16 * warp_number(), row = first + lane / 4;
+    const size_t h = blockIdx.y, b = blockIdx.z, g = z.key_head(h);
+    const float scale = 1.0f / sqrtf((float)HS);
+    float mean[HS / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of rows row and row + 8
+    bring_tile<HS>(queries, q + z.query(b, h, 0), z.NH * HS, i0, T);
+    for (int j0 = 0; j0 <= i0; j0 += MMA_ROWS) {
+        __syncthreads();  // all are done with the tiles before
+        bring_tile<HS>(keys, k + z.key(b, g, 0), z.NKV * HS, j0, T);
+        bring_tile<HS>(values, v + z.value(b, g, 0), z.v_stride, j0, T);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();
+        float s[MMA_ROWS / 8][4] = {};
+#pragma unroll
+        for (int c = 0; c < HS; c += 16) {
+            uint32_t a[4];
+            load_matrices(a, lanes_row<HS>(queries, first - i0, c));
+#pragma unroll
+            for (int n = 0; n < MMA_ROWS / 16; n++) {
+                uint32_t m[4];
+                load_matrices(m, lanes_row<HS>(keys, 16 * n, c));
+                const uint32_t b0[2] = {m[0], m[2]}, b1[2] = {m[1], m[3]};
+                mma_16x8x16(s[2 * n], a, b0);
+                mma_16x8x16(s[2 * n + 1], a, b1);
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float largest = max[half];
+#pragma unroll
+            for (int n = 0; n < MMA_ROWS / 8; n++) {
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; e++) {
+                    const int i = row + 8 * half, j = j0 + 8 * n + lane % 4 * 2 + e % 2;
+                    s[n][e] = j <= i ? s[n][e] * scale : -INFINITY;
+                    largest = fmaxf(largest, s[n][e]);
+                }
+            }
+            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+            const float factor = expf(max[half] - largest);
+            max[half] = largest;
+            sum[half] *= factor;
+#pragma unroll
+            for (int n = 0; n < HS / 8; n++) {
+                mean[n][2 * half] *= factor;
+                mean[n][2 * half + 1] *= factor;
+            }
+#pragma unroll
+            for (int n = 0; n < MMA_ROWS / 8; n++) {
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; e++) {
+                    s[n][e] = expf(s[n][e] - largest);
+                    sum[half] += s[n][e];
+                }
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < MMA_ROWS / 16; j++) {
+            const float *left = s[2 * j], *right = s[2 * j + 1];
+            const uint32_t a[4] = {pack_bf16(left[0], left[1]), pack_bf16(left[2], left[3]),
+                                   pack_bf16(right[0], right[1]), pack_bf16(right[2], right[3])};
+#pragma unroll
+            for (int n = 0; n < HS / 16; n++) {
+                uint32_t m[4];
+                load_matrices_transposed(m, lanes_row<HS>(values, 16 * j, 16 * n));
+                const uint32_t b0[2] = {m[0], m[1]}, b1[2] = {m[2], m[3]};
+                mma_16x8x16(mean[2 * n], a, b0);
+                mma_16x8x16(mean[2 * n + 1], a, b1);
+            }
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int i = row + 8 * half;
+        float total = sum[half] + __shfl_xor_sync(0xffffffffu, sum[half], 1);
+        total += __shfl_xor_sync(0xffffffffu, total, 2);
+        if (i >= T) { continue; }
+        if (lane % 4 == 0) { lse[z.row(b, h, i)] = max[half] + logf(total); }
+        bf16 *o_i = o + z.query(b, h, i) + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < HS / 8; n++) {
+            *(uint32_t *)(o_i + 8 * n) = pack_bf16(mean[n][2 * half] / total, mean[n][2 * half + 1] / total);
+        }
+    }
+}
+
+template <int HS>
+static void forward_4_of(bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const Shape &z) {
+    const dim3 grid(divide_up(z.T, MMA_ROWS), z.NH, z.B);
+    const size_t bytes = 3 * MMA_ROWS * HS * sizeof(bf16);
+    forward_kernel_4<HS><<<grid, MMA_THREADS, bytes>>>(o, lse, q, k, v, z);
+    LAUNCH_CHECK();
+}
+
+static void forward_4(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
+                      const Shape &z) {
+    if (z.HS == 64) {
+        forward_4_of<64>(o, lse, q, k, v, z);
+    } else {
+        forward_4_of<128>(o, lse, q, k, v, z);
+    }
+}
+
+// Rows of 64 or 128 channels that begin at multiples of 16 bytes.
+static bool takes_4(const size_t *n) { return (n[4] == 64 || n[4] == 128) && n[5] % 8 == 0; }
+
+#else
+
+static void forward_4(floatX *, float *, float *, const floatX *, const floatX *, const floatX *,
+                      const Shape &) {}
+static bool takes_4(const size_t *) { return false; }  // there are no tensor cores for fp32
+
+#endif
+
+// Version 5, shipped.
+
+static void forward_5(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
+                      const Shape &z) {
+    attention_forward(o, lse, q, k, v, z.v_stride, z.B, z.T, z.NH, z.NKV, z.HS);
+}
+
+// On the tensor cores p is rounded before it is multiplied by v. The first row of o is a row of v, so that
+// the largest |o| is about the largest |v|, and the weights of a row of p sum to 1: at most one rounding more.
+static const Version<Forward> forward_versions[] = {
+    {forward_1, "scores in memory"},
+    {forward_2, "a warp takes a query"},
+    {forward_3, "tiles in shared memory", takes_3},
+    {forward_4, "tensor cores", takes_4, 2.0},
+    {forward_5, "shipped: copied ahead, no conflicts", nullptr, 2.0},
+};
+
+// A score of size s has an error of a few 2^-24 s, and p has it relative to itself; sums of up to 130 terms.
+static double tolerance(double q_size) { return 2e-6 + 2e-7 * q_size; }
+
+static Shape shape_of(const size_t *n) { return {n[0], n[1], n[2], n[3], n[4], n[3] * n[4] + n[5]}; }
+
+// Row i of the scores, and their lse.
+static double scores_of(std::vector<double> &s, const Numbers<floatX> &q, const Numbers<floatX> &k,
+                        const Shape &z, size_t b, size_t h, size_t i) {
+    double max = -INFINITY, sum = 0.0;
+    const double *q_i = &q[z.query(b, h, i)];
+    for (size_t j = 0; j <= i; j++) {
+        const double *k_j = &k[z.key(b, z.key_head(h), j)];
+        s[j] = 0.0;
+        for (size_t c = 0; c < z.HS; c++) { s[j] += q_i[c] * k_j[c]; }
+        s[j] /= sqrt((double)z.HS);
+        max = fmax(max, s[j]);
+    }
+    for (size_t j = 0; j <= i; j++) { sum += exp(s[j] - max); }
+    return max + log(sum);
+}
+
+// Multiply-adds of a product of a T x T matrix, half of which counts.
+static double pairs(const Shape &z) { return (double)row_count(z) * (double)(z.T + 1) / 2.0 * (double)z.HS; }
+
+static void forward_problem(Problem &p) {
+    const Shape z = shape_of(p.n);
+    const double q_size = (double)p.n[6];
+    const auto q = p.input<floatX>(query_count(z), -q_size, q_size);
+    const auto k = p.input<floatX>(key_count(z), -2.0, 2.0), v = p.input<floatX>(value_count(z), -1.0, 1.0);
+    const auto o = p.output<floatX>("o", query_count(z), tolerance(q_size));
+    const auto lse = p.output<float>("lse", row_count(z), 1e-6);
+    float *scores = p.space<float>(row_count(z) * z.T);
+    p.expect([&] {
+        std::vector<double> s(z.T);
+        for (size_t b = 0; b < z.B; b++) {
+            for (size_t h = 0; h < z.NH; h++) {
+                for (size_t i = 0; i < z.T; i++) {
+                    const double lse_i = lse[z.row(b, h, i)] = scores_of(s, q, k, z, b, h, i);
+                    double *o_i = &o[z.query(b, h, i)];
+                    std::fill(o_i, o_i + z.HS, 0.0);
+                    for (size_t j = 0; j <= i; j++) {
+                        const double p_ij = exp(s[j] - lse_i), *v_j = &v[z.value(b, z.key_head(h), j)];
+                        for (size_t c = 0; c < z.HS; c++) { o_i[c] += p_ij * v_j[c]; }
+                    }
+                }
+            }
+        }
+    });
+    p.bytes = 2.0 * (double)((query_count(z) + key_count(z)) * sizeof(floatX)) +
+              (double)(row_count(z) * sizeof(float));
+    p.flops = 2.0 * 2.0 * pairs(z);
+    p.run(forward_versions,
+          [&](Forward *version) { version(o.device, lse.device, scores, q.device, k.device, v.device, z); });
+}
+
+// ---------------------------------------------------------------------------------------------
+// backward. delta (B, NH, T) is working space for D; probabilities and dscores (B, NH, T, T) are too, for
+// those who want them. dv has rows of v_stride elements.
+
+typedef void Backward(floatX *dq, floatX *dk, floatX *dv, float *delta, float *probabilities, float *dscores,
+                      const floatX *d_o, const floatX *q, const floatX *k, const floatX *v, const floatX *o,
+                      const float *lse, const Shape &z);
+
+// ---------------------------------------------------------------------------------------------
+// Version 1: p and ds in memory.
+
+__global__ static void delta_kernel_1(float *delta, const floatX *d_o, const floatX *o, Shape z) {
+    const size_t row = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= z.B * z.NH * z.T) { return; }
+    const size_t at = z.query(row / z.T / z.NH, row / z.T % z.NH, row % z.T);
+    delta[row] = dot_of(d_o + at, o + at, z.HS);
+}
+
+__global__ static void dscores_kernel_1(float *probabilities, float *dscores, const floatX *d_o,
+                                        const floatX *q, const floatX *k, const floatX *v, const float *lse,
+                                        const float *delta, Shape z) {
+    const size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const size_t i = (size_t)blockIdx.y * blockDim.y + threadIdx.y;
+    const size_t h = blockIdx.z % z.NH, b = blockIdx.z / z.NH, g = z.key_head(h);
+    if (i >= z.T || j > i) { return; }
+    const float scale = 1.0f / sqrtf((float)z.HS);
+    const size_t row = z.row(b, h, i), query = z.query(b, h, i);
+    const float p = expf(dot_of(q + query, k + z.key(b, g, j), z.HS) * scale - lse[row]);
+    const float dp = dot_of(d_o + query, v + z.value(b, g, j), z.HS);
+    probabilities[row * z.T + j] = p;
+    dscores[row * z.T + j] = p * (dp - delta[row]) * scale;
+}
+
+__global__ static void dq_kernel_1(floatX *dq, const float *dscores, const floatX *k, Shape z) {
+    const size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= z.B * z.T * z.NH * z.HS) { return; }
+    const size_t c = at % z.HS, h = at / z.HS % z.NH, i = at / z.HS / z.NH % z.T, b = at / z.HS / z.NH / z.T;
+    const float *ds_i = dscores + z.row(b, h, i) * z.T;
+    float sum = 0.0f;
+    for (size_t j = 0; j <= i; j++) { sum += ds_i[j] * (float)k[z.key(b, z.key_head(h), j) + c]; }
+    dq[at] = (floatX)sum;
+}
+
+__global__ static void dkdv_kernel_1(floatX *dk, floatX *dv, const float *probabilities, const float *dscores,
+                                     const floatX *d_o, const floatX *q, Shape z) {
+    const size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= z.B * z.T * z.NKV * z.HS) { return; }
+    const size_t c = at % z.HS, g = at / z.HS % z.NKV, group = z.NH / z.NKV;
+    const size_t j = at / z.HS / z.NKV % z.T, b = at / z.HS / z.NKV / z.T;
+    float dk_j = 0.0f, dv_j = 0.0f;
+    for (size_t h = g * group; h < (g + 1) * group; h++) {
+        for (size_t i = j; i < z.T; i++) {
+            const size_t ij = z.row(b, h, i) * z.T + j, query = z.query(b, h, i) + c;
+            dk_j += dscores[ij] * (float)q[query];
+            dv_j += probabilities[ij] * (float)d_o[query];
+        }
+    }
+    dk[at] = (floatX)dk_j;
+    dv[z.value(b, g, j) + c] = (floatX)dv_j;
+}
+
+static void backward_1(floatX *dq, floatX *dk, floatX *dv, float *delta, float *probabilities, float *dscores,
+                       const floatX *d_o, const floatX *q, const floatX *k, const floatX *v, const floatX *o,
+                       const float *lse, const Shape &z) {
+    delta_kernel_1<<<divide_up(row_count(z), 128), 128>>>(delta, d_o, o, z);
+    LAUNCH_CHECK();
+    const dim3 grid(divide_up(z.T, 32), divide_up(z.T, 8), z.B * z.NH), block(32, 8);
+    dscores_kernel_1<<<grid, block>>>(probabilities, dscores, d_o, q, k, v, lse, delta, z);
+    LAUNCH_CHECK();
+    dq_kernel_1<<<divide_up(query_count(z), 128), 128>>>(dq, dscores, k, z);
+    LAUNCH_CHECK();
+    dkdv_kernel_1<<<divide_up(key_count(z), 128), 128>>>(dk, dv, probabilities, dscores, d_o, q, z);
+    LAUNCH_CHECK();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Version 2: a warp takes a row.
+
+static void backward_2(floatX *dq, floatX *dk, floatX *dv, float *delta, float *, float *, const floatX *d_o,
+                       const floatX *q, const floatX *k, const floatX *v, const floatX *o, const float *lse,
+                       const Shape &z) {
+    attention_plain_backward(dq, dk, dv, z.v_stride, delta, d_o, q, k, v, z.v_stride, o, lse, z.B, z.T, z.NH,
+                             z.NKV, z.HS);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Version 3, shipped.
+
+static void backward_3(floatX *dq, floatX *dk, floatX *dv, float *delta, float *, float *, const floatX *d_o,
+                       const floatX *q, const floatX *k, const floatX *v, const floatX *o, const float *lse,
+                       const Shape &z) {
+    attention_backward(dq, dk, dv, z.v_stride, delta, d_o, q, k, v, z.v_stride, o, lse, z.B, z.T, z.NH, z.NKV,
+                       z.HS);
+}
+
+// On the tensor cores p and ds are rounded before they are multiplied.
+static const Version<Backward> backward_versions[] = {
+    {backward_1, "p and ds in memory"},
+    {backward_2, "a warp takes a row"},
+    {backward_3, "shipped: tiles on tensor cores", nullptr, 2.0},
+};
+
+static void backward_problem(Problem &p) {
+    const Shape z = shape_of(p.n);
+    const double q_size = (double)p.n[6];
+    const auto q = p.input<floatX>(query_count(z), -q_size, q_size);
+    const auto k = p.input<floatX>(key_count(z), -2.0, 2.0), v = p.input<floatX>(value_count(z), -1.0, 1.0);
+    const auto d_o = p.input<floatX>(query_count(z), -1.0, 1.0);
+    const auto dq = p.output<floatX>("dq", query_count(z), 2.0 * tolerance(q_size)),
+               dk = p.output<floatX>("dk", key_count(z), 2.0 * tolerance(q_size));
+    // What lies between the rows of dv must stay.
+    const auto dv = p.changed<floatX>("dv", value_count(z), 2.0 * tolerance(q_size), -0.5, 0.5);
+    float *delta = p.space<float>(row_count(z));
+    float *probabilities = p.space<float>(row_count(z) * z.T), *dscores = p.space<float>(row_count(z) * z.T);
+    floatX *o = p.upload(std::vector<floatX>(query_count(z)));
+    float *lse = p.upload(std::vector<float>(row_count(z)));
+    attention_forward(o, lse, q.device, k.device, v.device, z.v_stride, z.B, z.T, z.NH, z.NKV, z.HS);
+    p.expect([&] {
+        std::vector<double> s(z.T);
+        std::vector<floatX> rounded(query_count(z));
+        CUDA_CHECK(cudaMemcpy(rounded.data(), o, rounded.size() * sizeof(floatX), cudaMemcpyDeviceToHost));
+        std::fill(&dq[0], &dq[0] + query_count(z), 0.0);
+        std::fill(&dk[0], &dk[0] + key_count(z), 0.0);
+        for (size_t n = 0; n < z.B * z.T; n++) {
+            std::fill(&dv[n * z.v_stride], &dv[n * z.v_stride] + z.NKV * z.HS, 0.0);
+        }
+        for (size_t b = 0; b < z.B; b++) {
+            for (size_t h = 0; h < z.NH; h++) {
+                for (size_t i = 0; i < z.T; i++) {
+                    const double lse_i = scores_of(s, q, k, z, b, h, i);
+                    const size_t query = z.query(b, h, i);
+                    double D = 0.0;
+                    for (size_t c = 0; c < z.HS; c++) {
+                        D += d_o[query + c] * (double)(float)rounded[query + c];
+                    }
+                    for (size_t j = 0; j <= i; j++) {
+                        const size_t key = z.key(b, z.key_head(h), j), value = z.value(b, z.key_head(h), j);
+                        double dp = 0.0;
+                        for (size_t c = 0; c < z.HS; c++) { dp += d_o[query + c] * v[value + c]; }
+                        const double p_ij = exp(s[j] - lse_i), ds = p_ij * (dp - D) / sqrt((double)z.HS);
+                        for (size_t c = 0; c < z.HS; c++) {
+                            dq[query + c] += ds * k[key + c];
+                            dk[key + c] += ds * q[query + c];
+                            dv[value + c] += p_ij * d_o[query + c];
+                        }
+                    }
+                }
+            }
+        }
+    });
+    p.bytes = 4.0 * (double)((query_count(z) + key_count(z)) * sizeof(floatX)) +
+              (double)(row_count(z) * sizeof(float));
+    p.flops = 2.0 * 5.0 * pairs(z);
+    p.run(backward_versions, [&](Backward *version) {
+        version(dq.device, dk.device, dv.device, delta, probabilities, dscores, d_o.device, q.device,
+                k.device, v.device, o, lse, z);
+    });
+}
+
+// ---------------------------------------------------------------------------------------------
+// decode: q (n, NH, HS), and a cache of keys and values: position j of sequence i is row (NKV, HS) number j of
+// slot slots[i], and slots are slot_stride elements apart -> o (n, NH, HS), over j <= positions[i].
+
+typedef void Decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
+                    const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride, size_t NH,
+                    size_t NKV, size_t HS);
+
+// ---------------------------------------------------------------------------------------------
+// Version 1: a thread takes an output.
+
+__global__ static void decode_kernel_1(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
+                                       const uint32_t *slots, const uint32_t *positions, size_t n,
+                                       size_t slot_stride, size_t NH, size_t NKV, size_t HS) {
+    const size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= n * NH * HS) { return; }
+    const size_t c = at % HS, h = at / HS % NH, i = at / HS / NH, g = h / (NH / NKV);
+    const size_t begin = slots[i] * slot_stride + g * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+    float max = -INFINITY, sum = 0.0f, mean = 0.0f;
+    for (size_t j = 0; j <= positions[i]; j++) {
+        const size_t row = begin + j * NKV * HS;
+        const float s = dot_of(q + (at - c), keys + row, HS) * scale, largest = fmaxf(max, s);
+        const float factor = expf(max - largest), p = expf(s - largest);
+        max = largest;
+        sum = sum * factor + p;
+        mean = mean * factor + p * (float)values[row + c];
+    }
+    o[at] = (floatX)(mean / sum);
+}
+
+static void decode_1(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
+                     const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
+                     size_t NH, size_t NKV, size_t HS) {
+    decode_kernel_1<<<divide_up(n * NH * HS, 128), 128>>>(o, q, keys, values, slots, positions, n,
+                                                          slot_stride, NH, NKV, HS);
+    LAUNCH_CHECK();
+}
+
+// Version 2, shipped.
+static const Version<Decode> decode_versions[] = {
+    {decode_1, "a thread takes an output"},
+    {attention_decode, "shipped: 16 warps take a head"},
+};
+
+// n sequences, from one of T positions to one that has just begun, in n + 1 slots of T + 1 rows. Rows that are
+// nobody's are NaN.
+static void decode_problem(Problem &p) {
+    const size_t n = p.n[0], T = p.n[1], NH = p.n[2], NKV = p.n[3], HS = p.n[4];
+    const size_t KV = NKV * HS, slot_stride = (T + 1) * KV, cache = (n + 1) * slot_stride;
+    const auto q = p.input<floatX>(n * NH * HS, -2.0, 2.0);
+    const auto keys = p.input<floatX>(cache, -2.0, 2.0), values = p.input<floatX>(cache, -1.0, 1.0);
+    const auto o = p.output<floatX>("o", n * NH * HS, tolerance(2.0));
+    std::vector<uint32_t> slots(n), positions(n);
+    p.bytes = 2.0 * (double)(n * NH * HS * sizeof(floatX));
+    for (size_t i = 0; i < n; i++) {
+        slots[i] = (uint32_t)(n - i);
+        positions[i] = (uint32_t)((T - 1) * (n - 1 - i) / std::max(n - 1, (size_t)1));
+        const size_t used = (positions[i] + 1) * KV, end = slots[i] * slot_stride + used;
+        for (const auto &a : {keys, values}) {
+            CUDA_CHECK(cudaMemset(a.device + end, 0xff, (slot_stride - used) * sizeof(floatX)));
+            CUDA_CHECK(cudaMemset(a.device, 0xff, slot_stride * sizeof(floatX)));  // the slot of nobody
+        }
+        p.bytes += 2.0 * (double)(used * sizeof(floatX));
+        p.flops += 2.0 * 2.0 * (double)((positions[i] + 1) * NH * HS);
+    }
+    const uint32_t *device_slots = p.upload(slots), *device_positions = p.upload(positions);
+    p.expect([&] {
+        std::vector<double> s(T);
+        for (size_t row = 0; row < n * NH; row++) {
+            const size_t i = row / NH, g = row % NH / (NH / NKV), begin = slots[i] * slot_stride + g * HS;
+            double sum = 0.0, *o_i = &o[row * HS];
+            for (size_t j = 0; j <= positions[i]; j++) {
+                s[j] = 0.0;
+                for (size_t c = 0; c < HS; c++) { s[j] += q[row * HS + c] * keys[begin + j * KV + c]; }
+                sum += s[j] = exp(s[j] / sqrt((double)HS));
+            }
+            std::fill(o_i, o_i + HS, 0.0);
+            for (size_t j = 0; j <= positions[i]; j++) {
+                for (size_t c = 0; c < HS; c++) { o_i[c] += s[j] / sum * values[begin + j * KV + c]; }
+            }
+        }
+    });
+    p.run(decode_versions, [&](Decode *version) {
+        version(o.device, q.device, keys.device, values.device, device_slots, device_positions, n,
+                slot_stride, NH, NKV, HS);
+    });
+}
+
+int main(int argc, char **argv) {
+    const char *lengths = "B, T, NH, NKV, HS, gap, q";  // gap: between rows of v; q: the largest number in q
+    const std::vector<std::vector<size_t>> edges = {
+        {1, 1, 2, 2, 8, 0, 2},   {2, 3, 4, 1, 12, 5, 2},    {2, 16, 2, 2, 64, 8, 2},  {1, 63, 4, 1, 96, 8, 2},
+        {2, 65, 2, 2, 64, 0, 2}, {1, 65, 6, 2, 128, 8, 2},  {1, 130, 2, 1, 64, 8, 2}, {1, 65, 2, 2, 80, 3, 2},
+        {1, 33, 2, 1, 64, 1, 2}, {1, 65, 2, 2, 64, 8, 100},
+    };
+    const std::vector<size_t> counted = {1, 256, 2, 2, 128, 512, 2}, timed = {1, 4096, 16, 16, 128, 4096, 2};
+    const Operation operations[] = {
+        {"forward", forward_problem, lengths, edges, counted, timed},
+        {"backward", backward_problem, lengths, edges, counted, timed},
+        {"decode",
+         decode_problem,
+         "n, T, NH, NKV, HS",
+         {{1, 1, 2, 2, 8}, {3, 40, 6, 2, 12}, {2, 65, 4, 1, 64}, {4, 17, 2, 2, 128}, {2, 130, 2, 1, 80}},
+         {4, 256, 2, 2, 128},
+         {8, 4096, 16, 16, 128}},
+    };
+    return ladder_main(argc, argv, operations);
+}
