@@ -1,0 +1,22 @@
+// cpu_backend.c: the backend of train_olmo2.c under the names of cpu_backend.h, as an object of its own, so
+// that test_cuda.cu can hold both backends in one program. Only names differ from the program's.
+#define OLMo2 CpuModel
+#define olmo2_describe cpu_describe
+#define olmo2_memory cpu_memory
+#define olmo2_check cpu_check
+#define olmo2_create cpu_create
+#define olmo2_free cpu_free
+#define olmo2_config cpu_config
+#define olmo2_forward cpu_forward
+#define olmo2_classify cpu_classify
+#define olmo2_backward cpu_backward
+#define olmo2_zero_gradients cpu_zero_gradients
+#define olmo2_gradient_norm cpu_gradient_norm
+#define olmo2_update cpu_update
+#define olmo2_read cpu_read
+#define olmo2_write cpu_write
+#define olmo2_decode cpu_decode
+#define olmo2_decode_reset cpu_decode_reset
+#define TESTING
+#include "train_olmo2.c"
+#include "cpu_backend.h"  // the compiler compares what it declares

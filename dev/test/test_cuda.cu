@@ -1,0 +1,819 @@
+// test_cuda.cu: what must hold of train_olmo2.cu as a model, with train_olmo2.c beside it (cpu_backend.h).
+// Training steps agree with the CPU's; recomputation, repetition and the order of execution change no bit;
+// micro-batches add up; decoding gives the forward's probabilities; arrays come back as they were written;
+// coarse weights and moments learn as fine ones do; the plan of the memory is what is allocated; what cannot
+// be run is refused in words. Built in fp32 and in bf16; for the CPU by dev/cuda_on_cpu, or by nvcc.
+#include <cmath>
+#include <vector>
+
+#include "check.h"
+#define TESTING
+#include "train_olmo2.cu"
+#include "cpu_backend.h"
+
+static const bool IS_BF16 = sizeof(floatX) < sizeof(float);
+
+// Under dev/cuda_on_cpu a matrix product sums a row in the same order whatever the number of rows, and memory
+// is counted by the byte. On a GPU neither is so.
+#ifdef CUDA_ON_CPU
+static const bool EMULATED = true;
+#else
+static const bool EMULATED = false;
+#endif
+
+// ---------------------------------------------------------------------------------------------
+// figures
+
+// A line with the figure reached beside the allowed one. NaN fails.
+static bool within(const char *what, const char *figure, double reached, double allowed) {
+    printf("%-22s %-48s %9.2e %9.2e\n", what, figure, reached, allowed);
+    char text[160];
+    snprintf(text, sizeof text, "%s: %s: %.3g, allowed %.3g", what, figure, reached, allowed);
+    return check_at(reached <= allowed, text, __FILE__, __LINE__);
+}
+
+// The larger one; NaN if either is.
+static double worse(double a, double b) { return a <= b || std::isnan(b) ? b : a; }
+
+static double relative(double a, double b) { return fabs(a - b) / fabs(b); }
+
+typedef std::vector<float> Floats;
+
+static double norm_of(const Floats &a) {
+    double sum = 0.0;
+    for (float x : a) { sum += (double)x * (double)x; }
+    return sqrt(sum);
+}
+
+static Floats minus(const Floats &a, const Floats &b) {
+    Floats d(a.size());
+    for (size_t i = 0; i < a.size(); i++) { d[i] = a[i] - b[i]; }
+    return d;
+}
+
+// |a - b| / |b|
+static double difference(const Floats &a, const Floats &b) {
+    const double d = norm_of(minus(a, b));
+    return d == 0.0 ? 0.0 : d / norm_of(b);
+}
+
+static bool same_bits(const Floats &a, const Floats &b) {
+    return a.size() == b.size() && !a.empty() && memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+static unsigned long long hash_of(const Floats &a) {  // FNV-1a
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (float x : a) {
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        hash = (hash ^ bits) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+// ---------------------------------------------------------------------------------------------
+// models and batches
+
+static uint64_t random_state;
+
+static uint32_t random_below(uint32_t n) {
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 33) % n;
+}
+
+static float rounded(float x) { return IS_BF16 ? __bfloat162float(__float2bfloat16_rn(x)) : x; }
+
+typedef struct {
+    const char *name;
+    size_t C, L, NH, NKV, HS, F, V;
+    size_t B, T;
+    bool no_qk_norm, pre_norm;
+} Shape;
+
+// The first four take the 16-byte accesses and, in bf16, the tensor cores; the odd ones the narrow paths, for
+// rows whose lengths are no multiples of 4 or 8 elements. Rows are few: a run on a CPU counts each thread.
+// clang-format off
+static const Shape shapes[] = {
+//  name                C   L  NH NKV  HS   F    V   B   T  no_qk_norm pre_norm
+  { "heads of 64",     64,  2,  2,  2,  64, 96, 256,  2,  8, false,     false },
+  { "grouped queries", 48,  2,  4,  2,  64, 64, 128,  1, 15, false,     false },
+  { "heads of 96",     32,  1,  2,  2,  96, 48, 128,  1, 15, true,      false },
+  { "heads of 128",    32,  1,  2,  1, 128, 48, 250,  1, 35, false,     false },
+  { "odd channels",    18,  2,  4,  4,  10, 24,  77,  3,  5, false,     false },
+  { "odd heads",       16,  2,  3,  1,   6, 26, 101,  2,  7, false,     false },
+  { "norms on inputs", 32,  2,  4,  2,  16, 48,  96,  2,  7, false,     true  },
+};
+// clang-format on
+enum { HEADS_OF_64, GROUPED_QUERIES, HEADS_OF_96, HEADS_OF_128, ODD_CHANNELS, ODD_HEADS, INPUT_NORMS };
+
+static OLMo2Config config_of(const Shape &s) {
+    OLMo2Config c = {};
+    c.C = s.C;
+    c.L = s.L;
+    c.NH = s.NH;
+    c.NKV = s.NKV;
+    c.HS = s.HS;
+    c.F = s.F;
+    c.V = s.V;
+    c.max_T = 4096;
+    c.rms_eps = 1e-6f;
+    c.rope_theta = 500000.0f;
+    c.init_std = 0.02f;
+    c.bos = c.eos = c.pad = OLMO2_NO_TOKEN;
+    c.no_qk_norm = s.no_qk_norm;
+    c.pre_norm = s.pre_norm;
+    return c;
+}
+
+static OLMo2Limits training_of(const Shape &s) {
+    OLMo2Limits limits = {};
+    limits.B = s.B;
+    limits.T = s.T;
+    limits.train = true;
+    return limits;
+}
+
+// Weights large enough that attention is far from uniform, the same in both backends and bf16 numbers where
+// that is their type.
+template <typename Model>
+static void randomize(Model *m) {
+    random_state = 7;
+    for (size_t i = 0; i < parameter_count(olmo2_config(m)); i++) {
+        const Parameter p = parameter_at(olmo2_config(m), i);
+        Floats values(p.size);
+        for (float &x : values) {
+            const float noise = (float)random_below(2001) / 1000.0f - 1.0f;
+            x = rounded(p.row->init == INIT_ONE ? 1.0f + 0.3f * noise : 0.2f * noise);
+        }
+        olmo2_write(m, OLMO2_PARAMETER, i, values.data());
+    }
+}
+
+template <typename Model>
+static Model *new_model(const Shape &s, const OLMo2Limits &limits) {
+    const OLMo2Config config = config_of(s);
+    Error err;
+    Model *m;
+    if (!olmo2_create(&m, &config, &limits, &err)) {
+        printf("%s\n", err.text);
+        exit(1);
+    }
+    randomize(m);
+    return m;
+}
+
+template <typename Model>
+static Floats read_all(const Model *m, OLMo2Array array) {
+    Floats all;
+    for (size_t i = 0; i < parameter_count(olmo2_config(m)); i++) {
+        const Parameter p = parameter_at(olmo2_config(m), i);
+        all.resize(all.size() + p.size);
+        olmo2_read(m, array, i, all.data() + all.size() - p.size);
+    }
+    return all;
+}
+
+typedef struct {
+    size_t B, T;
+    std::vector<uint32_t> tokens, labels;  // (B, T)
+    Floats weights, logprobs, lse;         // (B, T)
+} Batch;
+
+// Every fifth position has no label. The others' weights are of three sizes.
+static Batch batch_of(const Shape &s) {
+    const size_t N = s.B * s.T;
+    Batch b = {s.B, s.T, std::vector<uint32_t>(N), std::vector<uint32_t>(N), Floats(N), Floats(N), Floats(N)};
+    random_state = 11;
+    for (size_t n = 0; n < N; n++) {
+        const bool labelled = n % 5 != 4;
+        b.tokens[n] = random_below((uint32_t)s.V);
+        b.labels[n] = labelled ? random_below((uint32_t)s.V) : OLMO2_NO_TOKEN;
+        b.weights[n] = labelled ? (float)(1 + n % 3) / (float)(2 * N) : 0.0f;
+    }
+    return b;
+}
+
+static const float Z = 1e-3f;
+
+static double objective(const Batch &b) {
+    double sum = 0.0;
+    for (size_t n = 0; n < b.weights.size(); n++) {
+        const double lse = (double)b.lse[n];
+        sum += (double)b.weights[n] * ((double)Z * lse * lse - (double)b.logprobs[n]);
+    }
+    return sum;
+}
+
+// The gradients of the whole batch, `micro` sequences at a time.
+template <typename Model>
+static void gradients(Model *m, Batch *b, size_t micro) {
+    olmo2_zero_gradients(m);
+    for (size_t i = 0; i < b->B; i += micro) {
+        const size_t n = i * b->T, count = b->B - i < micro ? b->B - i : micro;
+        olmo2_forward(m, &b->tokens[n], count, b->T);
+        olmo2_classify(m, &b->labels[n], &b->weights[n], Z, &b->logprobs[n], &b->lse[n]);
+        olmo2_backward(m);
+    }
+}
+
+static OLMo2AdamW adamw(float lr, float scale, int64_t t) {
+    OLMo2AdamW s = {};
+    s.lr = lr;
+    s.beta1 = 0.9f;
+    s.beta2 = 0.95f;
+    s.eps = 1e-8f;
+    s.weight_decay = 0.1f;
+    s.gradient_scale = scale;
+    s.t = t;
+    return s;
+}
+
+static const float LR = 1e-3f;
+
+enum { STEPS = 10 };
+
+typedef struct {
+    double losses[STEPS], norms[STEPS];
+    Floats first_gradients, weights;  // of the first step; after the last
+} Trace;
+
+// Ten steps on one batch, which the model learns by heart.
+template <typename Model>
+static Trace ten_steps(Model *m, Batch *b) {
+    Trace trace;
+    for (int step = 0; step < STEPS; step++) {
+        gradients(m, b, b->B);
+        if (step == 0) { trace.first_gradients = read_all(m, OLMO2_GRADIENT); }
+        trace.losses[step] = objective(*b);
+        trace.norms[step] = olmo2_gradient_norm(m);
+        const OLMo2AdamW settings = adamw(LR, (float)fmin(1.0, 0.5 / (trace.norms[step] + 1e-6)), step + 1);
+        olmo2_update(m, &settings);
+    }
+    trace.weights = read_all(m, OLMO2_PARAMETER);
+    return trace;
+}
+
+// ---------------------------------------------------------------------------------------------
+// beside the CPU
+
+// The tensor whose relative difference is largest.
+static double worst_tensor(const OLMo2Config *c, const Floats &a, const Floats &b, char name[96]) {
+    double worst = -1.0;
+    size_t at = 0;
+    for (size_t i = 0; i < parameter_count(c); i++) {
+        const Parameter p = parameter_at(c, i);
+        const double d = difference(Floats(&a[at], &a[at] + p.size), Floats(&b[at], &b[at] + p.size));
+        if (!std::isnan(worst) && !(d <= worst)) {
+            worst = d;
+            snprintf(name, 96, "%s", p.name);
+        }
+        at += p.size;
+    }
+    return worst;
+}
+
+// In fp32 only the order of sums and the last bit of an exponential differ; in bf16, which has 8 bits, every
+// activation is rounded, and a layer's gradient has been through some twenty roundings of 2^-9 each, of which
+// the random sum is 1e-2.
+static void compare_gradients(const Shape &s, const Floats &a, const Floats &b) {
+    const OLMo2Config c = config_of(s);
+    char name[96] = "", figure[160];
+    const double worst = worst_tensor(&c, a, b, name);
+    snprintf(figure, sizeof figure, "gradient of %s", name);
+    within(s.name, figure, worst, IS_BF16 ? 5e-2 : 1e-5);
+}
+
+// Losses of both agree at every step, although each goes its own way from the first on. Gradients near zero
+// have other signs then, and AdamW's first updates are signs: 1e-5 and 2e-2 leave room for that.
+static void test_side_by_side(const Shape &s) {
+    OLMo2 *cuda = new_model<OLMo2>(s, training_of(s));
+    CpuModel *cpu = new_model<CpuModel>(s, training_of(s));
+    Batch batch = batch_of(s);
+    const Floats before = read_all(cpu, OLMO2_PARAMETER);
+    CHECK(same_bits(before, read_all(cuda, OLMO2_PARAMETER)));
+    const Trace a = ten_steps(cuda, &batch), b = ten_steps(cpu, &batch);
+    double losses = 0.0, norms = 0.0;
+    for (int i = 0; i < STEPS; i++) {
+        losses = worse(losses, relative(a.losses[i], b.losses[i]));
+        norms = worse(norms, relative(a.norms[i], b.norms[i]));
+    }
+    within(s.name, "losses of ten steps", losses, IS_BF16 ? 2e-2 : 1e-5);
+    within(s.name, "gradient norms of ten steps", norms, IS_BF16 ? 1e-1 : 1e-4);
+    compare_gradients(s, a.first_gradients, b.first_gradients);
+    within(s.name, "sum of all updates", difference(minus(a.weights, before), minus(b.weights, before)),
+           IS_BF16 ? 2e-1 : 1e-3);
+    // The norm is that of the gradients: of fp32 squares, four or eight at a time before they go to double.
+    within(s.name, "norm of the first gradient", relative(a.norms[0], norm_of(a.first_gradients)), 1e-6);
+    within(s.name, "last loss over the first", a.losses[STEPS - 1] / a.losses[0], 0.9);
+    printf("%-22s hash of the weights after ten steps: %016llx\n", s.name, hash_of(a.weights));
+    olmo2_free(cuda);
+    olmo2_free(cpu);
+}
+
+// One step of more rows than the classifier takes at a time (1024) and than the norms' backward has warps
+// (1024), and in bf16 of more positions than a tile has queries (128) or keys (64).
+static void test_many_rows() {
+    const Shape s = IS_BF16 ? Shape{"many rows", 32, 1, 2, 1, 64, 48, 40, 8, 140, false, false}
+                            : Shape{"many rows", 32, 1, 2, 1, 16, 48, 40, 45, 25, false, false};
+    OLMo2 *cuda = new_model<OLMo2>(s, training_of(s));
+    CpuModel *cpu = new_model<CpuModel>(s, training_of(s));
+    Batch a = batch_of(s), b = a;
+    gradients(cuda, &a, s.B);
+    gradients(cpu, &b, s.B);
+    within(s.name, "logprobs", difference(a.logprobs, b.logprobs), IS_BF16 ? 2e-2 : 1e-5);
+    within(s.name, "lse", difference(a.lse, b.lse), IS_BF16 ? 2e-2 : 1e-5);
+    compare_gradients(s, read_all(cuda, OLMO2_GRADIENT), read_all(cpu, OLMO2_GRADIENT));
+    olmo2_free(cuda);
+    olmo2_free(cpu);
+}
+
+// ---------------------------------------------------------------------------------------------
+// the same bits
+
+// Everything that two steps leave: weights, gradients and their norm, moments, the last logprobs.
+static Floats two_steps(const Shape &s, Recompute recompute, int order) {
+    OLMo2Limits limits = training_of(s);
+    limits.recompute = recompute;
+#ifdef CUDA_ON_CPU
+    cuda_on_cpu_set_order(order, 1);  // of blocks and threads: what a GPU leaves open
+#else
+    (void)order;
+#endif
+    OLMo2 *m = new_model<OLMo2>(s, limits);
+    Batch batch = batch_of(s);
+    for (int step = 1; step <= 2; step++) {
+        gradients(m, &batch, s.B);
+        const OLMo2AdamW settings = adamw(LR, 0.1f, step);
+        olmo2_update(m, &settings);
+    }
+    Floats all = {(float)olmo2_gradient_norm(m)};
+    all.insert(all.end(), batch.logprobs.begin(), batch.logprobs.end());
+    all.insert(all.end(), batch.lse.begin(), batch.lse.end());
+    for (OLMo2Array array : {OLMO2_PARAMETER, OLMO2_GRADIENT, OLMO2_MOMENT1, OLMO2_MOMENT2}) {
+        const Floats values = read_all(m, array);
+        all.insert(all.end(), values.begin(), values.end());
+    }
+    olmo2_free(m);
+#ifdef CUDA_ON_CPU
+    cuda_on_cpu_set_order(CUDA_ON_CPU_FORWARD, 1);
+#endif
+    return all;
+}
+
+static void test_bits(const Shape &s) {
+    const Floats bits = two_steps(s, RECOMPUTE_ELEMENTWISE, 0);
+    CHECK(same_bits(bits, two_steps(s, RECOMPUTE_ELEMENTWISE, 2)));
+    CHECK(same_bits(bits, two_steps(s, RECOMPUTE_NONE, 0)));
+    CHECK(same_bits(bits, two_steps(s, RECOMPUTE_BLOCK, 1)));
+    CHECK(!std::isnan(norm_of(bits)));
+    printf("%-22s bits of two steps for each --recompute and order: %016llx\n", s.name, hash_of(bits));
+}
+
+// ---------------------------------------------------------------------------------------------
+// micro-batches
+
+// The sums over rows are the same ones in another order. Gradients in bf16 are rounded each time that a part
+// comes to them: three more roundings of 2^-9.
+static void test_micro_batches(const Shape &shape, bool bf16_gradients) {
+    Shape s = shape;
+    s.B = 4;
+    s.T = 9;
+    OLMo2Limits limits = training_of(s);
+    limits.no_master_weights = bf16_gradients;
+    OLMo2 *m = new_model<OLMo2>(s, limits);
+    Batch batch = batch_of(s);
+    gradients(m, &batch, 4);
+    const Floats whole = read_all(m, OLMO2_GRADIENT);
+    for (size_t micro : {2, 1, 3}) {
+        Batch parts = batch_of(s);
+        gradients(m, &parts, micro);
+        char figure[96];
+        snprintf(figure, sizeof figure, "4 sequences in parts of %zu%s", micro,
+                 bf16_gradients ? ", bf16 gradients" : "");
+        const double allowed = EMULATED ? 1e-6 : IS_BF16 ? 3e-2 : 1e-5;
+        within(s.name, figure, difference(read_all(m, OLMO2_GRADIENT), whole),
+               bf16_gradients ? fmax(1e-2, allowed) : allowed);
+        within(s.name, "  their logprobs", difference(parts.logprobs, batch.logprobs),
+               EMULATED ? 0.0 : allowed);
+    }
+    olmo2_free(m);
+}
+
+// ---------------------------------------------------------------------------------------------
+// decoding
+
+// Both sequences position by position, the second three positions behind, in turn first and second of a call,
+// and in every third round each in a call of its own -> logits (2, T, V)
+template <typename Model>
+static Floats decode_both(Model *m, const Batch &b, size_t V, const size_t slots[2]) {
+    const size_t behind = 3;
+    Floats logits(b.B * b.T * V);
+    for (size_t round = 0; round < b.T + behind; round++) {
+        uint32_t tokens[2];
+        size_t used[2], place[2], n = 0;
+        for (size_t k = 0; k < 2; k++) {
+            const size_t i = (k + round) % 2, t = round - i * behind;  // wraps around before its turn
+            if (t >= b.T) { continue; }
+            place[n] = i * b.T + t;
+            tokens[n] = b.tokens[place[n]];
+            used[n++] = slots[i];
+        }
+        const size_t at_once = round % 3 == 2 ? 1 : n;
+        for (size_t k = 0; k < n; k += at_once) {
+            Floats rows(at_once * V);
+            olmo2_decode(m, tokens + k, used + k, at_once, rows.data());
+            for (size_t r = 0; r < at_once; r++) {
+                memcpy(&logits[place[k + r] * V], &rows[r * V], V * sizeof(float));
+            }
+        }
+    }
+    return logits;
+}
+
+static double log_probability(const float *logits, size_t V, uint32_t label) {
+    double largest = (double)logits[0], sum = 0.0;
+    for (size_t j = 0; j < V; j++) { largest = fmax(largest, (double)logits[j]); }
+    for (size_t j = 0; j < V; j++) { sum += exp((double)logits[j] - largest); }
+    return (double)logits[label] - largest - log(sum);
+}
+
+static void test_decode(const Shape &shape) {
+    Shape s = shape;
+    s.B = 2;
+    s.T = 19;  // more than the warps that share the keys (16)
+    OLMo2Limits limits = training_of(s);
+    limits.train = false;
+    limits.slots = 3;
+    limits.cache_T = s.T;
+    const size_t slots[2] = {2, 0}, swapped[2] = {0, 2};
+    OLMo2 *cuda = new_model<OLMo2>(s, limits), *training = new_model<OLMo2>(s, training_of(s));
+    CpuModel *cpu = new_model<CpuModel>(s, limits);
+    Batch batch = batch_of(s), other = batch;
+    for (size_t n = 0; n < s.B * s.T; n++) { batch.labels[n] = other.labels[n] = batch.tokens[n / 2]; }
+    olmo2_forward(cuda, batch.tokens.data(), s.B, s.T);
+    olmo2_classify(cuda, batch.labels.data(), nullptr, 0.0f, batch.logprobs.data(), batch.lse.data());
+    olmo2_forward(training, batch.tokens.data(), s.B, s.T);
+    olmo2_classify(training, batch.labels.data(), nullptr, 0.0f, other.logprobs.data(), other.lse.data());
+    CHECK(same_bits(batch.logprobs, other.logprobs));
+
+    const Floats logits = decode_both(cuda, batch, s.V, slots),
+                 cpu_logits = decode_both(cpu, batch, s.V, slots);
+    for (size_t slot : {0, 2}) { olmo2_decode_reset(cuda, slot); }
+    CHECK(same_bits(logits, decode_both(cuda, batch, s.V, swapped)));  // as good as new after a reset
+    double worst = 0.0;
+    for (size_t n = 0; n < s.B * s.T; n++) {
+        const double p = log_probability(&logits[n * s.V], s.V, batch.labels[n]);
+        worst = worse(worst, fabs(p - (double)batch.logprobs[n]));
+    }
+    // Log-probabilities down to -10, from sums in another order. In bf16 a logit of 4 to 8 is rounded by up
+    // to 1.6e-2, once in each way of computing it, and what it is made of differs by roundings as well.
+    within(s.name, "decode: log p beside the forward's", worst, IS_BF16 ? 5e-2 : 1e-5);
+    within(s.name, "decode: logits beside the CPU's", difference(logits, cpu_logits), IS_BF16 ? 3e-2 : 1e-5);
+    olmo2_free(cuda);
+    olmo2_free(training);
+    olmo2_free(cpu);
+}
+
+// ---------------------------------------------------------------------------------------------
+// arrays to and from the host
+
+static const OLMo2Array arrays[] = {OLMO2_PARAMETER, OLMO2_GRADIENT, OLMO2_MOMENT1, OLMO2_MOMENT2};
+
+static bool is_coarse(const OLMo2Limits &limits, OLMo2Array array) {
+    const bool only_kept = limits.B == 0 && limits.slots == 0;  // for a soup: neither run nor decoded
+    if (array == OLMO2_PARAMETER) {
+        return IS_BF16 && !only_kept && (limits.no_master_weights || !limits.train);
+    }
+    if (array == OLMO2_GRADIENT) { return IS_BF16 && limits.no_master_weights; }
+    return limits.bf16_moments;
+}
+
+// All that is written comes back, in bf16 rounded to the nearest, and nothing else has changed.
+static void test_arrays(const Shape &s, const OLMo2Limits &limits) {
+    OLMo2 *m = new_model<OLMo2>(s, limits);
+    const size_t count = parameter_count(&m->config);
+    bool all = true;
+    std::vector<Floats> expected;
+    for (OLMo2Array array : arrays) {
+        for (size_t i = 0; i < count && (limits.train || array == OLMO2_PARAMETER); i++) {
+            Floats values(parameter_at(&m->config, i).size);
+            for (float &x : values) { x = (float)random_below(1u << 24) * 1.37e-7f - 1.1f; }
+            olmo2_write(m, array, i, values.data());
+            for (float &x : values) {
+                x = is_coarse(limits, array) ? __bfloat162float(__float2bfloat16_rn(x)) : x;
+            }
+            values.push_back(7.0f);  // one beyond the end, to be left alone
+            expected.push_back(values);
+        }
+    }
+    for (size_t k = 0; k < expected.size(); k++) {
+        Floats values(expected[k].size(), 7.0f);
+        olmo2_read(m, arrays[k / count], k % count, values.data());
+        all = all && same_bits(values, expected[k]);
+    }
+    CHECK(all && expected.size() == count * (limits.train ? 4 : 1));
+    if (m->master != nullptr) {  // the copy that the layers read is the rounded one
+        Floats copy(parameter_at(&m->config, 0).size);
+        download(copy.data(), m->weights, copy.size(), m->staging);
+        for (size_t i = 0; i < copy.size(); i++) { all = all && copy[i] == rounded(expected[0][i]); }
+        CHECK(all);
+    }
+    olmo2_free(m);
+}
+
+// Tensors of more numbers than go through the staging buffer at a time.
+static void test_large_arrays() {
+    const Shape s = {"large", 16, 1, 1, 1, 16, 16, STAGING_ELEMENTS / 16 + 40, 1, 2, false, false};
+    OLMo2Limits limits = training_of(s);
+    limits.bf16_moments = true;
+    const OLMo2Config config = config_of(s);
+    Error err;
+    OLMo2 *m;
+    if (!CHECK(olmo2_create(&m, &config, &limits, &err))) { return; }
+    const size_t index = parameter_count(&config) - 1, size = parameter_at(&config, index).size;
+    Floats values(size), read(size);
+    CHECK(size > STAGING_ELEMENTS);
+    for (OLMo2Array array : arrays) {
+        for (float &x : values) { x = (float)random_below(256); }  // bf16 numbers
+        olmo2_write(m, array, index, values.data());
+        olmo2_read(m, array, index, read.data());
+        CHECK(same_bits(values, read));
+    }
+    olmo2_free(m);
+}
+
+static void test_all_arrays() {
+    for (bool train : {true, false}) {
+        for (int coarse = 0; coarse < (train ? 4 : 1); coarse++) {
+            OLMo2Limits limits = training_of(shapes[ODD_HEADS]);
+            limits.train = train;
+            limits.no_master_weights = (coarse & 1) != 0;
+            limits.bf16_moments = (coarse & 2) != 0;
+            if (IS_BF16 || !limits.no_master_weights) { test_arrays(shapes[ODD_HEADS], limits); }
+        }
+    }
+    test_arrays(shapes[ODD_HEADS], OLMo2Limits{});
+    test_large_arrays();
+}
+
+// ---------------------------------------------------------------------------------------------
+// coarse weights and moments
+
+// The last of 32 losses over the first, on one batch. The steps of 5e-4 are an eighth of the distance of two
+// bf16 numbers below 1, so that rounding to the nearest would leave most of the norms' weights alone.
+static double learn(bool no_master_weights, bool bf16_moments, Floats *weights) {
+    const Shape s = {"learning", 32, 2, 2, 2, 16, 48, 64, 1, 8, false, false};
+    OLMo2Limits limits = training_of(s);
+    limits.no_master_weights = no_master_weights;
+    limits.bf16_moments = bf16_moments;
+    OLMo2 *m = new_model<OLMo2>(s, limits);
+    Batch batch = batch_of(s);
+    double first = 0.0;
+    for (int step = 1; step <= 32; step++) {
+        gradients(m, &batch, s.B);
+        if (step == 1) { first = objective(batch); }
+        const OLMo2AdamW settings = adamw(5e-4f, 0.2f, step);
+        olmo2_update(m, &settings);
+    }
+    *weights = read_all(m, OLMO2_PARAMETER);
+    olmo2_free(m);
+    return objective(batch) / first;
+}
+
+// Fine weights and moments take the loss to a fraction of the first; coarse ones come within 5 % of it.
+static void test_learning() {
+    Floats weights, again;
+    const double fine = learn(false, false, &weights);
+    within("learning", "last loss over the first", fine, 0.6);
+    for (int coarse = 1; coarse < 4; coarse++) {
+        const bool no_master_weights = (coarse & 1) != 0, bf16_moments = (coarse & 2) != 0;
+        if (no_master_weights && !IS_BF16) { continue; }
+        char figure[96];
+        snprintf(figure, sizeof figure, "the same, %s%s", no_master_weights ? "master weights off, " : "",
+                 bf16_moments ? "bf16 moments" : "fp32 moments");
+        const double reached = learn(no_master_weights, bf16_moments, &weights);
+        within("learning", figure, reached, 0.6);
+        within("learning", "  its distance from the fine run", relative(reached, fine), 0.05);
+    }
+    learn(IS_BF16, true, &again);
+    CHECK(same_bits(weights, again));
+}
+
+// 1000 updates with the gradient 1, in which AdamW's step is lr = 1e-4 and nothing is random but the
+// rounding. A weight goes from 1 to 0.9. bf16 numbers are 2^-8 apart there, 39 steps: rounding to the nearest
+// would leave it at 1. A step is taken as a whole 2^-8 with probability q = lr / 2^-8, so that a weight ends
+// with standard deviation sqrt(1000 q (1 - q)) 2^-8 = 0.0195, and the mean of 4096 with 3.05e-4, a seventh of
+// the 2 % of 0.1. The second moment goes to 1 - beta2^1000 = 0.632 for beta2 = 0.999. To the nearest it would
+// stop between 0.25 and 0.5, where 0.001 (1 - v) is less than half of what two numbers are apart.
+static void test_small_updates(bool no_master_weights, bool bf16_moments) {
+    const Shape s = {"small updates", 4, 1, 1, 1, 4, 4, 1024, 1, 2, false, false};
+    enum { UPDATES = 1000 };
+    const double spacing = 1.0 / 256, q = 1e-4 / spacing, deviation = sqrt(UPDATES * q * (1.0 - q)) * spacing;
+    OLMo2Limits limits = training_of(s);
+    limits.no_master_weights = no_master_weights;
+    limits.bf16_moments = bf16_moments;
+    OLMo2 *m = new_model<OLMo2>(s, limits);
+    for (size_t i = 0; i < parameter_count(&m->config); i++) {
+        const Floats ones(parameter_at(&m->config, i).size, 1.0f);
+        olmo2_write(m, OLMO2_PARAMETER, i, ones.data());
+        olmo2_write(m, OLMO2_GRADIENT, i, ones.data());
+    }
+    for (int t = 1; t <= UPDATES; t++) {
+        OLMo2AdamW settings = adamw(1e-4f, 1.0f, t);
+        settings.beta2 = 0.999f;
+        settings.weight_decay = 0.0f;
+        olmo2_update(m, &settings);
+    }
+    const size_t first = 0, last = parameter_count(&m->config) - 1, size = parameter_at(&m->config, 0).size;
+    Floats weights(size), others(size), moments(size);
+    olmo2_read(m, OLMO2_PARAMETER, first, weights.data());
+    olmo2_read(m, OLMO2_PARAMETER, last, others.data());
+    olmo2_read(m, OLMO2_MOMENT2, first, moments.data());
+    double mean = 0.0, squares = 0.0, moment = 0.0;
+    for (size_t i = 0; i < size; i++) {
+        mean += (double)weights[i] / (double)size;
+        squares += ((double)weights[i] - 0.9) * ((double)weights[i] - 0.9) / (double)size;
+        moment += (double)moments[i] / (double)size;
+    }
+    const char *what =
+        no_master_weights ? bf16_moments ? "master off, bf16 mom." : "master weights off" : "bf16 moments";
+    within(what, "1000 steps of 1e-4: their mean beside 0.1", relative(1.0 - mean, 0.1), 0.02);
+    within(what, "second moment beside 0.632", relative(moment, 1.0 - pow(0.999, UPDATES)), 0.02);
+    if (no_master_weights) {  // 20 %: 4096 draws give it to 1.1 %
+        within(what, "deviation of a weight beside 0.0195", relative(sqrt(squares), deviation), 0.2);
+        CHECK(!same_bits(weights, others));  // each tensor has random bits of its own
+    }
+    olmo2_free(m);
+}
+
+// ---------------------------------------------------------------------------------------------
+// memory
+
+static size_t device_memory_free() {
+    size_t available = 0, all = 0;
+    CUDA_CHECK(cudaMemGetInfo(&available, &all));
+    return available;
+}
+
+static bool given_back(size_t before) { return !EMULATED || device_memory_free() == before; }
+
+// The plan is what olmo2_create takes from the device, to the byte, and olmo2_free gives it back.
+static void test_plan_is_exact(const Shape &s, const OLMo2Limits &limits, const char *what) {
+    const OLMo2Config config = config_of(s);
+    const OLMo2Memory plan = olmo2_memory(&config, &limits);
+    CHECK(plan.total ==
+          plan.weights + plan.gradients + plan.moments + plan.activations + plan.workspace + plan.cache);
+    const size_t before = device_memory_free();
+    OLMo2 *m = new_model<OLMo2>(s, limits);
+    const size_t taken = before - device_memory_free();
+    printf("%-22s planned %zu bytes, taken %zu: %s\n", s.name, plan.total, taken, what);
+    CHECK(plan.total == taken || !EMULATED);
+    olmo2_free(m);
+    CHECK(given_back(before));
+}
+
+static void test_plans() {
+    for (int i : {HEADS_OF_64, ODD_HEADS, INPUT_NORMS}) {
+        OLMo2Limits limits = training_of(shapes[i]);
+        test_plan_is_exact(shapes[i], limits, "training");
+        limits.recompute = RECOMPUTE_NONE;
+        test_plan_is_exact(shapes[i], limits, "--recompute none");
+        limits.recompute = RECOMPUTE_BLOCK;
+        limits.bf16_moments = true;
+        limits.no_master_weights = IS_BF16;
+        limits.slots = 3;
+        limits.cache_T = 50;
+        test_plan_is_exact(shapes[i], limits, "--recompute block, coarse, with samples");
+        limits.train = false;
+        test_plan_is_exact(shapes[i], limits, "evaluation and decoding");
+        limits.B = limits.T = 0;
+        test_plan_is_exact(shapes[i], limits, "decoding");
+    }
+}
+
+static size_t bytes_of(const char *size, OLMo2Limits limits) {
+    OLMo2Config config;
+    CHECK(olmo2_preset(&config, size));
+    return olmo2_memory(&config, &limits).total;
+}
+
+// More sequences and longer ones need more, and each level of recomputation less than the one before.
+static void test_plans_are_ordered() {
+    OLMo2Limits limits = {};
+    limits.train = true;
+    for (limits.B = 1; limits.B <= 5; limits.B++) {
+        for (limits.T = 16; limits.T <= 4096; limits.T *= 4) {
+            OLMo2Limits more = limits, longer = limits, none = limits, block = limits;
+            more.B++;
+            longer.T++;
+            none.recompute = RECOMPUTE_NONE;
+            block.recompute = RECOMPUTE_BLOCK;
+            const size_t bytes = bytes_of("1B", limits);
+            CHECK(bytes_of("1B", more) > bytes && bytes_of("1B", longer) > bytes);
+            CHECK(bytes_of("1B", none) > bytes && bytes_of("1B", block) < bytes);
+        }
+    }
+}
+
+// What the README says: the 1B on a card of 24 GB with 12 bytes a parameter, the 7B on one of 80 GB with 8.
+static void test_plans_of_sizes() {
+    if (!IS_BF16) { return; }
+    OLMo2Limits limits = {};
+    limits.B = 1;
+    limits.T = 4096;
+    limits.train = true;
+    limits.no_master_weights = true;
+    within("1B", "bytes, elementwise, --master-weights off", (double)bytes_of("1B", limits), 22.6e9);
+    limits.bf16_moments = true;
+    limits.recompute = RECOMPUTE_BLOCK;
+    within("7B", "bytes, block, and --moments bf16", (double)bytes_of("7B", limits), 61e9);
+}
+
+// ---------------------------------------------------------------------------------------------
+// what cannot be run
+
+static void refuse(const OLMo2Config &config, const OLMo2Limits &limits, const char *words) {
+    Error err;
+    OLMo2 *m;
+    CHECK_ERROR(olmo2_create(&m, &config, &limits, &err), err, words);
+    CHECK(m == nullptr);
+}
+
+static void test_errors() {
+    const Shape &s = shapes[HEADS_OF_64];
+    const OLMo2Limits limits = training_of(s);
+    const size_t before = device_memory_free();
+    OLMo2Config config = config_of(s);
+    config.HS = 258;
+    refuse(config, limits, "head_dim 258");
+    refuse(config, limits, "at most 256");
+    config = config_of(s);
+    config.C = 32768;
+    refuse(config, limits, "rows of 32768 channels");
+    config = config_of(s);
+    config.F = 97;
+    config.C = 24;
+    refuse(config, limits, "multiples of 16");
+    refuse(config, limits, "hidden_size 24");
+    if (!IS_BF16) {
+        OLMo2Limits coarse = limits;
+        coarse.no_master_weights = true;
+        refuse(config_of(s), coarse, "--master-weights off");
+        refuse(config_of(s), coarse, "PRECISION=bf16");
+    }
+
+    // 80 GB are not enough for the moments of a 32B: what is needed, what there is, what to do
+    CHECK(olmo2_preset(&config, "32B"));
+    char bytes[32];
+    const char *words[] = {format_bytes(bytes, olmo2_memory(&config, &limits).total),
+                           "free of",
+                           "--micro-batch-size",
+                           "--seq-len",
+                           "--recompute block",
+                           "--master-weights off",
+                           "--moments bf16"};
+    for (const char *word : words) { refuse(config, limits, word); }
+    char free_bytes[32];
+    refuse(config, limits, format_bytes(free_bytes, before));
+    CHECK(given_back(before));  // nothing is kept of what was not made
+
+#ifdef CUDA_ON_CPU
+    char text[128];
+    setenv("CUDA_ON_CPU_DEVICES", "0", 1);
+    refuse(config_of(s), limits, "no CUDA device");
+    refuse(config_of(s), limits, "train_olmo2 is the same program for the CPU");
+    olmo2_describe(text, sizeof text);
+    CHECK(strstr(text, "no device found") != nullptr);
+    setenv("CUDA_ON_CPU_DEVICES", "1", 1);
+    setenv("CUDA_ON_CPU_CAPABILITY", "75", 1);
+    refuse(config_of(s), limits, "sm_75");
+    refuse(config_of(s), limits, "sm_80");
+    unsetenv("CUDA_ON_CPU_CAPABILITY");
+#endif
+    OLMo2 *m = new_model<OLMo2>(s, limits);  // and a device that can, does
+    olmo2_free(m);
+    CHECK(given_back(before));
+}
+
+int main() {
+    for (const Shape &s : shapes) { test_side_by_side(s); }
+    test_many_rows();
+    for (int i : {HEADS_OF_64, ODD_HEADS, INPUT_NORMS}) { test_bits(shapes[i]); }
+    for (int i : {HEADS_OF_64, ODD_CHANNELS}) { test_micro_batches(shapes[i], false); }
+    if (IS_BF16) { test_micro_batches(shapes[GROUPED_QUERIES], true); }
+    for (int i : {GROUPED_QUERIES, HEADS_OF_96, ODD_CHANNELS, ODD_HEADS, INPUT_NORMS}) {
+        test_decode(shapes[i]);
+    }
+    test_all_arrays();
+    test_learning();
+    if (IS_BF16) {
+        test_small_updates(true, false);
+        test_small_updates(true, true);
+    }
+    if (!IS_BF16) { test_small_updates(false, true); }
+    test_plans();
+    test_plans_are_ordered();
+    test_plans_of_sizes();
+    test_errors();
+    return check_report();
+}

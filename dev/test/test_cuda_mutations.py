@@ -1,0 +1,391 @@
+#!/usr/bin/env python3
+"""Breaks train_olmo2.cu or cuda_utils.cuh in one place at a time and demands that a test says so.
+
+Each mutation is built into a copy of test_cuda_kernels, for the CPU by dev/cuda_on_cpu, and runs the groups
+of checks that the table names. A mutation is caught by what the table says: by a comparison with double, or
+by a report of the emulator or of its checker. One that stays green is a hole in the tests. The unbroken source
+must be green in every build, or a red would mean nothing; a mutation that does not compile, that ends by a
+signal, or whose text is not in the source exactly once is a failure too.
+
+    python3 dev/test/test_cuda_mutations.py [NAME...]     all mutations, or those whose name contains a NAME
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import List, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+CU = "train_olmo2.cu"
+UTILS = "llmc/cuda_utils.cuh"
+PROGRAM = "dev/test/test_cuda_kernels.cu"
+
+# Builds: without the checker or with it, in bf16 or in fp32. Building takes most of the time, so that nothing
+# is optimised unless it must be.
+PLAIN: List[str] = []
+CHECK = ["--check"]
+FP32 = ["-DPRECISION_FP32"]
+OPTIMISED = ["-O1"]  # without it clang 14 does not tell the checker of a struct that is copied whole
+BUILDS = [PLAIN, CHECK, PLAIN + FP32, CHECK + FP32, CHECK + OPTIMISED]
+
+# How a mutation is caught, and the exit code and words (of stdout or stderr) that tell.
+COMPARISON = "a comparison"
+RACE = "a race"
+BOUNDS = "an access out of bounds"
+MISALIGNED = "a misaligned access"
+STUCK = "a deadlock"
+WRONG_MEMORY = "the wrong kind of memory"
+SIGNS = [
+    (COMPARISON, 1, "FAILED"),
+    (RACE, 94, "RACE"),
+    (MISALIGNED, 94, "MISALIGNED"),
+    (MISALIGNED, 96, "MISALIGNED"),
+    (MISALIGNED, 96, "not both aligned"),
+    (BOUNDS, 96, "OUT OF BOUNDS"),
+    (BOUNDS, 99, "FAULT in "),  # in a kernel: the page behind an array
+    (BOUNDS, 97, "of an allocation of"),
+    (WRONG_MEMORY, 97, "for global memory alone"),
+    (STUCK, 98, ""),
+]
+
+
+class Edit(NamedTuple):
+    """The one occurrence of `old` in `file` becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutation(NamedTuple):
+    name: str
+    groups: str  # of test_cuda_kernels, separated by spaces
+    build: List[str]
+    caught_by: str
+    edits: List[Edit]
+
+
+def without(text: str, file: str = CU) -> List[Edit]:
+    return [Edit(file, text, "")]
+
+
+def change(old: str, new: str, file: str = CU) -> List[Edit]:
+    return [Edit(file, old, new)]
+
+
+MUTATIONS = [
+    # what waits for what
+    Mutation("partial sums: no __syncthreads", "rmsnorm", CHECK, RACE, change(
+        "blockDim.x / WARP;\n    __syncthreads();\n    for (int c = (int)threadIdx.x;",
+        "blockDim.x / WARP;\n    for (int c = (int)threadIdx.x;")),
+    Mutation("adding partial sums: no __syncthreads", "rmsnorm", CHECK, RACE, change(
+        "sums[warp][lane_number()] = sum;\n    __syncthreads();", "sums[warp][lane_number()] = sum;")),
+    Mutation("gradient norm: no __syncthreads", "norm_of_gradients", CHECK, RACE, change(
+        "of_warps[warp_number()] = sum; }\n    __syncthreads();", "of_warps[warp_number()] = sum; }")),
+    Mutation("classifier: no __syncthreads in the sum", "classifier", CHECK + OPTIMISED, RACE, change(
+        "of_warps[warp_number()] = mine; }\n    __syncthreads();", "of_warps[warp_number()] = mine; }")),
+    Mutation("classifier: label read after it changed", "classifier", CHECK + OPTIMISED, RACE, without(
+        "__syncthreads();  // the label's logit has been read before anybody overwrites it")),
+    Mutation("decoding: no __syncthreads", "decoding", CHECK, RACE, change(
+        "softmax.mean[n]; }\n    __syncthreads();", "softmax.mean[n]; }")),
+    Mutation("qknorm_rope forward: no __syncwarp", "qknorm_rope", CHECK, RACE, without(
+        "__syncwarp();  // the pairs below are not the channels that a lane has kept itself")),
+    Mutation("qknorm_rope backward: no __syncwarp", "qknorm_rope", CHECK, RACE, without(
+        "__syncwarp();  // the pairs below are not the channels above")),
+    Mutation("rows of a norm: not waited for", "rmsnorm", PLAIN, COMPARISON, change(
+        "    copy_async_commit();\n    copy_async_wait<0>();\n}", "    copy_async_commit();\n}", UTILS)),
+    Mutation("attention forward: keys used before all are there", "tiled", CHECK, RACE, without(
+        "__syncthreads();  // the keys are there, and all warps are done with the values before")),
+    Mutation("attention forward: keys overwritten while in use", "tiled", CHECK, RACE, without(
+        "__syncthreads();  // the values are there, and all warps are done with the keys")),
+    Mutation("attention forward: waits for all but the newest", "tiled", PLAIN, COMPARISON, change(
+        "copy_async_wait<0>();\n        __syncthreads();  // the keys",
+        "copy_async_wait<1>();\n        __syncthreads();  // the keys")),
+    Mutation("attention forward: does not wait for the values", "tiled", PLAIN, COMPARISON, change(
+        "copy_async_wait<0>();\n        __syncthreads();  // the values", "__syncthreads();  // the values")),
+    Mutation("attention dq: tile overwritten while in use", "tiled", CHECK, RACE, change(
+        "next = KEYS * HS - now;\n        copy_async_wait<0>();\n        __syncthreads();",
+        "next = KEYS * HS - now;\n        copy_async_wait<0>();\n")),
+    Mutation("attention dq: rows overwritten before all have them", "tiled", CHECK, RACE, without(
+        "__syncthreads();  // all have their rows, and the tiles are free")),
+    Mutation("attention dq: stored over tiles in use", "tiled", CHECK, RACE, change(
+        "    __syncthreads();\n    store_rows<HS, M>(dq", "    store_rows<HS, M>(dq")),
+    Mutation("attention dk, dv: tile overwritten while in use", "tiled", CHECK, RACE, change(
+        "float next_statistic = 0.0f;\n        copy_async_wait<0>();\n        __syncthreads();",
+        "float next_statistic = 0.0f;\n        copy_async_wait<0>();\n")),
+    Mutation("attention dk, dv: does not wait for the tile", "tiled", PLAIN, COMPARISON, change(
+        "float next_statistic = 0.0f;\n        copy_async_wait<0>();", "float next_statistic = 0.0f;")),
+    Mutation("attention: rows stored before other lanes are done", "tiled", CHECK, RACE, change(
+        "lane = threadIdx.x % WARP;\n    __syncwarp();\n", "lane = threadIdx.x % WARP;\n")),
+    Mutation("attention: rows read before other lanes stored them", "tiled", CHECK, RACE, change(
+        "    __syncwarp();\n    const int r0 = lane", "    const int r0 = lane")),
+    Mutation("a warp that leaves before the barrier it is needed at", "decoding", PLAIN, STUCK, change(
+        "    __syncthreads();\n    if (warp > 0) { return; }\n    for (int w = 1;",
+        "    if (warp > 0) { __syncthreads(); return; }\n    __syncthreads();\n    for (int w = 1;")),
+
+    # what a query may see
+    Mutation("attention forward: sees the next token", "tiled", PLAIN, COMPARISON, change(
+        "if (j > i) { s[m][n][e] = -INFINITY; }", "if (j > i + 1) { s[m][n][e] = -INFINITY; }")),
+    Mutation("attention forward: mask of the last tile only", "tiled", PLAIN, COMPARISON, change(
+        "if (j0 + KEYS - 1 > first) {", "if (j0 + KEYS - 1 > first + 16 * M) {")),
+    Mutation("attention dq: sees the next token", "tiled", PLAIN, COMPARISON, change(
+        "diagonal && j > i ? 0.0f : p_ij * (dp", "diagonal && j > i + 1 ? 0.0f : p_ij * (dp")),
+    Mutation("attention dk, dv: seen by the token before", "tiled", PLAIN, COMPARISON, change(
+        "diagonal && j > i0 + i ? 0.0f : p_ij", "diagonal && j > i0 + i + 1 ? 0.0f : p_ij")),
+    Mutation("plain attention: sees the next token", "plain", PLAIN, COMPARISON, change(
+        "Softmax<N> softmax = softmax_of_nothing<N>();\n    for (int j = 0; j <= i; j++) {",
+        "Softmax<N> softmax = softmax_of_nothing<N>();\n    for (int j = 0; j <= min(i + 1, T - 1); j++) {")),
+    Mutation("plain attention dq: does not see itself", "plain", PLAIN, COMPARISON, change(
+        "delta_i = dot<N>(do_i, o_i);\n    for (int j = 0; j <= i; j++) {",
+        "delta_i = dot<N>(do_i, o_i);\n    for (int j = 0; j < i; j++) {")),
+    Mutation("plain attention dk, dv: not seen by itself", "plain", PLAIN, COMPARISON, change(
+        "for (int i = j; i < T; i++) {", "for (int i = j + 1; i < T; i++) {")),
+    Mutation("decoding: does not see the last token", "decoding", PLAIN, COMPARISON, change(
+        "j <= position; j += DECODE_WARPS", "j < position; j += DECODE_WARPS")),
+
+    # tensor cores
+    Mutation("block_row: lanes of the wrong half", "tiled", PLAIN, COMPARISON, change(
+        "r + lane % 16, 2 * k + lane / 16", "r + lane / 2, 2 * k + lane % 2")),
+    Mutation("multiply_rows: halves of B swapped", "tiled", PLAIN, COMPARISON, change(
+        "b0[2] = {r[0], r[2]}, b1[2] = {r[1], r[3]}", "b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]}")),
+    Mutation("multiply_columns: halves of B swapped", "tiled", PLAIN, COMPARISON, change(
+        "b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]}", "b0[2] = {r[0], r[2]}, b1[2] = {r[1], r[3]}")),
+    Mutation("multiply_columns: rows of A swapped", "tiled", PLAIN, COMPARISON, change(
+        "a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);\n"
+        "            a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);",
+        "a[m][2] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);\n"
+        "            a[m][1] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);")),
+    Mutation("pack_bf16: the wrong order", "tiled", PLAIN, COMPARISON, change(
+        "__floats2bfloat162_rn(low, high)", "__floats2bfloat162_rn(high, low)", UTILS)),
+    Mutation("swizzle: not where tiles are filled", "tiled", PLAIN, COMPARISON, change(
+        "copy_async(tile + tile_place<HS>(r, c), row", "copy_async(tile + r * HS + c * 8, row")),
+    Mutation("swizzle: not where rows are stored", "tiled", PLAIN, COMPARISON, change(
+        "load<WIDE>(tile + tile_place<HS>(r, i))", "load<WIDE>(tile + r * HS + i * 8)")),
+
+    # softmax
+    Mutation("attention forward: mean not scaled to the new maximum", "tiled", PLAIN, COMPARISON, without(
+        "mean[m][n][2 * half] *= factor;")),
+    Mutation("attention forward: sum not scaled to the new maximum", "tiled", PLAIN, COMPARISON, without(
+        "sum[m][half] *= factor;")),
+    Mutation("plain attention: mean not scaled to the new maximum", "plain", PLAIN, COMPARISON, change(
+        "a.mean[n] * factor_a + b.mean[n] * factor_b", "a.mean[n] + b.mean[n] * factor_b")),
+    Mutation("attention: lse in powers of 2", "tiled", PLAIN, COMPARISON, change(
+        "log2f(total)) * LN_2;", "log2f(total));")),
+    Mutation("attention dq: lse taken for powers of 2", "tiled", PLAIN, COMPARISON, change(
+        "lse_i[m][half] = i < T ? lse[i] * LOG2_E :", "lse_i[m][half] = i < T ? lse[i] :")),
+    Mutation("attention dq: delta missing", "tiled", PLAIN, COMPARISON, change(
+        "p_ij * (dp[m][n][e] - delta_i[m][e / 2]);", "p_ij * dp[m][n][e];")),
+    Mutation("attention dk: delta missing", "tiled", PLAIN, COMPARISON, change(
+        "*= dp[m][c][e] - delta_i[step + 8 * c + lane % 4 * 2 + e % 2];", "*= dp[m][c][e];")),
+    Mutation("attention dk: statistics of another row", "tiled", PLAIN, COMPARISON, change(
+        "i = step + 8 * c + lane % 4 * 2 + e % 2, j = row", "i = step + 8 * c + lane % 4 * 2, j = row")),
+    Mutation("plain attention dk, dv: delta missing", "plain", PLAIN, COMPARISON, change(
+        "p * (dot<N>(do_i, v_j) - delta[statistic]);", "p * dot<N>(do_i, v_j);")),
+    Mutation("attention: 1 / sqrt(HS) missing in dk", "tiled", PLAIN, COMPARISON, change(
+        "scales[m][1] = scale;\n        ones", "scales[m][1] = 1.0f;\n        ones")),
+    Mutation("decoding: the last warp left out", "decoding", PLAIN, COMPARISON, change(
+        "w < DECODE_WARPS && w <= (int)position", "w < DECODE_WARPS - 1 && w <= (int)position")),
+
+    # groups of queries, strides
+    Mutation("attention forward: wrong group", "tiled", PLAIN, COMPARISON, change(
+        "h = blockIdx.y, g = h / (NH / NKV);\n    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
+        "(size_t)NKV * HS;\n    const float scale = LOG2_E",
+        "h = blockIdx.y, g = h % NKV;\n    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
+        "(size_t)NKV * HS;\n    const float scale = LOG2_E")),
+    Mutation("attention dk, dv: one head of the group", "tiled", PLAIN, COMPARISON, change(
+        "q + next_h * HS, Q, next_i0", "q, Q, next_i0")),
+    Mutation("plain attention dk, dv: wrong group", "plain", PLAIN, COMPARISON, change(
+        "for (int h = g * group; h < (g + 1) * group; h++) {", "for (int h = g; h < NH; h += NKV) {")),
+    Mutation("attention forward: v_stride is that of k", "tiled", PLAIN, COMPARISON, change(
+        "(values, v, v_stride, j0, T);\n        copy_async_commit();\n        if (visible)",
+        "(values, v, KV, j0, T);\n        copy_async_commit();\n        if (visible)")),
+    Mutation("attention dv: dv_stride is that of k", "tiled", PLAIN, COMPARISON, change(
+        "store_rows<HS, M>(dv, dv_stride, first", "store_rows<HS, M>(dv, KV, first")),
+    Mutation("decoding: sequences in the wrong slots", "decoding", PLAIN, COMPARISON, change(
+        "keys += slots[i] * slot_stride", "keys += i * slot_stride")),
+    Mutation("qknorm_rope forward: x_stride is C", "qknorm_rope", PLAIN, COMPARISON, change(
+        "sum_of_row_squares<W>(kept, x + n * x_stride, C)", "sum_of_row_squares<W>(kept, x + n * C, C)")),
+    Mutation("qknorm_rope backward: dx_stride is C", "qknorm_rope", PLAIN, COMPARISON, change(
+        "store(dx + n * dx_stride + c, dx_c);", "store(dx + n * C + c, dx_c);")),
+    Mutation("classifier: rows of another length", "classifier", PLAIN, COMPARISON, change(
+        "*row = logits + n * V;", "*row = logits + n * (V - W);")),
+
+    # what accumulates
+    Mutation("= for += in the embedding's gradient", "embedding", PLAIN, COMPARISON, change(
+        "(G)((float)total[k] + sum[k])", "(G)sum[k]")),
+    Mutation("embedding's gradient: the last of a bucket missing", "embedding", PLAIN, COMPARISON, change(
+        "uint32_t i = begin; i < end; i++) {", "uint32_t i = begin; i < end - (end > begin + 1); i++) {")),
+    Mutation("= for += in a norm's gradient", "rmsnorm", PLAIN, COMPARISON, change(
+        "dw[c] = (G)((float)dw[c] + sum);", "dw[c] = (G)sum;")),
+    Mutation("= for += in a weight's gradient", "matmul", PLAIN, COMPARISON, change(
+        "dy, O, 1.0f, d, I);", "dy, O, 0.0f, d, I);")),
+    Mutation("= for += in the residual's gradient", "matmul", PLAIN, COMPARISON, change(
+        "accumulate_dx ? 1.0f : 0.0f", "0.0f")),
+    Mutation("= for += in the residual stream", "rmsnorm", PLAIN, COMPARISON, change(
+        "(float)x_c[k] + (float)w_c[k] * ((float)o_c[k] * s)", "(float)w_c[k] * ((float)o_c[k] * s)")),
+    Mutation("rmsnorm backward: a row taken twice", "rmsnorm", PLAIN, COMPARISON, change(
+        "n < N; n += (size_t)gridDim.x * warps) {\n        for (int c = lane",
+        "n < N; n += (size_t)gridDim.x * warps - 1) {\n        for (int c = lane")),
+    Mutation("partial sums: the last warp left out", "rmsnorm", PLAIN, COMPARISON, change(
+        "for (int i = 0; i < warps; i++) { sum += sums[(size_t)i * C + c]; }",
+        "for (int i = 0; i < warps - 1; i++) { sum += sums[(size_t)i * C + c]; }")),
+    Mutation("gradient norm: the last warp left out", "norm_of_gradients", PLAIN, COMPARISON, change(
+        "i < (int)blockDim.x / WARP; i++) { sum", "i < (int)blockDim.x / WARP - 1; i++) { sum")),
+    Mutation("classifier: the last warp left out", "classifier", PLAIN, COMPARISON, change(
+        "i < (int)blockDim.x / WARP; i++) { all", "i < (int)blockDim.x / WARP - 1; i++) { all")),
+    Mutation("gradient norm: whoever comes first", "bits", PLAIN, COMPARISON, [
+        Edit(CU, "if (lane_number() == 0) { of_warps[warp_number()] = sum; }\n    __syncthreads();",
+             "if (threadIdx.x == 0) { of_warps[0] = 0.0; }\n    __syncthreads();\n"
+             "    if (lane_number() == 0) { atomicAdd(&of_warps[0], sum); }\n    __syncthreads();"),
+        Edit(CU, "i < (int)blockDim.x / WARP; i++) { sum += of_warps[i]", "i < 2; i++) { sum = of_warps[0]")]),
+
+    # where arrays end
+    Mutation("norm: rows beyond the last", "rmsnorm", CHECK, BOUNDS, change(
+        "if (n >= N) { return; }\n    const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n",
+        "const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n")),
+    Mutation("embedding's gradient: channels beyond the last", "embedding", CHECK, BOUNDS, change(
+        "if (c >= C) { return; }\n    const uint32_t begin", "const uint32_t begin")),
+    Mutation("norm's gradient: channels beyond the last", "rmsnorm", CHECK, BOUNDS, change(
+        "if (warp > 0 || c >= C) { return; }", "if (warp > 0) { return; }")),
+    Mutation("adamw: parameters beyond the last", "adamw", CHECK, BOUNDS, change(
+        "* ADAMW_WIDTH;\n    if (i >= size) { return; }", "* ADAMW_WIDTH;")),
+    Mutation("attention: queries and keys beyond the last", "tiled", PLAIN, BOUNDS, change(
+        "row + c * 8, first + r < T);", "row + c * 8, true);")),
+    Mutation("classifier: threads without a part of the row", "classifier", CHECK, BOUNDS, change(
+        "(mine < V ? last : -1) * step", "last * step")),
+    Mutation("rope: position n for n % T", "qknorm_rope", CHECK, BOUNDS, change(
+        "positions[n] : n % T) * HS", "positions[n] : n) * HS")),
+    Mutation("wide accesses for rows of any length", "swiglu", CHECK, MISALIGNED, change(
+        "if (length % MOST == 0 && second % MOST == 0", "if (second % MOST == 0", UTILS)),
+    Mutation("a row fetched from the middle of 16 bytes", "rmsnorm", PLAIN, MISALIGNED, change(
+        "fetch<W>(x_kept + c, x + n * C + c);", "fetch<W>(x_kept + c, x + n * C + c + 1);")),
+    Mutation("attention: rows stored beyond the last", "tiled", CHECK, BOUNDS, change(
+        "r < 16 * M && first + r < T; r +=", "r < 16 * M && first + r <= T; r +=")),
+    Mutation("a store for global memory to a kept sum", "rmsnorm", PLAIN, WRONG_MEMORY, change(
+        "sum += (float)w_c[k] * term;\n            }\n            store_shared(dw + c, dw_c);",
+        "sum += (float)w_c[k] * term;\n            }\n            store(dw + c, dw_c);")),
+
+    # formulas
+    Mutation("rmsnorm backward: the mean missing", "rmsnorm", PLAIN, COMPARISON, change(
+        "(float)w_c[k] * (float)dy_c[k] - (float)x_c[k] * s * mean", "(float)w_c[k] * (float)dy_c[k]")),
+    Mutation("rope: turned on in the backward", "qknorm_rope", PLAIN, COMPARISON, change(
+        "turned[0][k] = (float)a[k] * cosine_c[k] + (float)b[k] * sine_c[k];",
+        "turned[0][k] = (float)a[k] * cosine_c[k] - (float)b[k] * sine_c[k];")),
+    Mutation("rope: neighbours for pairs", "qknorm_rope", PLAIN, COMPARISON, change(
+        "return pair / half * HS + pair % half;", "return pair;")),
+    Mutation("swiglu backward: up for gate", "swiglu", PLAIN, COMPARISON, change(
+        "*gate = gate_up + n * 2 * F, *up = gate + F;\n    floatX *dgate",
+        "*up = gate_up + n * 2 * F, *gate = up + F;\n    floatX *dgate")),
+    Mutation("classifier: z-loss's gradient without its 2", "classifier", PLAIN, COMPARISON, change(
+        "(1.0f + 2.0f * z * lse_n)", "(1.0f + z * lse_n)")),
+    Mutation("classifier: the label counts once for each weight", "classifier", PLAIN, COMPARISON, change(
+        "== label ? dx - weight : dx", "== label ? dx - 1.0f : dx")),
+    Mutation("adamw: no bias correction of m", "adamw", PLAIN, COMPARISON, change(
+        "s->lr / (float)(1.0 - pow((double)s->beta1, (double)s->t))", "s->lr")),
+    Mutation("adamw: no bias correction of v", "adamw", PLAIN, COMPARISON, change(
+        "(float)sqrt(1.0 - pow((double)s->beta2, (double)s->t))", "1.0f")),
+    Mutation("adamw: moments swapped", "adamw", PLAIN, COMPARISON, change(
+        "p, master, moment1, moment2, gradients", "p, master, moment2, moment1, gradients")),
+    Mutation("adamw: master weights not written", "adamw", PLAIN, COMPARISON, without(
+        "if (master != nullptr) { store(master + i, master_i); }")),
+    Mutation("adamw: weights not written", "adamw", PLAIN, COMPARISON, without("    store(p + i, p_i);\n")),
+    Mutation("adamw: clipping left out", "adamw", PLAIN, COMPARISON, change(
+        "(float)g_i[k] * s.gradient_scale", "(float)g_i[k]")),
+    Mutation("stochastic rounding: to nearest", "adamw", PLAIN, COMPARISON, change(
+        "(random & 0xffffu)", "0x8000u", UTILS)),
+    Mutation("stochastic rounding: the same for every tensor", "adamw", PLAIN, COMPARISON, change(
+        "random_bits(s.t, 4 * s.tensor + (uint64_t)which, i)", "random_bits(s.t, (uint64_t)which, i)")),
+    Mutation("stochastic rounding: the same in every step", "adamw", PLAIN, COMPARISON, change(
+        "random_bits(s.t, 4 *", "random_bits(1, 4 *")),
+
+    # the model
+    Mutation("all tensors have one number", "model", PLAIN, COMPARISON, change(
+        "settings->weight_decay : 0.0f, i);", "settings->weight_decay : 0.0f, 0);")),
+    Mutation("decay on embeddings", "model", PLAIN + FP32, COMPARISON, change(
+        "p.row->decay ? settings->weight_decay : 0.0f, i);", "settings->weight_decay, i);")),
+    Mutation("the key norm's gradient in the query norm's place", "model", PLAIN + FP32, COMPARISON, change(
+        "d.k_norm = array_at(array, parameter_offset(c, K_NORM, l));",
+        "d.k_norm = array_at(array, parameter_offset(c, Q_NORM, l));")),
+    Mutation("feed-forward reads x", "model", PLAIN + FP32, COMPARISON, change(
+        "in = branch_input_forward(m->workspace.normed, a.feedforward_rstd, a.h,",
+        "in = branch_input_forward(m->workspace.normed, a.feedforward_rstd, a.x,")),
+    Mutation("branch's gradient not added to the residual's", "model", PLAIN + FP32, COMPARISON, change(
+        "matmul_backward(din, d.w_qkv, s->dqkv, in, w.w_qkv, N, C, row, true);",
+        "matmul_backward(din, d.w_qkv, s->dqkv, in, w.w_qkv, N, C, row, false);")),
+    Mutation("values' gradient not where the projection has it", "model", PLAIN + FP32, COMPARISON, change(
+        "attention_backward(s->dq, s->dk, s->dqkv + Q + KV", "attention_backward(s->dq, s->dk, s->dqkv + Q")),
+    Mutation("queries not computed again", "model", PLAIN + FP32, COMPARISON, without(
+        "qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, c->NH, c->HS, eps);"
+    )),
+    Mutation("act not computed again", "model", PLAIN + FP32, COMPARISON, without(
+        "if (a != nullptr) { store(a + n * F + i, a_i); }")),
+    Mutation("decoding: one position further", "model", PLAIN + FP32, COMPARISON, change(
+        "m->decoding[i] = m->positions[slots[i]]++;", "m->decoding[i] = ++m->positions[slots[i]];")),
+    Mutation("decoding: positions of a batch", "model", PLAIN + FP32, COMPARISON, change(
+        "d->qkv, row, w.q_norm, m->rope, d->positions,", "d->qkv, row, w.q_norm, m->rope, nullptr,")),
+]
+
+
+def build_and_run(edits: List[Edit], build: List[str], groups: str) -> str:
+    """How a copy of the project with these edits is caught, "green", or what went wrong."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary).resolve()
+        for file in (PROGRAM, "dev/test/check.h", CU):
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, copy / file)
+        shutil.copytree(ROOT / "llmc", copy / "llmc")
+        # The tool builds under the folder that it seems to lie in, with these objects.
+        (copy / "dev/cuda_on_cpu").symlink_to(ROOT / "dev/cuda_on_cpu")
+        (copy / ".venv").symlink_to(ROOT / ".venv")
+        (copy / "build").mkdir()
+        (copy / "build/cuda_on_cpu").mkdir()
+        for object_file in (ROOT / "build/cuda_on_cpu").glob("*.o"):
+            (copy / "build/cuda_on_cpu" / object_file.name).symlink_to(object_file)
+        for edit in edits:
+            text = (copy / edit.file).read_text()
+            if text.count(edit.old) != 1:
+                return f"its text is {text.count(edit.old)} times in {edit.file}: {edit.old!r}"
+            (copy / edit.file).write_text(text.replace(edit.old, edit.new))
+        command = ["dev/cuda_on_cpu/run.sh", "--build", PROGRAM, "-O0", *build, "-w", "-o", "mutant"]
+        built = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        if built.returncode != 0:
+            return "does not compile: " + (built.stderr.strip().splitlines() or [""])[0]
+        try:
+            program = ["./mutant", *groups.split()]
+            run = subprocess.run(program, cwd=copy, capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired:
+            return "does not end"
+        if run.returncode == 0:
+            return "green"
+        for sign, code, words in SIGNS:
+            if run.returncode == code and words in run.stdout + run.stderr:
+                return sign
+        return f"ended with {run.returncode}"
+
+
+def main() -> int:
+    wanted = [Mutation(f"the source as it is, {' '.join(b) or 'plain'}", "", b, "green", []) for b in BUILDS]
+    wanted += [m for m in MUTATIONS if not sys.argv[1:] or any(word in m.name for word in sys.argv[1:])]
+    objects = ["make", "-s", "-f", "dev/cuda_on_cpu/rules.mk", "cuda_on_cpu_objects"]
+    if subprocess.run(objects, cwd=ROOT).returncode != 0:
+        print("0 passed, 1 failed")
+        return 1
+    passed = failed = 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        verdicts = pool.map(lambda m: build_and_run(m.edits, m.build, m.groups), wanted)
+        for mutation, got in zip(wanted, verdicts):
+            ok = got == mutation.caught_by
+            passed += ok
+            failed += not ok
+            wrong = "" if ok else f"   WRONG: should be {mutation.caught_by}"
+            print(f"{mutation.name:56} {got}{wrong}", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
