@@ -5,9 +5,9 @@
 //   ./matmul backward_input          dy (N, O), w -> dx (N, I) = dy W, assigned or accumulated
 //   ./matmul backward_weight_fp32    dy, x -> dw (O, I) += dy^T x; _bf16 where dw is stored in bf16
 //
-// 2 N I O operations on N I + O I + N O numbers: the layer that most of the time goes to. An A100
-// reads 2 TB/s and does 312 T operations a second on its tensor cores, so it must do 150 for every byte that
-// it reads, and the versions are about where a number waits between its uses: in memory, in shared memory, in
+// 2 N I O operations on N I + O I + N O numbers: the layer that most of a step's time goes to. An A100 reads
+// 2 TB/s and does 312 T operations a second on its tensor cores, so it must do 150 for every byte that it
+// reads, and the versions are about where a number waits between its uses: in memory, in shared memory, in
 // registers. Figures: N, I, O = 256, 128, 256 in bf16, where x and w have 131,072 bytes and there are
 // 8,388,608 multiply-adds; bytes, accesses (by a thread to memory, by a warp to shared memory) and bank
 // conflicts as the checker of dev/cuda_on_cpu counts them; registers as nvcc 13.0 gives them for sm_80.
@@ -223,13 +223,13 @@ static bool takes_4(const size_t *n) { return n[1] % 8 == 0 && n[2] % 2 == 0; }
 #else
 
 static void forward_4(floatX *, const floatX *, const floatX *, size_t, size_t, size_t) {}
-static bool takes_4(const size_t *) { return false; }  // there are no tensor cores for fp32
+static bool takes_4(const size_t *) { return false; }  // tensor cores would round fp32
 
 #endif
 
-// Version 5, shipped: cuBLAS, which has many such kernels and chooses by size and device. On an H100 they use
-// products of whole groups of warps that read shared memory themselves, which version 4 cannot; its way of
-// keeping operands in registers stays below.
+// Version 5, shipped: cuBLAS, which has many such kernels and chooses by size and device. On an H100 it also
+// has those that only this device can run, in which four warps multiply together straight from shared memory,
+// with no load_matrices in between. (The checker does not see into cuBLAS and counts nothing.)
 static const Version<Forward> forward_versions[] = {
     {forward_1, "a thread takes an output"}, {forward_2, "tiles in shared memory"},
     {forward_3, "tiles in registers"},       {forward_4, "tensor cores", takes_4},
