@@ -22,8 +22,8 @@
 
 enum { ROW_WARPS = 8 };  // warps of a block that takes a row to a warp, if the rows' shared memory suffices
 
-__device__ static inline int lane_number() { return (int)threadIdx.x % WARP; }
-__device__ static inline int warp_number() { return (int)threadIdx.x / WARP; }
+__device__ static inline int lane_number() { return (int)(threadIdx.x % WARP); }
+__device__ static inline int warp_number() { return (int)(threadIdx.x / WARP); }
 
 // This warp's number among those of all blocks: the row that it takes.
 __device__ static inline size_t row_number() {
@@ -598,7 +598,8 @@ static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *
 // their values with it as it goes. With the largest score so far as `max`, three things are kept,
 //   max,  sum = sum_j e^(s_j - max),  mean = sum_j e^(s_j - max) v_j,
 // and since e^(s - max') = e^(s - max) e^(max - max'), a new max' costs one factor:
-//   sum' = sum e^(max - max') + sum_new e^(s_j - max'),  mean' = mean e^(max - max') + sum_new e^(s_j - max') v_j
+//   sum'  = sum e^(max - max') + sum_new e^(s_j - max')
+//   mean' = mean e^(max - max') + sum_new e^(s_j - max') v_j
 // At the end o = mean / sum and lse = max + log(sum). Nothing is rounded that would not be rounded otherwise:
 // every factor is at most 1.
 //
@@ -617,7 +618,7 @@ static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *
 template <int N>
 __device__ static inline void load_row(float x[N], const floatX *row, int HS) {
     for (int n = 0; n < N; n++) {
-        const int i = n * WARP + threadIdx.x % WARP;
+        const int i = n * WARP + lane_number();
         x[n] = i < HS ? (float)row[i] : 0.0f;
     }
 }
@@ -625,7 +626,7 @@ __device__ static inline void load_row(float x[N], const floatX *row, int HS) {
 template <int N>
 __device__ static inline void store_row(floatX *row, const float x[N], float scale, int HS) {
     for (int n = 0; n < N; n++) {
-        const int i = n * WARP + threadIdx.x % WARP;
+        const int i = n * WARP + lane_number();
         if (i < HS) { row[i] = (floatX)(x[n] * scale); }
     }
 }
@@ -669,7 +670,7 @@ template <int N>
 __global__ static void attention_plain_forward_kernel(floatX *o, float *lse, const floatX *q, const floatX *k,
                                                       const floatX *v, size_t v_stride, size_t rows, int T,
                                                       int NH, int NKV, int HS) {
-    const size_t row = (size_t)blockIdx.x * ATTENTION_WARPS + threadIdx.x / WARP;
+    const size_t row = row_number();
     if (row >= rows) { return; }
     const int h = row % NH, i = row / NH % T, g = h / (NH / NKV);
     const size_t b = row / NH / T, KV = (size_t)NKV * HS;
@@ -687,7 +688,7 @@ __global__ static void attention_plain_forward_kernel(floatX *o, float *lse, con
         softmax_add<N>(softmax, one);
     }
     store_row<N>(o + row * HS, softmax.mean, 1.0f / softmax.sum, HS);
-    if (threadIdx.x % WARP == 0) { lse[(b * NH + h) * T + i] = softmax.max + logf(softmax.sum); }
+    if (lane_number() == 0) { lse[(b * NH + h) * T + i] = softmax.max + logf(softmax.sum); }
 }
 
 // d_o, q, k, v, o, lse -> dq (B, T, NH, HS), delta (B, NH, T) = D. One warp per row of dq.
@@ -696,7 +697,7 @@ __global__ static void attention_plain_dq_kernel(floatX *dq, float *delta, const
                                                  const floatX *k, const floatX *v, size_t v_stride,
                                                  const floatX *o, const float *lse, size_t rows, int T,
                                                  int NH, int NKV, int HS) {
-    const size_t row = (size_t)blockIdx.x * ATTENTION_WARPS + threadIdx.x / WARP;
+    const size_t row = row_number();
     if (row >= rows) { return; }
     const int h = row % NH, i = row / NH % T, g = h / (NH / NKV);
     const size_t b = row / NH / T, KV = (size_t)NKV * HS;
@@ -714,7 +715,7 @@ __global__ static void attention_plain_dq_kernel(floatX *dq, float *delta, const
         for (int n = 0; n < N; n++) { dq_i[n] += ds * k_j[n]; }
     }
     store_row<N>(dq + row * HS, dq_i, scale, HS);
-    if (threadIdx.x % WARP == 0) { delta[(b * NH + h) * T + i] = delta_i; }
+    if (lane_number() == 0) { delta[(b * NH + h) * T + i] = delta_i; }
 }
 
 // The same and delta -> dk (B, T, NKV, HS), dv the same with dv_stride. One warp per row of dk, which goes
@@ -724,7 +725,7 @@ __global__ static void
 attention_plain_dkdv_kernel(floatX *dk, floatX *dv, size_t dv_stride, const floatX *d_o, const floatX *q,
                             const floatX *k, const floatX *v, size_t v_stride, const float *lse,
                             const float *delta, size_t rows, int T, int NH, int NKV, int HS) {
-    const size_t row = (size_t)blockIdx.x * ATTENTION_WARPS + threadIdx.x / WARP;
+    const size_t row = row_number();
     if (row >= rows) { return; }
     const int g = row % NKV, j = row / NKV % T, group = NH / NKV;
     const size_t b = row / NKV / T, token = b * T + j;
@@ -836,29 +837,33 @@ __device__ __forceinline__ void copy_tile(bf16 *tile, const bf16 *head, size_t s
     }
 }
 
-// What this lane gives to load_matrices for the 16 x 16 block of a tile at (r, 16 k). The four matrices of
-// the block are, in this order, its rows 0-7 and 8-15 of columns 0-7, then of columns 8-15.
-template <int HS>
+// What this lane gives to load_matrices for the 16 x 16 block of a tile at (r, 16 k), an operand or two of a
+// product. Their registers must be neighbours, so the four 8 x 8 matrices come in the order of the operands:
+//   DOWN    0 2    ACROSS  0 1
+//           1 3            2 3
+enum BlockOrder { DOWN, ACROSS };
+
+template <int HS, BlockOrder order>
 __device__ __forceinline__ const bf16 *block_row(const bf16 *tile, int r, int k) {
-    const int lane = threadIdx.x % WARP;
-    return tile + tile_place<HS>(r + lane % 16, 2 * k + lane / 16);
+    const int lane = lane_number(), slow = lane / 16, fast = lane / 8 % 2;
+    return tile + tile_place<HS>(r + 8 * (order == DOWN ? fast : slow) + lane % 8,
+                                 2 * k + (order == DOWN ? slow : fast));
 }
 
-// c (16 M, N) += a b^T over 16 columns: a holds M blocks of 16 x 16, and b columns 16 k to 16 k + 15 of N
-// rows of a tile. Columns of b^T are rows of the tile, so a matrix of the tile is half a B operand as it
+// c (16 M, N) += a b^T over 16 columns: a holds M blocks of 16 x 16, and b is columns 16 k to 16 k + 15 of N
+// rows of a tile. A column of b^T is a row of the tile, so a matrix of the tile is half a B operand as it
 // lies.
 template <int HS, int M, int N>
 __device__ __forceinline__ void multiply_rows(float c[M][N / 8][4], const uint32_t a[M][4], const bf16 *tile,
                                               int k) {
 #pragma unroll
     for (int n = 0; n < N / 16; n++) {
-        uint32_t r[4];
-        load_matrices(r, block_row<HS>(tile, 16 * n, k));
-        const uint32_t b0[2] = {r[0], r[2]}, b1[2] = {r[1], r[3]};
+        uint32_t b[4];
+        load_matrices(b, block_row<HS, ACROSS>(tile, 16 * n, k));
 #pragma unroll
         for (int m = 0; m < M; m++) {
-            mma_16x8x16(c[m][2 * n], a[m], b0);
-            mma_16x8x16(c[m][2 * n + 1], a[m], b1);
+            mma_16x8x16(c[m][2 * n], a[m], b);
+            mma_16x8x16(c[m][2 * n + 1], a[m], b + 2);
         }
     }
 }
@@ -881,13 +886,12 @@ __device__ __forceinline__ void multiply_columns(float c[M][HS / 8][4], const fl
         }
 #pragma unroll
         for (int n = 0; n < HS / 16; n++) {
-            uint32_t r[4];
-            load_matrices_transposed(r, block_row<HS>(tile, 16 * k, n));
-            const uint32_t b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]};
+            uint32_t b[4];
+            load_matrices_transposed(b, block_row<HS, DOWN>(tile, 16 * k, n));
 #pragma unroll
             for (int m = 0; m < M; m++) {
-                mma_16x8x16(c[m][2 * n], a[m], b0);
-                mma_16x8x16(c[m][2 * n + 1], a[m], b1);
+                mma_16x8x16(c[m][2 * n], a[m], b);
+                mma_16x8x16(c[m][2 * n + 1], a[m], b + 2);
             }
         }
     }
@@ -898,7 +902,7 @@ __device__ __forceinline__ void multiply_columns(float c[M][HS / 8][4], const fl
 template <int HS, int M>
 __device__ __forceinline__ void store_rows(bf16 *head, size_t stride, int first, int T, bf16 *tile,
                                            const float c[M][HS / 8][4], const float scale[M][2]) {
-    const int lane = threadIdx.x % WARP;
+    const int lane = lane_number();
     __syncwarp();
 #pragma unroll
     for (int m = 0; m < M; m++) {
@@ -940,6 +944,25 @@ __device__ __forceinline__ float quad_max(float x) {
     return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
+// Scores that a query must not see become -infinity, and their e^s 0. s (16 M, N) has queries first,
+// first + 1, ... for rows and keys from `column` on for columns, or the other way round if it is TRANSPOSED.
+template <bool TRANSPOSED, int M, int N>
+__device__ __forceinline__ void hide_later_keys(float s[M][N / 8][4], int first, int column) {
+    const int lane = lane_number();
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int n = 0; n < N / 8; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int r = first + 16 * m + lane / 4 + e / 2 * 8,
+                          c = column + 8 * n + lane % 4 * 2 + e % 2;
+                if (TRANSPOSED ? r > c : c > r) { s[m][n][e] = -INFINITY; }
+            }
+        }
+    }
+}
+
 // e^x is 2^(x log2(e)), which the hardware has; log2(e) goes into the scale that scores are multiplied by.
 constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 
@@ -956,14 +979,13 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
     constexpr int M = QUERIES / 16 / ATTENTION_WARPS;
     extern __shared__ __align__(128) unsigned char shared[];
     bf16 *queries = (bf16 *)shared, *keys = queries + QUERIES * HS, *values = keys + KEYS * HS;
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int warp = warp_number(), lane = lane_number();
     const int i0 = (gridDim.x - 1 - blockIdx.x) * QUERIES, h = blockIdx.y, g = h / (NH / NKV);
     const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
     const float scale = LOG2_E / sqrtf((float)HS);
     q += b * T * Q + h * HS;
     k += b * T * KV + g * HS;
     v += b * T * v_stride + g * HS;
-    o += b * T * Q + h * HS;
 
     bf16 *own = queries + warp * 16 * M * HS;  // the rows of this warp
     const int first = i0 + warp * 16 * M, row = first + lane / 4;
@@ -989,22 +1011,10 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
             for (int k16 = 0; k16 < HS / 16; k16++) {
                 uint32_t a[M][4];
 #pragma unroll
-                for (int m = 0; m < M; m++) { load_matrices(a[m], block_row<HS>(own, 16 * m, k16)); }
+                for (int m = 0; m < M; m++) { load_matrices(a[m], block_row<HS, DOWN>(own, 16 * m, k16)); }
                 multiply_rows<HS, M, KEYS>(s, a, keys, k16);
             }
-            if (j0 + KEYS - 1 > first) {  // the diagonal
-#pragma unroll
-                for (int m = 0; m < M; m++) {
-#pragma unroll
-                    for (int n = 0; n < KEYS / 8; n++) {
-#pragma unroll
-                        for (int e = 0; e < 4; e++) {
-                            const int i = row + 16 * m + e / 2 * 8, j = j0 + 8 * n + lane % 4 * 2 + e % 2;
-                            if (j > i) { s[m][n][e] = -INFINITY; }
-                        }
-                    }
-                }
-            }
+            if (j0 + KEYS - 1 > first) { hide_later_keys<false, M, KEYS>(s, first, j0); }
 #pragma unroll
             for (int m = 0; m < M; m++) {
 #pragma unroll
@@ -1015,7 +1025,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
                         largest = fmaxf(largest, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
                     }
                     largest = quad_max(largest);
-                    const float factor = exp2f((max[m][half] - largest) * scale);
+                    const float factor = exp2_fast((max[m][half] - largest) * scale);
                     max[m][half] = largest;
                     sum[m][half] *= factor;
 #pragma unroll
@@ -1027,7 +1037,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
                     for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
                         for (int e = 2 * half; e < 2 * half + 2; e++) {
-                            s[m][n][e] = exp2f(s[m][n][e] * scale - largest * scale);
+                            s[m][n][e] = exp2_fast(s[m][n][e] * scale - largest * scale);
                             sum[m][half] += s[m][n][e];
                         }
                     }
@@ -1052,7 +1062,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
             sum[m][half] = 1.0f / total;
         }
     }
-    store_rows<HS, M>(o, Q, first, T, own, mean, sum);
+    store_rows<HS, M>(o + b * T * Q + h * HS, Q, first, T, own, mean, sum);
 }
 
 // ---- backward by queries
@@ -1069,14 +1079,13 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
     constexpr int M = QUERIES / 16 / ATTENTION_WARPS;
     extern __shared__ __align__(128) unsigned char shared[];
     bf16 *tiles = (bf16 *)shared;
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int warp = warp_number(), lane = lane_number();
     const int i0 = (gridDim.x - 1 - blockIdx.x) * QUERIES, h = blockIdx.y, g = h / (NH / NKV);
     const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
     const float scale = 1.0f / sqrtf((float)HS);
     q += b * T * Q + h * HS;
     o += b * T * Q + h * HS;
     d_o += b * T * Q + h * HS;
-    dq += b * T * Q + h * HS;
     k += b * T * KV + g * HS;
     v += b * T * v_stride + g * HS;
     lse += (b * NH + h) * T;
@@ -1097,9 +1106,9 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
 #pragma unroll
         for (int m = 0; m < M; m++) {
             uint32_t o_i[4];
-            load_matrices(q_i[k16][m], block_row<HS>(own, 16 * m, k16));
-            load_matrices(do_i[k16][m], block_row<HS>(own + QUERIES * HS, 16 * m, k16));
-            load_matrices(o_i, block_row<HS>(own + 2 * QUERIES * HS, 16 * m, k16));
+            load_matrices(q_i[k16][m], block_row<HS, DOWN>(own, 16 * m, k16));
+            load_matrices(do_i[k16][m], block_row<HS, DOWN>(own + QUERIES * HS, 16 * m, k16));
+            load_matrices(o_i, block_row<HS, DOWN>(own + 2 * QUERIES * HS, 16 * m, k16));
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const float2 x = unpack_bf16(do_i[k16][m][e]), y = unpack_bf16(o_i[e]);
@@ -1143,16 +1152,15 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
             for (int c = 0; c < HS / 16; c++) { multiply_rows<HS, M, STEP>(p, q_i[c], k_j, c); }
 #pragma unroll
             for (int c = 0; c < HS / 16; c++) { multiply_rows<HS, M, STEP>(dp, do_i[c], v_j, c); }
-            const bool diagonal = j0 + step + STEP - 1 > first;
+            if (j0 + step + STEP - 1 > first) { hide_later_keys<false, M, STEP>(p, first, j0 + step); }
 #pragma unroll
             for (int m = 0; m < M; m++) {
 #pragma unroll
                 for (int n = 0; n < STEP / 8; n++) {
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
-                        const int i = row + 16 * m + e / 2 * 8, j = j0 + step + 8 * n + lane % 4 * 2 + e % 2;
-                        const float p_ij = exp2f(p[m][n][e] * (scale * LOG2_E) - lse_i[m][e / 2]);
-                        p[m][n][e] = diagonal && j > i ? 0.0f : p_ij * (dp[m][n][e] - delta_i[m][e / 2]);
+                        p[m][n][e] = exp2_fast(p[m][n][e] * (scale * LOG2_E) - lse_i[m][e / 2]);
+                        p[m][n][e] *= dp[m][n][e] - delta_i[m][e / 2];  // ds
                     }
                 }
             }
@@ -1163,7 +1171,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
 #pragma unroll
     for (int m = 0; m < M; m++) { scales[m][0] = scales[m][1] = scale; }
     __syncthreads();
-    store_rows<HS, M>(dq, Q, first, T, own, dq_i, scales);
+    store_rows<HS, M>(dq + b * T * Q + h * HS, Q, first, T, own, dq_i, scales);
 }
 
 // ---- backward by keys
@@ -1193,21 +1201,19 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
     extern __shared__ __align__(128) unsigned char shared[];
     bf16 *keys = (bf16 *)shared, *queries = keys + KEYS * HS, *d_outputs = queries + 2 * QUERIES * HS;
     float *statistics = (float *)(d_outputs + 2 * QUERIES * HS);  // (2, 2, QUERIES): lse log2(e), then delta
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int warp = warp_number(), lane = lane_number();
     const int j0 = blockIdx.x * KEYS, g = blockIdx.y, group = NH / NKV;
     const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
     const float scale = 1.0f / sqrtf((float)HS);
     q += b * T * Q + g * group * HS;
     d_o += b * T * Q + g * group * HS;
     k += b * T * KV + g * HS;
-    dk += b * T * KV + g * HS;
     v += b * T * v_stride + g * HS;
-    dv += b * T * dv_stride + g * HS;
     lse += (b * NH + g * group) * T;
     delta += (b * NH + g * group) * T;
 
     bf16 *own = keys + warp * 16 * M * HS;
-    const int first = j0 + warp * 16 * M, row = first + lane / 4;
+    const int first = j0 + warp * 16 * M;
     copy_tile<HS, KEYS>(keys, k, KV, j0, T);
     copy_tile<HS, KEYS>(queries, v, v_stride, j0, T);
     copy_async_commit();
@@ -1218,7 +1224,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
     for (int k16 = 0; k16 < HS / 16; k16++) {
 #pragma unroll
         for (int m = 0; m < M; m++) {
-            load_matrices(v_j[k16][m], block_row<HS>(queries + warp * 16 * M * HS, 16 * m, k16));
+            load_matrices(v_j[k16][m], block_row<HS, DOWN>(queries + warp * 16 * M * HS, 16 * m, k16));
         }
     }
     __syncthreads();
@@ -1229,65 +1235,68 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
     copy_async_commit();
     if (threadIdx.x < 2 * QUERIES) { statistics[threadIdx.x] = statistic<QUERIES>(lse, delta, j0, T); }
     int now = 0;
-    for (int h = 0, i0 = j0; h < group;) {
-        const bool last = i0 + QUERIES >= T;  // of this head
-        const int next_h = last ? h + 1 : h, next_i0 = last ? j0 : i0 + QUERIES, next = 1 - now;
-        float next_statistic = 0.0f;
-        copy_async_wait<0>();
-        __syncthreads();  // this tile is there, and all warps are done with the one before
-        if (next_h < group) {
-            copy_tile<HS, QUERIES>(queries + next * QUERIES * HS, q + next_h * HS, Q, next_i0, T);
-            copy_tile<HS, QUERIES>(d_outputs + next * QUERIES * HS, d_o + next_h * HS, Q, next_i0, T);
-            const size_t row_of_head = (size_t)next_h * T;
-            next_statistic = statistic<QUERIES>(lse + row_of_head, delta + row_of_head, next_i0, T);
-        }
-        copy_async_commit();
-        const float *lse_i = statistics + now * 2 * QUERIES, *delta_i = lse_i + QUERIES;
-#pragma unroll
-        for (int step = 0; step < QUERIES; step += STEP) {
-            if (i0 + step + STEP <= first) { continue; }
-            const bf16 *q_i = queries + (now * QUERIES + step) * HS,
-                       *do_i = d_outputs + (now * QUERIES + step) * HS;
-            float p[M][STEP / 8][4] = {}, dp[M][STEP / 8][4] = {};
-#pragma unroll
-            for (int k16 = 0; k16 < HS / 16; k16++) {
-                uint32_t a[M][4];
-#pragma unroll
-                for (int m = 0; m < M; m++) { load_matrices(a[m], block_row<HS>(own, 16 * m, k16)); }
-                multiply_rows<HS, M, STEP>(p, a, q_i, k16);
+    for (int h = 0; h < group; h++) {
+        for (int i0 = j0; i0 < T; i0 += QUERIES) {
+            const int next = 1 - now, next_i0 = i0 + QUERIES < T ? i0 + QUERIES : j0;
+            const int next_h = i0 + QUERIES < T ? h : h + 1;
+            float next_statistic = 0.0f;
+            copy_async_wait<0>();
+            __syncthreads();  // this tile is there, and all warps are done with the one before
+            if (next_h < group) {
+                copy_tile<HS, QUERIES>(queries + next * QUERIES * HS, q + next_h * HS, Q, next_i0, T);
+                copy_tile<HS, QUERIES>(d_outputs + next * QUERIES * HS, d_o + next_h * HS, Q, next_i0, T);
+                const size_t head = (size_t)next_h * T;
+                next_statistic = statistic<QUERIES>(lse + head, delta + head, next_i0, T);
             }
-            const bool diagonal = i0 + step < first + 16 * M - 1;
+            copy_async_commit();
+            const float *lse_i = statistics + now * 2 * QUERIES, *delta_i = lse_i + QUERIES;
 #pragma unroll
-            for (int m = 0; m < M; m++) {
+            for (int step = 0; step < QUERIES; step += STEP) {
+                if (i0 + step + STEP <= first) { continue; }
+                const bf16 *q_i = queries + (now * QUERIES + step) * HS,
+                           *do_i = d_outputs + (now * QUERIES + step) * HS;
+                float p[M][STEP / 8][4] = {}, dp[M][STEP / 8][4] = {};
 #pragma unroll
-                for (int c = 0; c < STEP / 8; c++) {
+                for (int k16 = 0; k16 < HS / 16; k16++) {
+                    uint32_t a[M][4];
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        const int i = step + 8 * c + lane % 4 * 2 + e % 2, j = row + 16 * m + e / 2 * 8;
-                        const float p_ij = exp2f(p[m][c][e] * (scale * LOG2_E) - lse_i[i]);
-                        p[m][c][e] = diagonal && j > i0 + i ? 0.0f : p_ij;
+                    for (int m = 0; m < M; m++) {
+                        load_matrices(a[m], block_row<HS, DOWN>(own, 16 * m, k16));
+                    }
+                    multiply_rows<HS, M, STEP>(p, a, q_i, k16);
+                }
+                if (i0 + step < first + 16 * M - 1) { hide_later_keys<true, M, STEP>(p, first, i0 + step); }
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int c = 0; c < STEP / 8; c++) {
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            const float lse_c = lse_i[step + 8 * c + lane % 4 * 2 + e % 2];
+                            p[m][c][e] = exp2_fast(p[m][c][e] * (scale * LOG2_E) - lse_c);
+                        }
                     }
                 }
-            }
-            multiply_columns<HS, M, STEP>(dv_j, p, do_i);
+                multiply_columns<HS, M, STEP>(dv_j, p, do_i);
 #pragma unroll
-            for (int k16 = 0; k16 < HS / 16; k16++) { multiply_rows<HS, M, STEP>(dp, v_j[k16], do_i, k16); }
+                for (int k16 = 0; k16 < HS / 16; k16++) {
+                    multiply_rows<HS, M, STEP>(dp, v_j[k16], do_i, k16);
+                }
 #pragma unroll
-            for (int m = 0; m < M; m++) {
+                for (int m = 0; m < M; m++) {
 #pragma unroll
-                for (int c = 0; c < STEP / 8; c++) {
+                    for (int c = 0; c < STEP / 8; c++) {
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        p[m][c][e] *= dp[m][c][e] - delta_i[step + 8 * c + lane % 4 * 2 + e % 2];
+                        for (int e = 0; e < 4; e++) {
+                            p[m][c][e] *= dp[m][c][e] - delta_i[step + 8 * c + lane % 4 * 2 + e % 2];
+                        }
                     }
                 }
+                multiply_columns<HS, M, STEP>(dk_j, p, q_i);
             }
-            multiply_columns<HS, M, STEP>(dk_j, p, q_i);
+            if (threadIdx.x < 2 * QUERIES) { statistics[next * 2 * QUERIES + threadIdx.x] = next_statistic; }
+            now = next;
         }
-        if (threadIdx.x < 2 * QUERIES) { statistics[next * 2 * QUERIES + threadIdx.x] = next_statistic; }
-        h = next_h;
-        i0 = next_i0;
-        now = next;
     }
     float scales[M][2], ones[M][2];
 #pragma unroll
@@ -1295,8 +1304,8 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
         scales[m][0] = scales[m][1] = scale;
         ones[m][0] = ones[m][1] = 1.0f;
     }
-    store_rows<HS, M>(dk, KV, first, T, own, dk_j, scales);
-    store_rows<HS, M>(dv, dv_stride, first, T, own, dv_j, ones);
+    store_rows<HS, M>(dk + b * T * KV + g * HS, KV, first, T, own, dk_j, scales);
+    store_rows<HS, M>(dv + b * T * dv_stride + g * HS, dv_stride, first, T, own, dv_j, ones);
 }
 
 // ---- launches
@@ -1329,7 +1338,7 @@ static void attention_tiled_backward(bf16 *dq, bf16 *dk, bf16 *dv, size_t dv_str
         LAUNCH_CHECK();
     }
     {
-        constexpr int KEYS = HS == 64 ? 128 : 64, QUERIES = HS == 64 ? 64 : 32, STEP = HS == 64 ? 16 : 32;
+        constexpr int KEYS = HS == 64 ? 128 : 64, QUERIES = 32, STEP = HS == 64 ? 16 : 32;
         constexpr size_t shared_bytes =
             (KEYS + 4 * QUERIES) * HS * sizeof(bf16) + 4 * QUERIES * sizeof(float);
         const dim3 grid(divide_up(T, KEYS), NKV, B);
@@ -1388,10 +1397,11 @@ static void attention_backward(floatX *dq, floatX *dk, floatX *dv, size_t dv_str
 
 // ---- decoding: attention_forward for the last position alone
 //
-// A block takes a head of a sequence, and each of its warps every DECODE_WARPS-th key. What the warps have is
-// added up at the end, by one of them, in their order.
+// A block takes a head of a sequence. Its warps take turns at the keys, DECODE_KEYS at a time, so that as
+// many rows are on their way at once. What the warps have is added up at the end, by one of them, in their
+// order.
 
-enum { DECODE_WARPS = 16 };
+enum { DECODE_WARPS = 16, DECODE_KEYS = 4 };
 
 template <int N>
 __global__ static void attention_decode_kernel(floatX *o, const floatX *q, const floatX *keys,
@@ -1400,24 +1410,29 @@ __global__ static void attention_decode_kernel(floatX *o, const floatX *q, const
                                                int HS) {
     extern __shared__ __align__(128) unsigned char shared[];
     float *partial = (float *)shared;  // (DECODE_WARPS, 2 + 32 N): max, sum and mean of each warp
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, width = 2 + WARP * N;
+    const int warp = warp_number(), lane = lane_number(), width = 2 + WARP * N;
     const size_t i = blockIdx.x, h = blockIdx.y, g = h / (NH / NKV), KV = (size_t)NKV * HS;
     const float scale = 1.0f / sqrtf((float)HS);
-    const uint32_t position = positions[i];
+    const int position = positions[i];
     keys += slots[i] * slot_stride + g * HS;
     values += slots[i] * slot_stride + g * HS;
     float q_h[N];
     load_row<N>(q_h, q + (i * NH + h) * HS, HS);
     Softmax<N> softmax = softmax_of_nothing<N>();
-#pragma unroll 4
-    for (uint32_t j = warp; j <= position; j += DECODE_WARPS) {
-        float k_j[N];
-        Softmax<N> one;
-        load_row<N>(k_j, keys + j * KV, HS);
-        load_row<N>(one.mean, values + j * KV, HS);
-        one.max = dot<N>(q_h, k_j) * scale;
-        one.sum = 1.0f;
-        softmax_add<N>(softmax, one);
+    for (int j0 = warp * DECODE_KEYS; j0 <= position; j0 += DECODE_WARPS * DECODE_KEYS) {
+        float k_j[DECODE_KEYS][N];
+        Softmax<N> one[DECODE_KEYS];
+        for (int n = 0; n < DECODE_KEYS; n++) {
+            const size_t j = min(j0 + n, position);  // what is beyond has no weight
+            load_row<N>(k_j[n], keys + j * KV, HS);
+            load_row<N>(one[n].mean, values + j * KV, HS);
+        }
+        for (int n = 0; n < DECODE_KEYS; n++) {
+            const float s = dot<N>(q_h, k_j[n]) * scale;
+            one[n].max = j0 + n <= position ? s : -INFINITY;
+            one[n].sum = 1.0f;
+            softmax_add<N>(softmax, one[n]);
+        }
     }
     if (lane == 0) {
         partial[warp * width] = softmax.max;
@@ -1426,7 +1441,7 @@ __global__ static void attention_decode_kernel(floatX *o, const floatX *q, const
     for (int n = 0; n < N; n++) { partial[warp * width + 2 + n * WARP + lane] = softmax.mean[n]; }
     __syncthreads();
     if (warp > 0) { return; }
-    for (int w = 1; w < DECODE_WARPS && w <= (int)position; w++) {  // those that had a key
+    for (int w = 1; w < DECODE_WARPS; w++) {
         Softmax<N> other;
         other.max = partial[w * width];
         other.sum = partial[w * width + 1];

@@ -39,7 +39,7 @@ struct Shape {
     __host__ __device__ size_t key_head(size_t h) const { return h / (NH / NKV); }
 };
 
-// What there is to read and write at least counts once, whoever reads it.
+// How many elements the arrays have.
 static size_t query_count(const Shape &z) { return z.B * z.T * z.NH * z.HS; }
 static size_t key_count(const Shape &z) { return z.B * z.T * z.NKV * z.HS; }
 static size_t value_count(const Shape &z) { return (z.B * z.T - 1) * z.v_stride + z.NKV * z.HS; }
@@ -62,8 +62,8 @@ typedef void Forward(floatX *o, float *lse, float *scores, const floatX *q, cons
 // their place, a warp to a row; and one multiplies by v, a thread to an output. Three things are wrong with
 // it. The scores: 4 T^2 bytes a head, 1.07 GB for 16 heads of 4096, for one layer and one sequence, written
 // twice and read four times. Both numbers of every multiply-add come from memory: 36,117,504 bytes, 70 times
-// what there is. And the lanes of a warp read 32 different rows of k, so that 5.7 times the sectors move that
-// their bytes would fill. 30 to 34 registers.
+// what there is. And the lanes of a warp read 32 different rows of k, so that 5.7 times the sectors move
+// that their bytes would fill. 30 to 34 registers.
 
 __global__ static void scores_kernel_1(float *scores, const floatX *q, const floatX *k, Shape z) {
     const size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -112,11 +112,12 @@ static void forward_1(floatX *o, float *lse, float *scores, const floatX *q, con
 
 // ---------------------------------------------------------------------------------------------
 // Version 2: a warp takes a query and goes through its keys once (attention_plain_forward, which
-// train_olmo2.cu has for every head that the tiles do not fit). It keeps the largest score so far, the sum of
-// e^(s - max) and the mean of the values with these weights, all in registers, 42 and 40 of them; a larger
-// score costs a factor on both. Nothing T x T is left: 133,120 bytes written in place of 659,456, o and lse and
-// no more. A row is read by the lanes side by side, 1.00 sectors. But every query reads its keys and values for
-// itself, 33,816,576 bytes, and a score of one key costs 5 exchanges between the lanes and two e^x.
+// train_olmo2.cu has for every head that the tiles do not fit). It keeps the largest score so far, the sum
+// of e^(s - max) and the mean of the values with these weights, all in registers, 42 and 40 of them; a
+// larger score costs a factor on both. Nothing T x T is left: 133,120 bytes written in place of 659,456, o
+// and lse and no more. A row is read by the lanes side by side, 1.00 sectors. But every query reads its keys
+// and values for itself, 33,816,576 bytes, and a score of one key costs 5 exchanges between the lanes and
+// two e^x.
 
 static void forward_2(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
                       const Shape &z) {
@@ -124,15 +125,14 @@ static void forward_2(floatX *o, float *lse, float *, const floatX *q, const flo
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 3: tiles of 32 keys and values in shared memory, for the 32 queries of a block: 1,310,720 bytes read,
-// a 26th. A warp has 4 queries, and its lanes have a key each: they compute whole scores, with no exchange but
-// the 5 for the maximum of 32 of them, and one e^x a score. For the second product the lanes change roles and
-// have channels, so p goes through shared memory, 16 numbers of it to 4 lanes' worth of values. What a lane has
-// read of a key or value serves 4 queries, so that there are 3 multiply-adds to an access to shared memory,
-// of which 197,888 are left. A row of keys is 16 bytes longer than it has to be, which puts 8 lanes' 16 bytes
-// of one column into 8 different groups of banks: no conflicts. 80 registers, and 37,888 bytes of shared
-// memory. What bounds it now is the arithmetic: an A100 does 19.5 T operations a second in fp32, and 312 T on
-// its tensor cores.
+// Version 3: tiles of 32 keys and values in shared memory, for the 32 queries of a block: 1,310,720 bytes
+// read, a 26th. A warp has 4 queries, and its lanes have a key each: they compute whole scores, with no
+// exchange but the 5 for the maximum of 32 of them, and one e^x a score. For the second product the lanes
+// change roles and have channels, so p goes through shared memory. What a lane has read of a key or value
+// serves 4 queries, so that there are 3 multiply-adds to an access to shared memory, of which 197,888 are
+// left. A row of keys is 16 bytes longer than it has to be, which puts 8 lanes' 16 bytes of one column into
+// 8 different groups of banks: no conflicts. 80 registers, and 37,888 bytes of shared memory. What bounds it
+// now is the arithmetic: an A100 does 19.5 T operations a second in fp32, and 312 T on its tensor cores.
 
 enum { ROWS = 4, TILE_WARPS = 8, TILE_THREADS = TILE_WARPS * WARP, TILE_QUERIES = ROWS * TILE_WARPS };
 
@@ -233,14 +233,14 @@ static void forward_3(floatX *o, float *lse, float *, const floatX *q, const flo
 static bool takes_3(const size_t *n) { return n[4] <= 128; }
 
 // ---------------------------------------------------------------------------------------------
-// Version 4: tensor cores. A warp takes 16 queries and multiplies matrices of 16 x 16 by 16 x 8 that lie in its
-// registers. What one product leaves is just what the next one takes, lane by lane: p needs no exchange, only
-// rounding to bf16 and packing. The maximum of a row is found by the 4 lanes that hold it, in 2 exchanges.
-// load_matrices brings four matrices of 8 x 8 at once: 7,296 accesses to shared memory in place of 197,888.
-// Blocks of 64 queries read 786,432 bytes, and by copy_async, past the registers. What is not good yet: rows lie
-// as they are, 256 bytes each, so that the 8 rows of a matrix are in the same 4 banks and come one after the
-// other, 161,280 extra passes, 22 for each access; all wait while the tiles arrive; and o leaves 4 bytes at a
-// time. 185 and 173 registers, 49,152 bytes of shared memory.
+// Version 4: tensor cores. A warp takes 16 queries and multiplies matrices of 16 x 16 by 16 x 8 that lie in
+// its registers. What one product leaves is just what the next one takes, lane by lane: p needs no exchange,
+// only rounding to bf16 and packing. The maximum of a row is found by the 4 lanes that hold it, in 2
+// exchanges. load_matrices brings four matrices of 8 x 8 at once: 7,296 accesses to shared memory in place
+// of 197,888. Blocks of 64 queries read 786,432 bytes, and by copy_async, past the registers. What is not
+// good yet: rows lie as they are, 256 bytes each, so that the 8 rows of a matrix are in the same 4 banks and
+// come one after the other, 161,280 extra passes, 22 for each access; all wait while the tiles arrive; and o
+// leaves 4 bytes at a time. 185 and 173 registers, 49,152 bytes of shared memory.
 
 #ifndef PRECISION_FP32
 
@@ -383,13 +383,14 @@ static bool takes_4(const size_t *) { return false; }  // there are no tensor co
 
 #endif
 
-// Version 5, shipped: the same products, and the tensor cores wait for less. Chunks of 16 bytes change places
-// within their row, by the row's number: no conflicts. The values arrive while the scores are computed, and the
-// next keys while the values are used. A warp has 32 queries, so that each matrix from shared memory serves two
-// products, 5,760 accesses in all with those for o, and a block 128: 524,288 bytes read, where 393,216 is the
-// least. Tiles that no query of a warp sees are left out, only those on the diagonal are masked, and blocks with
-// most keys come first. e^x is 2^x of a score that was scaled for it. o leaves 16 bytes at a time, by way of
-// shared memory. 240 and 239 registers, so two blocks to a multiprocessor.
+// Version 5, shipped: the same products, and the tensor cores wait for less. Chunks of 16 bytes change
+// places within their row, by the row's number: no conflicts. The values arrive while the scores are
+// computed, and the next keys while the values are used. A warp has 32 queries, so that each matrix from
+// shared memory serves two products, 5,760 accesses in all with those for o, and a block 128: 524,288 bytes
+// read, where 393,216 is the least. Tiles that no query of a warp sees are left out, only those on the
+// diagonal are masked, and blocks with most keys come first. e^x is 2^x of a score that was scaled for it. o
+// leaves 16 bytes at a time, by way of shared memory. 240 and 239 registers, so two blocks to a
+// multiprocessor.
 
 static void forward_5(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
                       const Shape &z) {
@@ -397,7 +398,8 @@ static void forward_5(floatX *o, float *lse, float *, const floatX *q, const flo
 }
 
 // On the tensor cores p is rounded before it is multiplied by v. The first row of o is a row of v, so that
-// the largest |o| is about the largest |v|, and the weights of a row of p sum to 1: at most one rounding more.
+// the largest |o| is about the largest |v|, and the weights of a row of p sum to 1: at most one rounding
+// more.
 static const Version<Forward> forward_versions[] = {
     {forward_1, "scores in memory"},
     {forward_2, "a warp takes a query"},
@@ -472,8 +474,8 @@ typedef void Backward(floatX *dq, floatX *dk, floatX *dv, float *delta, float *p
 // ---------------------------------------------------------------------------------------------
 // Version 1: p and ds in memory, twice 4 T^2 bytes a head, 2.15 GB for 16 heads of 4096. One kernel finds D,
 // one writes p and ds, one takes an element of dq to a thread, one an element of dk and dv. 88,832,000 bytes
-// read, 85 times what there is, in 4.9 times the sectors that they would fill. Sums over queries read p down a
-// column, one number for the 32 lanes of a warp. At most 64 and 72 registers.
+// read, 85 times what there is, in 4.9 times the sectors that they would fill. Sums over queries read p down
+// a column, one number for the 32 lanes of a warp. At most 64 and 72 registers.
 
 __global__ static void delta_kernel_1(float *delta, const floatX *d_o, const floatX *o, Shape z) {
     const size_t row = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -540,11 +542,11 @@ static void backward_1(floatX *dq, floatX *dk, floatX *dv, float *delta, float *
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2: a warp takes a row (attention_plain_backward). p is computed again from lse, so nothing T x T is
-// kept: 395,264 bytes written in place of 921,600. dq sums over keys and dk, dv over queries: two kernels, the
-// one a warp to a query, the other a warp to a key of all the query heads that read it. Both compute p and dp,
-// seven products in place of five, and there are no atomics: each sum is made by one warp in one order.
-// 68,554,752 bytes read, in whole sectors. 48 and 64 registers (sm_90).
+// Version 2: a warp takes a row (attention_plain_backward). p is computed again from lse, so nothing T x T
+// is kept: 395,264 bytes written in place of 921,600. dq sums over keys and dk, dv over queries: two
+// kernels, the one a warp to a query, the other a warp to a key of all the query heads that read it. Both
+// compute p and dp, seven products in place of five, and there are no atomics: each sum is made by one warp
+// in one order. 68,554,752 bytes read, in whole sectors. 48 and 64 registers (sm_90).
 
 static void backward_2(floatX *dq, floatX *dk, floatX *dv, float *delta, float *, float *, const floatX *d_o,
                        const floatX *q, const floatX *k, const floatX *v, const floatX *o, const float *lse,
@@ -554,10 +556,10 @@ static void backward_2(floatX *dq, floatX *dk, floatX *dv, float *delta, float *
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 3, shipped: the same two kernels with tiles on tensor cores: 1,978,368 bytes read, a 35th, 97 % of the
-// accesses being of 16 bytes, and no conflicts. The one by keys computes the transposes of s and dp, so that
-// again what one product leaves is the left side of the next. 232 and 255 registers (sm_90), none spilled: what
-// a warp multiplies again and again stays in them.
+// Version 3, shipped: the same two kernels with tiles on tensor cores: 1,978,368 bytes read, a 35th, 97 % of
+// the accesses being of 16 bytes, and no conflicts. The one by keys computes the transposes of s and dp, so
+// that again what one product leaves is the left side of the next. 232 and 255 registers (sm_90), none
+// spilled: what a warp multiplies again and again stays in them.
 
 static void backward_3(floatX *dq, floatX *dk, floatX *dv, float *delta, float *, float *, const floatX *d_o,
                        const floatX *q, const floatX *k, const floatX *v, const floatX *o, const float *lse,
@@ -631,8 +633,8 @@ static void backward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// decode: q (n, NH, HS), and a cache of keys and values: position j of sequence i is row (NKV, HS) number j of
-// slot slots[i], and slots are slot_stride elements apart -> o (n, NH, HS), over j <= positions[i].
+// decode: q (n, NH, HS), and a cache of keys and values: position j of sequence i is row (NKV, HS) number j
+// of slot slots[i], and slots are slot_stride elements apart -> o (n, NH, HS), over j <= positions[i].
 
 typedef void Decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
                     const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride, size_t NH,
@@ -640,9 +642,9 @@ typedef void Decode(floatX *o, const floatX *q, const floatX *keys, const floatX
 
 // ---------------------------------------------------------------------------------------------
 // Version 1: a thread takes an output, and computes the scores of its head for itself: with 128 channels 128
-// times. The 32 lanes of a warp read the same number of a key at the same time, 38,111,744 accesses and
-// 2,677,408 bytes, 4.5 times what there is for 4 sequences with 4 to 256 positions. And a sequence goes through
-// its positions one after the other, in 40 registers.
+// times. The 32 lanes of a warp read the same number of a key at the same time, 33,950,720 accesses and
+// 2,385,088 bytes, 4.5 times what there is for 4 sequences of 1 to 256 positions. And a sequence goes
+// through its positions one after the other, in 40 registers.
 
 __global__ static void decode_kernel_1(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
                                        const uint32_t *slots, const uint32_t *positions, size_t n,
@@ -673,15 +675,16 @@ static void decode_1(floatX *o, const floatX *q, const floatX *keys, const float
 }
 
 // Version 2, shipped: 16 warps take a head of a sequence, each every 16th key, and what they have found is
-// joined in shared memory at the end. Lanes are channels: a score is computed once, by 32 of them. 1.05 times
-// the least bytes, 321,024 accesses, and 16 keys and values of each head are under way in place of one.
+// joined in shared memory at the end. Lanes are channels: a score is computed once, by 32 of them. 1.06
+// times the least bytes, 288,768 accesses, and 16 keys and values of each head are under way in place of
+// one.
 static const Version<Decode> decode_versions[] = {
     {decode_1, "a thread takes an output"},
     {attention_decode, "shipped: 16 warps take a head"},
 };
 
-// n sequences, from one of T positions to one that has just begun, in n + 1 slots of T + 1 rows. Rows that are
-// nobody's are NaN.
+// n sequences, from one of T positions to one that has just begun, in n + 1 slots of T + 1 rows. Rows that
+// are nobody's are NaN.
 static void decode_problem(Problem &p) {
     const size_t n = p.n[0], T = p.n[1], NH = p.n[2], NKV = p.n[3], HS = p.n[4];
     const size_t KV = NKV * HS, slot_stride = (T + 1) * KV, cache = (n + 1) * slot_stride;
