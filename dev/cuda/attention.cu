@@ -389,7 +389,7 @@ static bool takes_4(const size_t *) { return false; }  // there are no tensor co
 // shared memory serves two products, 5,760 accesses in all with those for o, and a block 128: 524,288 bytes
 // read, where 393,216 is the least. Tiles that no query of a warp sees are left out, only those on the
 // diagonal are masked, and blocks with most keys come first. e^x is 2^x of a score that was scaled for it. o
-// leaves 16 bytes at a time, by way of shared memory. 240 and 239 registers, so two blocks to a
+// leaves 16 bytes at a time, by way of shared memory. 240 and 235 registers, so two blocks to a
 // multiprocessor.
 
 static void forward_5(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
@@ -558,7 +558,7 @@ static void backward_2(floatX *dq, floatX *dk, floatX *dv, float *delta, float *
 // ---------------------------------------------------------------------------------------------
 // Version 3, shipped: the same two kernels with tiles on tensor cores: 1,978,368 bytes read, a 35th, 97 % of
 // the accesses being of 16 bytes, and no conflicts. The one by keys computes the transposes of s and dp, so
-// that again what one product leaves is the left side of the next. 232 and 255 registers (sm_90), none
+// that again what one product leaves is the left side of the next. 228 and 255 registers (sm_90), none
 // spilled: what a warp multiplies again and again stays in them.
 
 static void backward_3(floatX *dq, floatX *dk, floatX *dv, float *delta, float *, float *, const floatX *d_o,

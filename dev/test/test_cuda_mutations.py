@@ -3,14 +3,15 @@
 
 Each mutation is built into a copy of test_cuda_kernels, for the CPU by dev/cuda_on_cpu, and runs the groups
 of checks that the table names. A mutation is caught by what the table says: by a comparison with double, or
-by a report of the emulator or of its checker. One that stays green is a hole in the tests. The unbroken source
-must be green in every build, or a red would mean nothing; a mutation that does not compile, that ends by a
-signal, or whose text is not in the source exactly once is a failure too.
+by a report of the emulator or of its checker. One that stays green is a hole in the tests. The unbroken
+source must be green in every build, or a red would mean nothing; a mutation that does not compile, that ends
+by a signal, or whose text is not in the source exactly once is a failure too.
 
     python3 dev/test/test_cuda_mutations.py [NAME...]     all mutations, or those whose name contains a NAME
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ SIGNS = [
 
 
 class Edit(NamedTuple):
-    """The one occurrence of `old` in `file` becomes `new`."""
+    """The one occurrence of `old` in `file` becomes `new`. A space stands for any white space."""
 
     file: str
     old: str
@@ -80,85 +81,86 @@ def change(old: str, new: str, file: str = CU) -> List[Edit]:
 MUTATIONS = [
     # what waits for what
     Mutation("partial sums: no __syncthreads", "rmsnorm", CHECK, RACE, change(
-        "blockDim.x / WARP;\n    __syncthreads();\n    for (int c = (int)threadIdx.x;",
-        "blockDim.x / WARP;\n    for (int c = (int)threadIdx.x;")),
+        "blockDim.x / WARP; __syncthreads(); for (int c = (int)threadIdx.x;",
+        "blockDim.x / WARP; for (int c = (int)threadIdx.x;")),
     Mutation("adding partial sums: no __syncthreads", "rmsnorm", CHECK, RACE, change(
-        "sums[warp][lane_number()] = sum;\n    __syncthreads();", "sums[warp][lane_number()] = sum;")),
+        "sums[warp][lane_number()] = sum; __syncthreads();", "sums[warp][lane_number()] = sum;")),
     Mutation("gradient norm: no __syncthreads", "norm_of_gradients", CHECK, RACE, change(
-        "of_warps[warp_number()] = sum; }\n    __syncthreads();", "of_warps[warp_number()] = sum; }")),
+        "of_warps[warp_number()] = sum; } __syncthreads();", "of_warps[warp_number()] = sum; }")),
     Mutation("classifier: no __syncthreads in the sum", "classifier", CHECK + OPTIMISED, RACE, change(
-        "of_warps[warp_number()] = mine; }\n    __syncthreads();", "of_warps[warp_number()] = mine; }")),
+        "of_warps[warp_number()] = mine; } __syncthreads();", "of_warps[warp_number()] = mine; }")),
     Mutation("classifier: label read after it changed", "classifier", CHECK + OPTIMISED, RACE, without(
         "__syncthreads();  // the label's logit has been read before anybody overwrites it")),
     Mutation("decoding: no __syncthreads", "decoding", CHECK, RACE, change(
-        "softmax.mean[n]; }\n    __syncthreads();", "softmax.mean[n]; }")),
+        "softmax.mean[n]; } __syncthreads();", "softmax.mean[n]; }")),
     Mutation("qknorm_rope forward: no __syncwarp", "qknorm_rope", CHECK, RACE, without(
         "__syncwarp();  // the pairs below are not the channels that a lane has kept itself")),
     Mutation("qknorm_rope backward: no __syncwarp", "qknorm_rope", CHECK, RACE, without(
         "__syncwarp();  // the pairs below are not the channels above")),
     Mutation("rows of a norm: not waited for", "rmsnorm", PLAIN, COMPARISON, change(
-        "    copy_async_commit();\n    copy_async_wait<0>();\n}", "    copy_async_commit();\n}", UTILS)),
+        "copy_async_commit(); copy_async_wait<0>(); }", "copy_async_commit(); }", UTILS)),
     Mutation("attention forward: keys used before all are there", "tiled", CHECK, RACE, without(
         "__syncthreads();  // the keys are there, and all warps are done with the values before")),
     Mutation("attention forward: keys overwritten while in use", "tiled", CHECK, RACE, without(
         "__syncthreads();  // the values are there, and all warps are done with the keys")),
     Mutation("attention forward: waits for all but the newest", "tiled", PLAIN, COMPARISON, change(
-        "copy_async_wait<0>();\n        __syncthreads();  // the keys",
-        "copy_async_wait<1>();\n        __syncthreads();  // the keys")),
+        "copy_async_wait<0>(); __syncthreads();  // the keys",
+        "copy_async_wait<1>(); __syncthreads();  // the keys")),
     Mutation("attention forward: does not wait for the values", "tiled", PLAIN, COMPARISON, change(
-        "copy_async_wait<0>();\n        __syncthreads();  // the values", "__syncthreads();  // the values")),
+        "copy_async_wait<0>(); __syncthreads();  // the values", "__syncthreads();  // the values")),
     Mutation("attention dq: tile overwritten while in use", "tiled", CHECK, RACE, change(
-        "next = KEYS * HS - now;\n        copy_async_wait<0>();\n        __syncthreads();",
-        "next = KEYS * HS - now;\n        copy_async_wait<0>();\n")),
+        "next = KEYS * HS - now; copy_async_wait<0>(); __syncthreads();",
+        "next = KEYS * HS - now; copy_async_wait<0>();")),
     Mutation("attention dq: rows overwritten before all have them", "tiled", CHECK, RACE, without(
         "__syncthreads();  // all have their rows, and the tiles are free")),
     Mutation("attention dq: stored over tiles in use", "tiled", CHECK, RACE, change(
-        "    __syncthreads();\n    store_rows<HS, M>(dq", "    store_rows<HS, M>(dq")),
+        "__syncthreads(); store_rows<HS, M>(dq", "store_rows<HS, M>(dq")),
     Mutation("attention dk, dv: tile overwritten while in use", "tiled", CHECK, RACE, change(
-        "float next_statistic = 0.0f;\n        copy_async_wait<0>();\n        __syncthreads();",
-        "float next_statistic = 0.0f;\n        copy_async_wait<0>();\n")),
+        "float next_statistic = 0.0f; copy_async_wait<0>(); __syncthreads();",
+        "float next_statistic = 0.0f; copy_async_wait<0>();")),
     Mutation("attention dk, dv: does not wait for the tile", "tiled", PLAIN, COMPARISON, change(
-        "float next_statistic = 0.0f;\n        copy_async_wait<0>();", "float next_statistic = 0.0f;")),
+        "float next_statistic = 0.0f; copy_async_wait<0>();", "float next_statistic = 0.0f;")),
     Mutation("attention: rows stored before other lanes are done", "tiled", CHECK, RACE, change(
-        "lane = threadIdx.x % WARP;\n    __syncwarp();\n", "lane = threadIdx.x % WARP;\n")),
+        "lane = lane_number(); __syncwarp();", "lane = lane_number();")),
     Mutation("attention: rows read before other lanes stored them", "tiled", CHECK, RACE, change(
-        "    __syncwarp();\n    const int r0 = lane", "    const int r0 = lane")),
+        "__syncwarp(); const int r0 = lane", "const int r0 = lane")),
     Mutation("a warp that leaves before the barrier it is needed at", "decoding", PLAIN, STUCK, change(
-        "    __syncthreads();\n    if (warp > 0) { return; }\n    for (int w = 1;",
-        "    if (warp > 0) { __syncthreads(); return; }\n    __syncthreads();\n    for (int w = 1;")),
+        "__syncthreads(); if (warp > 0) { return; } for (int w = 1;",
+        "if (warp > 0) { __syncthreads(); return; } __syncthreads(); for (int w = 1;")),
 
     # what a query may see
     Mutation("attention forward: sees the next token", "tiled", PLAIN, COMPARISON, change(
-        "if (j > i) { s[m][n][e] = -INFINITY; }", "if (j > i + 1) { s[m][n][e] = -INFINITY; }")),
+        "hide_later_keys<false, M, KEYS>(s, first, j0)", "hide_later_keys<false, M, KEYS>(s, first, j0 - 1)")),
     Mutation("attention forward: mask of the last tile only", "tiled", PLAIN, COMPARISON, change(
         "if (j0 + KEYS - 1 > first) {", "if (j0 + KEYS - 1 > first + 16 * M) {")),
     Mutation("attention dq: sees the next token", "tiled", PLAIN, COMPARISON, change(
-        "diagonal && j > i ? 0.0f : p_ij * (dp", "diagonal && j > i + 1 ? 0.0f : p_ij * (dp")),
+        "hide_later_keys<false, M, STEP>(p, first, j0 + step)",
+        "hide_later_keys<false, M, STEP>(p, first, j0 + step - 1)")),
     Mutation("attention dk, dv: seen by the token before", "tiled", PLAIN, COMPARISON, change(
-        "diagonal && j > i0 + i ? 0.0f : p_ij", "diagonal && j > i0 + i + 1 ? 0.0f : p_ij")),
+        "TRANSPOSED ? r > c : c > r", "TRANSPOSED ? r > c + 1 : c > r")),
     Mutation("plain attention: sees the next token", "plain", PLAIN, COMPARISON, change(
-        "Softmax<N> softmax = softmax_of_nothing<N>();\n    for (int j = 0; j <= i; j++) {",
-        "Softmax<N> softmax = softmax_of_nothing<N>();\n    for (int j = 0; j <= min(i + 1, T - 1); j++) {")),
+        "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= i; j++) {",
+        "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= min(i + 1, T - 1); j++) {")),
     Mutation("plain attention dq: does not see itself", "plain", PLAIN, COMPARISON, change(
-        "delta_i = dot<N>(do_i, o_i);\n    for (int j = 0; j <= i; j++) {",
-        "delta_i = dot<N>(do_i, o_i);\n    for (int j = 0; j < i; j++) {")),
+        "delta_i = dot<N>(do_i, o_i); for (int j = 0; j <= i; j++) {",
+        "delta_i = dot<N>(do_i, o_i); for (int j = 0; j < i; j++) {")),
     Mutation("plain attention dk, dv: not seen by itself", "plain", PLAIN, COMPARISON, change(
         "for (int i = j; i < T; i++) {", "for (int i = j + 1; i < T; i++) {")),
     Mutation("decoding: does not see the last token", "decoding", PLAIN, COMPARISON, change(
-        "j <= position; j += DECODE_WARPS", "j < position; j += DECODE_WARPS")),
+        "j0 + n <= position ? s : -INFINITY", "j0 + n < position ? s : -INFINITY")),
 
     # tensor cores
     Mutation("block_row: lanes of the wrong half", "tiled", PLAIN, COMPARISON, change(
-        "r + lane % 16, 2 * k + lane / 16", "r + lane / 2, 2 * k + lane % 2")),
+        "slow = lane / 16, fast = lane / 8 % 2;", "fast = lane / 16, slow = lane / 8 % 2;")),
     Mutation("multiply_rows: halves of B swapped", "tiled", PLAIN, COMPARISON, change(
-        "b0[2] = {r[0], r[2]}, b1[2] = {r[1], r[3]}", "b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]}")),
+        "block_row<HS, ACROSS>(tile, 16 * n, k)", "block_row<HS, DOWN>(tile, 16 * n, k)")),
     Mutation("multiply_columns: halves of B swapped", "tiled", PLAIN, COMPARISON, change(
-        "b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]}", "b0[2] = {r[0], r[2]}, b1[2] = {r[1], r[3]}")),
+        "block_row<HS, DOWN>(tile, 16 * k, n)", "block_row<HS, ACROSS>(tile, 16 * k, n)")),
     Mutation("multiply_columns: rows of A swapped", "tiled", PLAIN, COMPARISON, change(
-        "a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);\n"
-        "            a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);",
-        "a[m][2] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);\n"
-        "            a[m][1] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);")),
+        "a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]); "
+        "a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);",
+        "a[m][2] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]); "
+        "a[m][1] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);")),
     Mutation("pack_bf16: the wrong order", "tiled", PLAIN, COMPARISON, change(
         "__floats2bfloat162_rn(low, high)", "__floats2bfloat162_rn(high, low)", UTILS)),
     Mutation("swizzle: not where tiles are filled", "tiled", PLAIN, COMPARISON, change(
@@ -178,33 +180,34 @@ MUTATIONS = [
     Mutation("attention dq: lse taken for powers of 2", "tiled", PLAIN, COMPARISON, change(
         "lse_i[m][half] = i < T ? lse[i] * LOG2_E :", "lse_i[m][half] = i < T ? lse[i] :")),
     Mutation("attention dq: delta missing", "tiled", PLAIN, COMPARISON, change(
-        "p_ij * (dp[m][n][e] - delta_i[m][e / 2]);", "p_ij * dp[m][n][e];")),
+        "*= dp[m][n][e] - delta_i[m][e / 2];", "*= dp[m][n][e];")),
     Mutation("attention dk: delta missing", "tiled", PLAIN, COMPARISON, change(
         "*= dp[m][c][e] - delta_i[step + 8 * c + lane % 4 * 2 + e % 2];", "*= dp[m][c][e];")),
     Mutation("attention dk: statistics of another row", "tiled", PLAIN, COMPARISON, change(
-        "i = step + 8 * c + lane % 4 * 2 + e % 2, j = row", "i = step + 8 * c + lane % 4 * 2, j = row")),
+        "lse_c = lse_i[step + 8 * c + lane % 4 * 2 + e % 2];",
+        "lse_c = lse_i[step + 8 * c + lane % 4 * 2];")),
     Mutation("plain attention dk, dv: delta missing", "plain", PLAIN, COMPARISON, change(
         "p * (dot<N>(do_i, v_j) - delta[statistic]);", "p * dot<N>(do_i, v_j);")),
     Mutation("attention: 1 / sqrt(HS) missing in dk", "tiled", PLAIN, COMPARISON, change(
-        "scales[m][1] = scale;\n        ones", "scales[m][1] = 1.0f;\n        ones")),
+        "scales[m][1] = scale; ones", "scales[m][1] = 1.0f; ones")),
     Mutation("decoding: the last warp left out", "decoding", PLAIN, COMPARISON, change(
-        "w < DECODE_WARPS && w <= (int)position", "w < DECODE_WARPS - 1 && w <= (int)position")),
+        "w < DECODE_WARPS; w++", "w < DECODE_WARPS - 1; w++")),
 
     # groups of queries, strides
     Mutation("attention forward: wrong group", "tiled", PLAIN, COMPARISON, change(
-        "h = blockIdx.y, g = h / (NH / NKV);\n    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
-        "(size_t)NKV * HS;\n    const float scale = LOG2_E",
-        "h = blockIdx.y, g = h % NKV;\n    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
-        "(size_t)NKV * HS;\n    const float scale = LOG2_E")),
+        "h = blockIdx.y, g = h / (NH / NKV); const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
+        "(size_t)NKV * HS; const float scale = LOG2_E",
+        "h = blockIdx.y, g = h % NKV; const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
+        "(size_t)NKV * HS; const float scale = LOG2_E")),
     Mutation("attention dk, dv: one head of the group", "tiled", PLAIN, COMPARISON, change(
         "q + next_h * HS, Q, next_i0", "q, Q, next_i0")),
     Mutation("plain attention dk, dv: wrong group", "plain", PLAIN, COMPARISON, change(
         "for (int h = g * group; h < (g + 1) * group; h++) {", "for (int h = g; h < NH; h += NKV) {")),
     Mutation("attention forward: v_stride is that of k", "tiled", PLAIN, COMPARISON, change(
-        "(values, v, v_stride, j0, T);\n        copy_async_commit();\n        if (visible)",
-        "(values, v, KV, j0, T);\n        copy_async_commit();\n        if (visible)")),
+        "(values, v, v_stride, j0, T); copy_async_commit(); if (visible)",
+        "(values, v, KV, j0, T); copy_async_commit(); if (visible)")),
     Mutation("attention dv: dv_stride is that of k", "tiled", PLAIN, COMPARISON, change(
-        "store_rows<HS, M>(dv, dv_stride, first", "store_rows<HS, M>(dv, KV, first")),
+        "dv + b * T * dv_stride + g * HS, dv_stride, first", "dv + b * T * dv_stride + g * HS, KV, first")),
     Mutation("decoding: sequences in the wrong slots", "decoding", PLAIN, COMPARISON, change(
         "keys += slots[i] * slot_stride", "keys += i * slot_stride")),
     Mutation("qknorm_rope forward: x_stride is C", "qknorm_rope", PLAIN, COMPARISON, change(
@@ -228,8 +231,8 @@ MUTATIONS = [
     Mutation("= for += in the residual stream", "rmsnorm", PLAIN, COMPARISON, change(
         "(float)x_c[k] + (float)w_c[k] * ((float)o_c[k] * s)", "(float)w_c[k] * ((float)o_c[k] * s)")),
     Mutation("rmsnorm backward: a row taken twice", "rmsnorm", PLAIN, COMPARISON, change(
-        "n < N; n += (size_t)gridDim.x * warps) {\n        for (int c = lane",
-        "n < N; n += (size_t)gridDim.x * warps - 1) {\n        for (int c = lane")),
+        "n < N; n += (size_t)gridDim.x * warps) { for (int c = lane",
+        "n < N; n += (size_t)gridDim.x * warps - 1) { for (int c = lane")),
     Mutation("partial sums: the last warp left out", "rmsnorm", PLAIN, COMPARISON, change(
         "for (int i = 0; i < warps; i++) { sum += sums[(size_t)i * C + c]; }",
         "for (int i = 0; i < warps - 1; i++) { sum += sums[(size_t)i * C + c]; }")),
@@ -238,21 +241,24 @@ MUTATIONS = [
     Mutation("classifier: the last warp left out", "classifier", PLAIN, COMPARISON, change(
         "i < (int)blockDim.x / WARP; i++) { all", "i < (int)blockDim.x / WARP - 1; i++) { all")),
     Mutation("gradient norm: whoever comes first", "bits", PLAIN, COMPARISON, [
-        Edit(CU, "if (lane_number() == 0) { of_warps[warp_number()] = sum; }\n    __syncthreads();",
-             "if (threadIdx.x == 0) { of_warps[0] = 0.0; }\n    __syncthreads();\n"
-             "    if (lane_number() == 0) { atomicAdd(&of_warps[0], sum); }\n    __syncthreads();"),
-        Edit(CU, "i < (int)blockDim.x / WARP; i++) { sum += of_warps[i]", "i < 2; i++) { sum = of_warps[0]")]),
+        Edit(CU, "if (lane_number() == 0) { of_warps[warp_number()] = sum; } __syncthreads();",
+             "if (threadIdx.x == 0) { of_warps[0] = 0.0; } __syncthreads(); "
+             "if (lane_number() == 0) { atomicAdd(&of_warps[0], sum); } __syncthreads();"),
+        Edit(CU, "for (int i = 1; i < (int)blockDim.x / WARP; i++) { sum += of_warps[i]; }",
+             "sum = of_warps[0];")]),
 
     # where arrays end
+    Mutation("decoding: keys that are not there", "decoding", PLAIN, COMPARISON, change(
+        "min(j0 + n, position)", "j0 + n")),
     Mutation("norm: rows beyond the last", "rmsnorm", CHECK, BOUNDS, change(
-        "if (n >= N) { return; }\n    const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n",
+        "if (n >= N) { return; } const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n",
         "const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n")),
     Mutation("embedding's gradient: channels beyond the last", "embedding", CHECK, BOUNDS, change(
-        "if (c >= C) { return; }\n    const uint32_t begin", "const uint32_t begin")),
+        "if (c >= C) { return; } const uint32_t begin", "const uint32_t begin")),
     Mutation("norm's gradient: channels beyond the last", "rmsnorm", CHECK, BOUNDS, change(
         "if (warp > 0 || c >= C) { return; }", "if (warp > 0) { return; }")),
     Mutation("adamw: parameters beyond the last", "adamw", CHECK, BOUNDS, change(
-        "* ADAMW_WIDTH;\n    if (i >= size) { return; }", "* ADAMW_WIDTH;")),
+        "* ADAMW_WIDTH; if (i >= size) { return; }", "* ADAMW_WIDTH;")),
     Mutation("attention: queries and keys beyond the last", "tiled", PLAIN, BOUNDS, change(
         "row + c * 8, first + r < T);", "row + c * 8, true);")),
     Mutation("classifier: threads without a part of the row", "classifier", CHECK, BOUNDS, change(
@@ -266,8 +272,8 @@ MUTATIONS = [
     Mutation("attention: rows stored beyond the last", "tiled", CHECK, BOUNDS, change(
         "r < 16 * M && first + r < T; r +=", "r < 16 * M && first + r <= T; r +=")),
     Mutation("a store for global memory to a kept sum", "rmsnorm", PLAIN, WRONG_MEMORY, change(
-        "sum += (float)w_c[k] * term;\n            }\n            store_shared(dw + c, dw_c);",
-        "sum += (float)w_c[k] * term;\n            }\n            store(dw + c, dw_c);")),
+        "sum += (float)w_c[k] * term; } store_shared(dw + c, dw_c);",
+        "sum += (float)w_c[k] * term; } store(dw + c, dw_c);")),
 
     # formulas
     Mutation("rmsnorm backward: the mean missing", "rmsnorm", PLAIN, COMPARISON, change(
@@ -278,8 +284,8 @@ MUTATIONS = [
     Mutation("rope: neighbours for pairs", "qknorm_rope", PLAIN, COMPARISON, change(
         "return pair / half * HS + pair % half;", "return pair;")),
     Mutation("swiglu backward: up for gate", "swiglu", PLAIN, COMPARISON, change(
-        "*gate = gate_up + n * 2 * F, *up = gate + F;\n    floatX *dgate",
-        "*up = gate_up + n * 2 * F, *gate = up + F;\n    floatX *dgate")),
+        "*gate = gate_up + n * 2 * F, *up = gate + F; floatX *dgate",
+        "*up = gate_up + n * 2 * F, *gate = up + F; floatX *dgate")),
     Mutation("classifier: z-loss's gradient without its 2", "classifier", PLAIN, COMPARISON, change(
         "(1.0f + 2.0f * z * lse_n)", "(1.0f + z * lse_n)")),
     Mutation("classifier: the label counts once for each weight", "classifier", PLAIN, COMPARISON, change(
@@ -292,7 +298,7 @@ MUTATIONS = [
         "p, master, moment1, moment2, gradients", "p, master, moment2, moment1, gradients")),
     Mutation("adamw: master weights not written", "adamw", PLAIN, COMPARISON, without(
         "if (master != nullptr) { store(master + i, master_i); }")),
-    Mutation("adamw: weights not written", "adamw", PLAIN, COMPARISON, without("    store(p + i, p_i);\n")),
+    Mutation("adamw: weights not written", "adamw", PLAIN, COMPARISON, without("store(p + i, p_i);")),
     Mutation("adamw: clipping left out", "adamw", PLAIN, COMPARISON, change(
         "(float)g_i[k] * s.gradient_scale", "(float)g_i[k]")),
     Mutation("stochastic rounding: to nearest", "adamw", PLAIN, COMPARISON, change(
@@ -347,9 +353,11 @@ def build_and_run(edits: List[Edit], build: List[str], groups: str) -> str:
             (copy / "build/cuda_on_cpu" / object_file.name).symlink_to(object_file)
         for edit in edits:
             text = (copy / edit.file).read_text()
-            if text.count(edit.old) != 1:
-                return f"its text is {text.count(edit.old)} times in {edit.file}: {edit.old!r}"
-            (copy / edit.file).write_text(text.replace(edit.old, edit.new))
+            found = list(re.finditer(r"\s+".join(map(re.escape, edit.old.split())), text))
+            if len(found) != 1:
+                return f"its text is {len(found)} times in {edit.file}: {edit.old}"
+            mutated = text[: found[0].start()] + edit.new + text[found[0].end() :]
+            (copy / edit.file).write_text(mutated)
         command = ["dev/cuda_on_cpu/run.sh", "--build", PROGRAM, "-O0", *build, "-w", "-o", "mutant"]
         built = subprocess.run(command, cwd=copy, capture_output=True, text=True)
         if built.returncode != 0:
