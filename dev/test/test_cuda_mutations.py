@@ -124,20 +124,18 @@ MUTATIONS = [
         "lane = lane_number(); __syncwarp();", "lane = lane_number();")),
     Mutation("attention: rows read before other lanes stored them", "tiled", CHECK, RACE, change(
         "__syncwarp(); const int r0 = lane", "const int r0 = lane")),
-    Mutation("a warp that leaves before the barrier it is needed at", "decoding", PLAIN, STUCK, change(
-        "__syncthreads(); if (warp > 0) { return; } for (int w = 1;",
-        "if (warp > 0) { __syncthreads(); return; } __syncthreads(); for (int w = 1;")),
+    Mutation("classifier: only the lanes that wrote wait", "classifier", PLAIN, STUCK, change(
+        "of_warps[warp_number()] = mine; } __syncthreads();", "of_warps[warp_number()] = mine; __syncthreads(); }")),
 
     # what a query may see
     Mutation("attention forward: sees the next token", "tiled", PLAIN, COMPARISON, change(
-        "hide_later_keys<false, M, KEYS>(s, first, j0)", "hide_later_keys<false, M, KEYS>(s, first, j0 - 1)")),
+        "<false, M, KEYS>(s, first, j0)", "<false, M, KEYS>(s, first, j0 - 1)")),
     Mutation("attention forward: mask of the last tile only", "tiled", PLAIN, COMPARISON, change(
         "if (j0 + KEYS - 1 > first) {", "if (j0 + KEYS - 1 > first + 16 * M) {")),
     Mutation("attention dq: sees the next token", "tiled", PLAIN, COMPARISON, change(
-        "hide_later_keys<false, M, STEP>(p, first, j0 + step)",
-        "hide_later_keys<false, M, STEP>(p, first, j0 + step - 1)")),
+        "<false, M, STEP>(p, first, j0 + step)", "<false, M, STEP>(p, first, j0 + step - 1)")),
     Mutation("attention dk, dv: seen by the token before", "tiled", PLAIN, COMPARISON, change(
-        "TRANSPOSED ? r > c : c > r", "TRANSPOSED ? r > c + 1 : c > r")),
+        "<true, M, STEP>(p, first, i0 + step)", "<true, M, STEP>(p, first, i0 + step + 1)")),
     Mutation("plain attention: sees the next token", "plain", PLAIN, COMPARISON, change(
         "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= i; j++) {",
         "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= min(i + 1, T - 1); j++) {")),
@@ -248,7 +246,7 @@ MUTATIONS = [
              "sum = of_warps[0];")]),
 
     # where arrays end
-    Mutation("decoding: keys that are not there", "decoding", PLAIN, COMPARISON, change(
+    Mutation("decoding: keys that are not there", "decoding", PLAIN, BOUNDS, change(
         "min(j0 + n, position)", "j0 + n")),
     Mutation("norm: rows beyond the last", "rmsnorm", CHECK, BOUNDS, change(
         "if (n >= N) { return; } const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n",
@@ -272,8 +270,8 @@ MUTATIONS = [
     Mutation("attention: rows stored beyond the last", "tiled", CHECK, BOUNDS, change(
         "r < 16 * M && first + r < T; r +=", "r < 16 * M && first + r <= T; r +=")),
     Mutation("a store for global memory to a kept sum", "rmsnorm", PLAIN, WRONG_MEMORY, change(
-        "sum += (float)w_c[k] * term; } store_shared(dw + c, dw_c);",
-        "sum += (float)w_c[k] * term; } store(dw + c, dw_c);")),
+        "(float)dy_c[k] * ((float)x_c[k] * s); dw_c[k] += term; sum += (float)w_c[k] * term; } store_shared(",
+        "(float)dy_c[k] * ((float)x_c[k] * s); dw_c[k] += term; sum += (float)w_c[k] * term; } store(")),
 
     # formulas
     Mutation("rmsnorm backward: the mean missing", "rmsnorm", PLAIN, COMPARISON, change(
