@@ -2028,6 +2028,7 @@ bool olmo2_check(const OLMo2Config *c, const OLMo2Limits *limits, Error *err) {
             "no other copy; leave the flag out, or build with PRECISION=bf16");
     }
     if (c->HS > 256) { return fail(err, "head_dim %zu: the CUDA attention has room for at most 256", c->HS); }
+    if (limits->B > 65535) { return fail(err, "%zu sequences at once: a CUDA grid takes 65535", limits->B); }
     if (c->C > longest || Q > longest) {
         return fail(err, "rows of %zu channels: the CUDA norms have room for at most %zu",
                     c->C > Q ? c->C : Q, longest);

@@ -33,7 +33,7 @@ suite() { dev/test/suite.sh "$@"; }
 
 # All suites of a target. One that does not build prints no figures, so a failed target counts as a failure
 # itself.
-target() { make -s -k "$1" || printf '0 1 0 0 make %s\n' "$1" >>build/tests/results; }
+target() { make -s -k "$@" || printf '0 1 0 0 make %s\n' "$1" >>build/tests/results; }
 begin=$(date +%s)
 
 # Built two at a time, run one at a time, so that the seconds of a suite are its own.
@@ -41,8 +41,9 @@ make -s -k -j "$(getconf _NPROCESSORS_ONLN)" programs || echo "what did not buil
 target test
 target sanitize
 if [ $cuda = yes ]; then
+    # Each of these suites keeps one core busy, so they run side by side.
     make -s -k -j "$(getconf _NPROCESSORS_ONLN)" cuda_programs || echo "what did not build fails below"
-    target test_cuda
+    target test_cuda -j "$(getconf _NPROCESSORS_ONLN)"
 else
     say "skipped: the CUDA program (what is missing, and how to get it, stands above)"
 fi

@@ -125,7 +125,8 @@ MUTATIONS = [
     Mutation("attention: rows read before other lanes stored them", "tiled", CHECK, RACE, change(
         "__syncwarp(); const int r0 = lane", "const int r0 = lane")),
     Mutation("classifier: only the lanes that wrote wait", "classifier", PLAIN, STUCK, change(
-        "of_warps[warp_number()] = mine; } __syncthreads();", "of_warps[warp_number()] = mine; __syncthreads(); }")),
+        "of_warps[warp_number()] = mine; } __syncthreads();",
+        "of_warps[warp_number()] = mine; __syncthreads(); }")),
 
     # what a query may see
     Mutation("attention forward: sees the next token", "tiled", PLAIN, COMPARISON, change(
@@ -356,7 +357,7 @@ def build_and_run(edits: List[Edit], build: List[str], groups: str) -> str:
                 return f"its text is {len(found)} times in {edit.file}: {edit.old}"
             mutated = text[: found[0].start()] + edit.new + text[found[0].end() :]
             (copy / edit.file).write_text(mutated)
-        command = ["dev/cuda_on_cpu/run.sh", "--build", PROGRAM, "-O0", *build, "-w", "-o", "mutant"]
+        command = ["dev/cuda_on_cpu/run.sh", "--build", PROGRAM, "-O0", "-g0", *build, "-w", "-o", "mutant"]
         built = subprocess.run(command, cwd=copy, capture_output=True, text=True)
         if built.returncode != 0:
             return "does not compile: " + (built.stderr.strip().splitlines() or [""])[0]
