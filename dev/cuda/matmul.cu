@@ -189,7 +189,7 @@ __global__ static void __launch_bounds__(MMA_THREADS, 2)
             uint32_t a[4][4];
 #pragma unroll
             for (int m = 0; m < 4; m++) {
-                load_matrices(a[m], block_row<DEPTH>(x_tiles + now, row + 16 * m, k));
+                load_matrices(a[m], block_row<DEPTH, DOWN>(x_tiles + now, row + 16 * m, k));
             }
             multiply_rows<DEPTH, 4, 64>(sum, a, w_tiles + now + column * DEPTH, k);
         }
