@@ -140,7 +140,7 @@ static void forward_3(floatX *y, const floatX *x, const floatX *w, size_t N, siz
 // Version 4: tensor cores. One instruction of a warp multiplies 16 x 16 by 16 x 8 numbers, 2,048
 // multiply-adds, 16 times the speed of plain ones on an A100. A warp takes 64 x 64 outputs, a block of 4
 // warps 128 x 128: for 16 columns it fetches its operands with 8 load_matrices and does 32 products, 128
-// registers of sums and 198 in all. Rows stay bf16 and rows: a tile needs neither conversion nor
+// registers of sums and 215 in all. Rows stay bf16 and rows: a tile needs neither conversion nor
 // transposition, so it is copied past the registers (copy_async), and there are three of each matrix, one
 // that is multiplied and two that are on their way: 48 KiB. Rows are 64 bytes long, so that 8 of them at the
 // same place would be in 2 of 8 groups of banks. tile_place, explained beside attention in train_olmo2.cu,
