@@ -32,7 +32,10 @@ endif
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
 NVCC = $(CUDA_HOME)/bin/nvcc
 CUBLAS_HEADERS = $(wildcard $(CURDIR)/.venv/lib/python3*/site-packages/nvidia/cu*/include/cublas_v2.h)
-CUBLAS := $(if $(wildcard $(CUDA_HOME)/include/cublas_v2.h),,$(firstword $(CUBLAS_HEADERS:/include/cublas_v2.h=)))
+CUBLAS := $(firstword $(CUBLAS_HEADERS:/include/cublas_v2.h=))
+ifneq ($(wildcard $(CUDA_HOME)/include/cublas_v2.h),)
+  CUBLAS :=
+endif
 CUBLAS_LIBS = $(if $(CUBLAS),$(foreach lib,$(wildcard $(CUBLAS)/lib/libcublas*.so.*),-Xlinker $(lib)) \
                 -Xlinker -rpath=$(CUBLAS)/lib,-lcublas)
 CUDA_INCLUDES = $(if $(CUBLAS),-I$(CUBLAS)/include)

@@ -28,9 +28,10 @@
 // fp32 has a relative rounding error of u = 6e-8. A sum of n terms of size s in lanes errs by about sqrt(n) u
 // s, and the largest sums here have a hundred terms, so one layer errs by a few 1e-7 of its largest value.
 //
-// bf16 has one of u = 2e-3 (half of 2^-8), and every weight and activation is rounded to it. How far that alone
-// takes the numbers, with exact arithmetic, is what dev/reference/bf16_floor.py finds; what is allowed is that,
-// and half as much again at most for another order of the sums. (floor: of the worse of the two dumps)
+// bf16 has one of u = 2e-3 (half of 2^-8), and every weight and activation is rounded to it. How far that
+// alone takes the numbers, with exact arithmetic, is what dev/reference/bf16_floor.py finds; what is allowed
+// is that, and half as much again at most for another order of the sums. (floor: of the worse of the two
+// dumps)
 
 typedef enum { ACTIVATION, LOSS, LAYER_GRADIENT, GRADIENT, AFTER_1, AFTER_10, KINDS } Kind;
 

@@ -96,8 +96,8 @@ setup_cuda() {
     local home=${CUDA_HOME:-/usr/local/cuda} release package
     if [ ! -d "$home" ] && have nvcc; then home=$(dirname "$(dirname "$(command -v nvcc)")"); fi
     if [ ! -x "$home/bin/nvcc" ]; then
-        say "no CUDA Toolkit in $home (or name its folder in CUDA_HOME): the CUDA program and its tests are left out;"
-        say "its compiler and headers, from developer.nvidia.com/cuda-downloads, are enough for them: no GPU"
+        say "no CUDA Toolkit in $home (or name its folder in CUDA_HOME): the CUDA program and its tests are left"
+        say "out; its compiler and headers, from developer.nvidia.com/cuda-downloads, are enough for them: no GPU"
         return 1
     fi
     [ ! -f "$home/include/cublas_v2.h" ] || return 0
