@@ -58,13 +58,17 @@ all: train_olmo2
 train_olmo2: train_olmo2.c | build
 	$(CC) $(CFLAGS) $(FLAGS) -MF build/train_olmo2.d $< -o $@ $(OPENMP) $(LIBS)
 
-train_olmo2cu: train_olmo2.cu $(CUDA_HEADERS) $(HEADERS)
+# Another PRECISION or CUDA_ARCH than last time makes another program.
+build/cuda_flags: FORCE | build
+	@echo '$(CUDA_FLAGS)' | cmp -s - $@ || echo '$(CUDA_FLAGS)' >$@
+
+train_olmo2cu: train_olmo2.cu $(CUDA_HEADERS) $(HEADERS) build/cuda_flags
 	$(NVCC) $(CUDA_FLAGS) $< -o $@ $(CUBLAS_LIBS)
 
-build/test_olmo2cu: test_olmo2.c train_olmo2.cu $(CUDA_HEADERS) $(HEADERS) | build
+build/test_olmo2cu: test_olmo2.c train_olmo2.cu $(CUDA_HEADERS) $(HEADERS) build/cuda_flags | build
 	$(NVCC) $(CUDA_FLAGS) -x cu -DBACKEND='"train_olmo2.cu"' $< -o $@ $(CUBLAS_LIBS)
 
-build/cuda/%: dev/cuda/%.cu train_olmo2.cu $(CUDA_HEADERS) $(HEADERS) | build/cuda
+build/cuda/%: dev/cuda/%.cu train_olmo2.cu $(CUDA_HEADERS) $(HEADERS) build/cuda_flags | build/cuda
 	$(NVCC) $(CUDA_FLAGS) $< -o $@ $(CUBLAS_LIBS)
 
 build/test_olmo2: test_olmo2.c | build
@@ -191,4 +195,5 @@ clean:
 
 # Nothing may vanish between a build and its run.
 .SECONDARY:
-.PHONY: all test test_cuda cuda_programs sanitize fuzz warnings drivers programs format clean
+FORCE:
+.PHONY: FORCE all test test_cuda cuda_programs sanitize fuzz warnings drivers programs format clean
