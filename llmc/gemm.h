@@ -70,85 +70,102 @@ enum {
 // Vectors of the compiler's own (GCC, Clang): the operators work on all lanes. They may stand at any float.
 typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(sizeof(float)), may_alias));
 typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef float GemmOctet __attribute__((vector_size(8 * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 static inline size_t gemm_min(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline size_t gemm_divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// low = a0 b0 a1 b1 and high = a2 b2 a3 b3. GCC before 12 lacks the builtin and must find the instruction.
-static inline void gemm_interleave(GemmQuad *low, GemmQuad *high, const GemmQuad *a, const GemmQuad *b) {
+// dst[k * width + i] = src[i * stride + k] for i < rows, k < 4: up to eight rows become four columns.
+__attribute__((always_inline)) static inline void gemm_transpose(float *dst, size_t width, const float *src,
+                                                                 size_t stride, size_t rows) {
 #if defined(__clang__) || __GNUC__ >= 12
-    *low = __builtin_shufflevector(*a, *b, 0, 4, 1, 5);
-    *high = __builtin_shufflevector(*a, *b, 2, 6, 3, 7);
+    GemmOctet row[4], pair[4], column[4];
+    for (size_t i = 0; i < 4; i++) {  // rows i and i + 4 side by side
+        const GemmQuad zeros = {0};
+        const GemmQuad low = i < rows ? *(const GemmQuad *)(src + i * stride) : zeros;
+        const GemmQuad high = i + 4 < rows ? *(const GemmQuad *)(src + (i + 4) * stride) : zeros;
+        row[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+    }
+    // a0 a1 a2 a3 and b0 b1 b2 b3 become a0 b0 a1 b1 and a2 b2 a3 b3, in both halves; then once more.
+#define GEMM_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define GEMM_HIGH(a, b) __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+    for (size_t i = 0; i < 2; i++) {
+        pair[2 * i] = GEMM_LOW(row[i], row[i + 2]);
+        pair[2 * i + 1] = GEMM_HIGH(row[i], row[i + 2]);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        column[2 * i] = GEMM_LOW(pair[i], pair[i + 2]);
+        column[2 * i + 1] = GEMM_HIGH(pair[i], pair[i + 2]);
+    }
+#undef GEMM_LOW
+#undef GEMM_HIGH
+    for (size_t k = 0; k < 4; k++) { memcpy(dst + k * width, &column[k], rows * sizeof(float)); }
 #else
-    const GemmQuad mixed_low = {(*a)[0], (*b)[0], (*a)[1], (*b)[1]};
-    const GemmQuad mixed_high = {(*a)[2], (*b)[2], (*a)[3], (*b)[3]};
-    *low = mixed_low;
-    *high = mixed_high;
+    for (size_t k = 0; k < 4; k++) {
+        for (size_t i = 0; i < rows; i++) { dst[k * width + i] = src[i * stride + k]; }
+    }
 #endif
 }
 
-// dst[k * width + i] = src[i * stride + k] for i, k < 4: four rows become four columns.
-static inline void gemm_transpose_quads(float *dst, size_t width, const float *src, size_t stride) {
-    GemmQuad row[4], even_low, even_high, odd_low, odd_high, column[4];
-    for (size_t i = 0; i < 4; i++) {
-        row[i] = *(const GemmQuad *)(src + i * stride);
-        // The caller's next four rows, which the processor does not foresee in such short pieces. They may
-        // lie past the end: a prefetch reads nothing.
-        __builtin_prefetch(src + (i + 4) * stride);
+// gemm_pack for `rows` rows, at most eight, that are contiguous in k.
+__attribute__((always_inline)) static inline void gemm_pack_rows(float *dst, size_t width, const float *src,
+                                                                 size_t stride, size_t rows, size_t depth) {
+    size_t k = 0;
+    for (; k + 4 <= depth; k += 4) {
+        for (size_t i = 0; i < rows; i++) { __builtin_prefetch(src + (i + width) * stride + k, 0, 2); }
+        gemm_transpose(dst + k * width, width, src + k, stride, rows);
     }
-    gemm_interleave(&even_low, &even_high, &row[0], &row[2]);
-    gemm_interleave(&odd_low, &odd_high, &row[1], &row[3]);
-    gemm_interleave(&column[0], &column[1], &even_low, &odd_low);
-    gemm_interleave(&column[2], &column[3], &even_high, &odd_high);
-    for (size_t k = 0; k < 4; k++) { *(GemmQuad *)(dst + k * width) = column[k]; }
+    for (; k < depth; k++) {
+        for (size_t i = 0; i < rows; i++) { dst[k * width + i] = src[i * stride + k]; }
+    }
 }
 
 // dst (depth, width): dst[k * width + i] = src[i * stride + k * k_stride] for i < count, zeros from count on.
-// It serves strips of A (width MR, i a row) and panels of B (width NR, i a column).
+// It serves strips of A (width MR, i a row) and panels of B (width NR, i a column). What the next strip or
+// panel will read is fetched into the second-level cache meanwhile: the processor does not foresee such short
+// pieces. It may lie past the end of the matrix, since a prefetch reads nothing.
 __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t width, const float *src,
                                                             size_t stride, size_t k_stride, size_t count,
                                                             size_t depth) {
     if (count < width) { memset(dst, 0, depth * width * sizeof(float)); }
     if (stride == 1) {
         for (size_t k = 0; k < depth; k++) {
+            const float *src_k = src + k * k_stride;
+            for (size_t i = 0; i < width; i += 16) { __builtin_prefetch(src_k + width + i, 0, 2); }
             if (count == width) {  // a size that the compiler knows: a few vector moves
-                memcpy(dst + k * width, src + k * k_stride, width * sizeof(float));
+                memcpy(dst + k * width, src_k, width * sizeof(float));
             } else {
-                memcpy(dst + k * width, src + k * k_stride, count * sizeof(float));
+                memcpy(dst + k * width, src_k, count * sizeof(float));
             }
         }
         return;
     }
     size_t i = 0;
-    for (; k_stride == 1 && i + 4 <= count; i += 4) {
-        size_t k = 0;
-        for (; k + 4 <= depth; k += 4) {
-            gemm_transpose_quads(dst + k * width + i, width, src + i * stride + k, stride);
-        }
-        for (; k < depth; k++) {
-            for (size_t q = i; q < i + 4; q++) { dst[k * width + q] = src[q * stride + k]; }
-        }
+    if (k_stride == 1) {
+        for (; i + 8 <= count; i += 8) { gemm_pack_rows(dst + i, width, src + i * stride, stride, 8, depth); }
+        for (; i + 2 <= count; i += 2) { gemm_pack_rows(dst + i, width, src + i * stride, stride, 2, depth); }
     }
     for (; i < count; i++) {
         for (size_t k = 0; k < depth; k++) { dst[k * width + i] = src[i * stride + k * k_stride]; }
     }
 }
 
-// c (MR, NR) = or += a (depth, MR)^T b (depth, NR), both packed.
-__attribute__((always_inline)) static inline void gemm_register_tile(float *c, size_t ldc, const float *a,
-                                                                     const float *b, size_t depth, bool add) {
+// c (rows, NR) = or += a (depth, MR)^T b (depth, NR), both packed. Of each MR numbers of a, the first `rows`
+// are used.
+__attribute__((always_inline)) static inline void
+gemm_register_tile(float *c, size_t ldc, const float *a, const float *b, int rows, size_t depth, bool add) {
     GemmVector sum[GEMM_MR][GEMM_NV] = {{{0}}};
-    for (int i = 0; i < GEMM_MR; i++) {  // C is wanted only at the end, but then at once
+    for (int i = 0; i < rows; i++) {  // C is wanted only at the end, but then at once
         for (int v = 0; v < GEMM_NV; v++) { __builtin_prefetch(c + (size_t)i * ldc + v * GEMM_LANES); }
     }
     for (size_t k = 0; k < depth; k++) {
         const GemmVector *b_k = (const GemmVector *)(b + k * GEMM_NR);
-        for (int i = 0; i < GEMM_MR; i++) {
+        for (int i = 0; i < rows; i++) {
             for (int v = 0; v < GEMM_NV; v++) { sum[i][v] += a[k * GEMM_MR + i] * b_k[v]; }
         }
     }
-    for (int i = 0; i < GEMM_MR; i++) {
+    for (int i = 0; i < rows; i++) {
         GemmVector *c_i = (GemmVector *)(c + (size_t)i * ldc);
         for (int v = 0; v < GEMM_NV; v++) {
             if (add) { sum[i][v] += c_i[v]; }
@@ -157,16 +174,21 @@ __attribute__((always_inline)) static inline void gemm_register_tile(float *c, s
     }
 }
 
-// c (rows, columns) = or += a b, where the tile may hang over the edges of C.
+// c (rows, columns) = or += a b, where the tile may hang over the edges of C. Tiles of 1, 2 and 4 rows are for
+// decoding: with so few, reading B is all that takes time, if the arithmetic is not that of MR rows.
 static inline void gemm_tile(float *c, size_t ldc, const float *a, const float *b, size_t rows,
                              size_t columns, size_t depth, bool add) {
-    if (rows == GEMM_MR && columns == GEMM_NR) {
-        gemm_register_tile(c, ldc, a, b, depth, add);
-        return;
+    const size_t computed = rows == 1 ? 1 : rows == 2 ? 2 : rows <= 4 ? 4 : GEMM_MR;
+    const bool inside = rows == computed && columns == GEMM_NR;
+    float tile[GEMM_MR * GEMM_NR], *out = inside ? c : tile;
+    const size_t stride = inside ? ldc : (size_t)GEMM_NR;
+    switch (computed) {
+    case 1: gemm_register_tile(out, stride, a, b, 1, depth, inside && add); break;
+    case 2: gemm_register_tile(out, stride, a, b, 2, depth, inside && add); break;
+    case 4: gemm_register_tile(out, stride, a, b, 4, depth, inside && add); break;
+    default: gemm_register_tile(out, stride, a, b, GEMM_MR, depth, inside && add);
     }
-    float tile[GEMM_MR * GEMM_NR];
-    gemm_register_tile(tile, GEMM_NR, a, b, depth, false);
-    for (size_t i = 0; i < rows; i++) {
+    for (size_t i = 0; !inside && i < rows; i++) {
         for (size_t j = 0; j < columns; j++) {
             float *c_ij = c + i * ldc + j;
             *c_ij = add ? *c_ij + tile[i * GEMM_NR + j] : tile[i * GEMM_NR + j];
