@@ -13,6 +13,7 @@
 #include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"  // the table of parameters: names, shapes, places
 #include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product; gemm_threads
+#include "llmc/profile.h"     // PROFILE: what a function costs, and with --profile how long it takes
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -109,6 +110,7 @@ static float exponentials(float *y, const float *x, float shift, size_t n) {
 
 // table (V, C), tokens (N) -> x (N, C)
 static void embedding_forward(float *x, const float *table, const uint32_t *tokens, size_t N, size_t C) {
+    PROFILE(0.0, sizeof(float) * 2 * N * C);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) { memcpy(x + n * C, table + tokens[n] * C, C * sizeof(float)); }
 }
@@ -116,6 +118,7 @@ static void embedding_forward(float *x, const float *table, const uint32_t *toke
 // dx (N, C) -> dtable (V, C) accumulated: a row receives the gradient of every position that holds its token.
 // Tokens repeat, so threads share the channels, not the tokens.
 static void embedding_backward(float *dtable, const float *dx, const uint32_t *tokens, size_t N, size_t C) {
+    PROFILE(1.0 * N * C, sizeof(float) * 3 * N * C);
 #pragma omp parallel for
     for (size_t c0 = 0; c0 < C; c0 += LANES) {
         size_t c1 = c0 + LANES < C ? c0 + LANES : C;
@@ -131,6 +134,7 @@ static void embedding_backward(float *dtable, const float *dx, const uint32_t *t
 // x (N, C), w (C) -> y (N, C), rstd (N) = 1 / rms(x), kept for the backward
 static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, size_t N, size_t C,
                             float eps) {
+    PROFILE(4.0 * N * C, sizeof(float) * 2 * N * C);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         const float *x_n = x + n * C;
@@ -146,6 +150,7 @@ static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *
 //   dw_c = sum_n dy_c u_c
 static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float *x, const float *w,
                              const float *rstd, size_t N, size_t C) {
+    PROFILE(10.0 * N * C, sizeof(float) * 3 * N * C);
 #pragma omp parallel for
     for (size_t c0 = 0; c0 < C; c0 += LANES) {
         size_t c1 = c0 + LANES < C ? c0 + LANES : C;
@@ -167,6 +172,7 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
 // x, o (N, C), w (C) -> h (N, C), rstd (N). Without w (the pre-norm study), h = x + o.
 static void rmsnorm_residual_forward(float *h, float *rstd, const float *x, const float *o, const float *w,
                                      size_t N, size_t C, float eps) {
+    PROFILE(5.0 * N * C, sizeof(float) * 3 * N * C);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         const float *x_n = x + n * C, *o_n = o + n * C;
@@ -184,6 +190,7 @@ static void rmsnorm_residual_forward(float *h, float *rstd, const float *x, cons
 // gradient is left where it is.
 static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, const float *o, const float *w,
                                       const float *rstd, size_t N, size_t C) {
+    PROFILE(10.0 * N * C, sizeof(float) * 3 * N * C);
     if (w == NULL) {
         memcpy(d_o, dh, N * C * sizeof(float));
     } else {
@@ -223,6 +230,7 @@ static void branch_input_backward(float *dx, float *dw, float *dy, const float *
 
 // x (N, I), w (O, I) -> y (N, O)
 static void matmul_forward(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
+    PROFILE(2.0 * N * I * O, sizeof(float) * (N * I + O * I + N * O));
     gemm(y, O, (Matrix){x, I, 1}, (Matrix){w, 1, I}, N, O, I, false);
 }
 
@@ -230,6 +238,7 @@ static void matmul_forward(float *y, const float *x, const float *w, size_t N, s
 // y_no = sum_i x_ni w_oi, so dx_ni = sum_o dy_no w_oi (dx = dy W) and dw_oi = sum_n dy_no x_ni (dW = dy^T x).
 static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, const float *w, size_t N,
                             size_t I, size_t O, bool accumulate_dx) {
+    PROFILE(4.0 * N * I * O, sizeof(float) * (N * O + (2 + accumulate_dx) * N * I + 3 * O * I));
     gemm(dx, I, (Matrix){dy, O, 1}, (Matrix){w, I, 1}, N, I, O, accumulate_dx);
     gemm(dw, I, (Matrix){dy, 1, O}, (Matrix){x, I, 1}, O, I, N, true);
 }
@@ -257,6 +266,7 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
 // Without w (the study without QK-norm), y = R_t x.
 static void qknorm_rope_forward(float *y, float *rstd, const float *x, const float *w, const float *rope,
                                 size_t B, size_t T, size_t NH, size_t HS, float eps) {
+    PROFILE(7.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
     const size_t C = NH * HS, half = HS / 2;
     if (w == NULL) {
         memcpy(y, x, B * T * C * sizeof(float));
@@ -282,6 +292,7 @@ static void qknorm_rope_forward(float *y, float *rstd, const float *x, const flo
 static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
                                  const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
                                  size_t HS) {
+    PROFILE(13.0 * B * T * NH * HS, sizeof(float) * 3 * B * T * NH * HS);
     const size_t C = NH * HS, half = HS / 2;
 #pragma omp parallel for
     for (size_t n = 0; n < B * T; n++) {
@@ -315,6 +326,7 @@ static size_t attention_tile_size(size_t T) { return 2 * QUERIES * T; }
 // for the backward. tiles (threads, attention_tile_size(T)) is working space.
 static void attention_forward(float *o, float *lse, const float *q, const float *k, const float *v,
                               float *tiles, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+    PROFILE(4.0 * B * NH * (T * (T + 1) / 2) * HS, sizeof(float) * 2 * B * T * (NH + NKV) * HS);
     const size_t Q = NH * HS, KV = NKV * HS;
     const float scale = 1.0f / sqrtf((float)HS);
 #pragma omp parallel for collapse(3) schedule(dynamic)
@@ -354,6 +366,7 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
 static void attention_backward(float *dq, float *dk, float *dv, const float *d_o, const float *q,
                                const float *k, const float *v, const float *o, const float *lse, float *tiles,
                                size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+    PROFILE(10.0 * B * NH * (T * (T + 1) / 2) * HS, sizeof(float) * 4 * B * T * (NH + NKV) * HS);
     const size_t Q = NH * HS, KV = NKV * HS, group = NH / NKV;
     const float scale = 1.0f / sqrtf((float)HS);
 #pragma omp parallel for collapse(2) schedule(dynamic)
@@ -402,6 +415,7 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
 
 // gate, up (N, F) -> a (N, F)
 static void swiglu_forward(float *a, const float *gate, const float *up, size_t N, size_t F) {
+    PROFILE(4.0 * N * F, sizeof(float) * 3 * N * F);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         for (size_t i = n * F; i < (n + 1) * F; i++) {
@@ -415,6 +429,7 @@ static void swiglu_forward(float *a, const float *gate, const float *up, size_t 
 //   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
 static void swiglu_backward(float *dgate, float *dup, const float *da, const float *gate, const float *up,
                             size_t N, size_t F) {
+    PROFILE(11.0 * N * F, sizeof(float) * 5 * N * F);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         for (size_t i = n * F; i < (n + 1) * F; i++) {
@@ -433,6 +448,7 @@ static void swiglu_backward(float *dgate, float *dup, const float *da, const flo
 // logits (N, V), labels (N) -> logprobs, lse (N). A row without a label has logprob 0.
 static void classifier_forward(float *logprobs, float *lse, const float *logits, const uint32_t *labels,
                                size_t N, size_t V) {
+    PROFILE(4.0 * N * V, sizeof(float) * N * V);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         const float *row = logits + n * V;
@@ -449,6 +465,7 @@ static void classifier_forward(float *logprobs, float *lse, const float *logits,
 //   dlogit_j = w (p_j - [j = y] + 2 z lse p_j) = w (p_j (1 + 2 z lse) - [j = y])
 static void classifier_backward(float *logits, const float *lse, const uint32_t *labels, const float *weights,
                                 float z, size_t N, size_t V) {
+    PROFILE(3.0 * N * V, sizeof(float) * 2 * N * V);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         float *row = logits + n * V;
@@ -467,6 +484,7 @@ static void classifier_backward(float *logits, const float *lse, const uint32_t 
 //   p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 static void adamw_update(float *p, float *m, float *v, const float *g, size_t size, const OLMo2AdamW *s,
                          float weight_decay) {
+    PROFILE(15.0 * size, sizeof(float) * 7 * size);
     const float correction1 = (float)(1.0 - pow((double)s->beta1, (double)s->t));
     const float correction2 = (float)sqrt(1.0 - pow((double)s->beta2, (double)s->t));
     const float keep = 1.0f - s->lr * weight_decay, step = s->lr / correction1;
@@ -912,11 +930,13 @@ void olmo2_backward(OLMo2 *m) {
 // The model: update
 
 void olmo2_zero_gradients(OLMo2 *m) {
+    PROFILE(0.0, sizeof(float) * parameter_array_size(&m->config));
     memset(m->gradients, 0, parameter_array_size(&m->config) * sizeof(float));
 }
 
 // The sum of squares of a tensor, in double: PIECES sums, then one over them, whoever computed them.
 static double sum_of_squares(const float *x, size_t size) {
+    PROFILE(2.0 * size, sizeof(float) * size);
     enum { PIECES = 64 };
     double pieces[PIECES];
 #pragma omp parallel for

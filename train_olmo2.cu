@@ -2027,6 +2027,13 @@ bool olmo2_check(const OLMo2Config *c, const OLMo2Limits *limits, Error *err) {
             "--master-weights off: this program was built with PRECISION=fp32, in which the weights have "
             "no other copy; leave the flag out, or build with PRECISION=bf16");
     }
+    if (limits->profile) {
+        return fail(
+            err,
+            "--profile: this is the CUDA program, whose functions return before the GPU has done their work, "
+            "so the host's clock cannot time them; use `nsys profile`, or time the kernels one by one with "
+            "dev/cuda");
+    }
     if (c->HS > 256) { return fail(err, "head_dim %zu: the CUDA attention has room for at most 256", c->HS); }
     if (limits->B > 65535) { return fail(err, "%zu sequences at once: a CUDA grid takes 65535", limits->B); }
     if (c->C > longest || Q > longest) {

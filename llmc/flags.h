@@ -53,6 +53,7 @@ typedef struct {
     int moments;  // a MomentType
     bool dry_run;
     char *memory;
+    bool profile;
     int64_t threads;
     // everything else
     bool help;
@@ -283,6 +284,9 @@ static const Flag flags[] = {
     "only plan the memory: needs a --config or --load, no data and no device" },
   { "memory",            FLAG_TEXT,    AT(memory),            "BYTES",      NULL,    TRAIN | ONCE,
     "with --dry-run: what there is, such as 24G (10^9 bytes) or 24Gi (2^30)" },
+  { "profile",           FLAG_SWITCH,  AT(profile),           NULL,         "off",   RESUME | ONCE,
+    "on the CPU: at the end, print what a step spends its time on, function by function, beside what the "
+    "machine can do" },
   { "threads",           FLAG_INTEGER, AT(threads),           "[0, 4096]",  "0",     GENERATE | EVAL | RESUME,
     "0 for as many as the machine offers; the results do not depend on it" },
   { "help",              FLAG_SWITCH,  AT(help),              NULL,         "off",   EVERY | ONCE,

@@ -105,6 +105,7 @@ typedef struct {
     Recompute recompute;
     bool no_master_weights;  // bf16 weights have no copy in fp32 and are rounded stochastically
     bool bf16_moments;       // AdamW's moments in bf16, rounded stochastically
+    bool profile;            // the times of the layers will be asked for (profile.h)
 } OLMo2Limits;
 
 // Bytes, by what they are for.

@@ -12,6 +12,7 @@
 #endif
 
 #include "commands.h"
+#include "profile.h"
 
 typedef struct {
     const char *program;  // argv[0]
@@ -322,6 +323,7 @@ static inline OLMo2Limits trainer_limits(const Trainer *t) {
     limits.recompute = (Recompute)t->settings->recompute;
     limits.no_master_weights = !t->settings->master_weights;
     limits.bf16_moments = t->settings->moments == MOMENTS_BF16;
+    limits.profile = t->settings->profile;
     if (t->settings->sample_every > 0) {
         limits.slots = 1;
         limits.cache_T = text_positions(&t->config, t->prompt.length, (size_t)t->settings->max_tokens);
@@ -771,10 +773,13 @@ static inline bool trainer_run(Trainer *t, Error *err) {
     while (t->step < last && !stop_requested()) {
         StepReport report;
         double start = seconds_now();
+        if (t->timed_steps == 1) { profile_reset(); }  // the first is slower: the second forgets it
+        if (s->profile) { profile_start(); }
         if (!trainer_next_batch(t, err) || !trainer_step(t, &report, err) ||
             !trainer_report(t, &report, seconds_now() - start, err)) {
             return false;
         }
+        profile_stop();
         bool final = t->step == t->schedule.total;
         bool evaluates = t->validation.file_count > 0 && (is_due(t->step, s->eval_every) || final);
         bool samples = is_due(t->step, s->sample_every) || (s->sample_every > 0 && final);
@@ -804,6 +809,11 @@ static inline const char *shell_word(char quoted[4 * PATH_MAX], const char *word
 static inline void trainer_print_end(Trainer *t) {
     const char *run = t->settings->out;
     char program[4 * PATH_MAX], directory[4 * PATH_MAX];
+    if (t->settings->profile) {
+        progress_print(&t->progress, "\n");
+        profile_print(stdout);
+        progress_print(&t->progress, "\n");
+    }
     if (t->step >= t->schedule.total) {
         progress_print(&t->progress, "%s: complete, %lld steps\n", run, (long long)t->step);
     } else {

@@ -259,6 +259,35 @@ says "2 threads"
 same two 20
 export OMP_NUM_THREADS=1
 
+# The profile changes no bit either, and tells of the steps after the first.
+profiled() {  # STEPS: the table of the last run tells of so many
+    says "profile        $1, "
+    check "the table of $1" python 'import re, sys
+text = open("output", errors="replace").read()
+table = text[text.index("\nfunction ") + 1:].split("\n\n")[0].splitlines()
+assert len(table) == 1 + 19 + 1 and max(map(len, table)) <= 80, table
+pattern = r"(\w+) +(\S+) +(\S+) +(\S+) % +\S+ (?:GB/s|GFLOP/s) +\S+ %"
+rows = [re.fullmatch(pattern, line) for line in table[1:-1]]
+rest = re.fullmatch(r"the rest of the step +(\S+) +(\S+) %", table[-1])
+calls = {row[1]: float(row[2]) for row in rows}
+for name in "embedding rmsnorm rmsnorm_residual matmul qknorm_rope attention swiglu classifier".split():
+    assert {name + "_forward", name + "_backward"} <= set(calls), name
+assert calls["olmo2_zero_gradients"] == 1 and calls["attention_forward"] == 2, calls  # of two layers
+times = [float(row[3]) for row in rows]
+assert times == sorted(times, reverse=True), times
+shares = [float(row[4]) for row in rows] + [float(rest[2])]
+assert min(shares) >= 0 and abs(sum(shares) - 100) <= 0.05 * len(shares), shares'
+}
+run "${whole[@]}" --out profiled --stop-at 10 --profile
+profiled "9 steps"
+says "stopped at step 10 of 20"
+run train --resume profiled --stop-at 11 --profile
+profiled "1 step"
+run train --resume profiled
+equal "a profile unasked for" "$(grep -c ^function output)" 0
+same profiled 20
+same_log profiled
+
 # The signal comes at some moment after the first step; whatever step it is, the run ends with the same bits.
 # The tokenizer is gone by then.
 for signal in TERM INT; do

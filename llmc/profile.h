@@ -1,0 +1,197 @@
+// profile.h: what a step spends its time on, function by function, beside what the machine can do.
+//
+// A layer function begins with a line PROFILE(flops, bytes) that states what it costs:
+//   flops   its additions and multiplications; comparisons, divisions, roots and exponentials count as one
+//   bytes   what it must read and write at least: every array once, but for those with only one number for a
+//           row or a channel
+// Between profile_start and profile_stop the line takes the time from there to the end of the function.
+// Otherwise it costs a branch on the way in and one on the way out. Functions may nest, as
+// qknorm_rope_forward calls rmsnorm_forward: the outermost has all the time, the inner ones none.
+//
+// Only the thread that runs the steps may come upon such a line: a function that is called within a parallel
+// region has none. Nor has the GPU's backend, whose functions return before their work is done.
+#ifndef LLMC_PROFILE_H
+#define LLMC_PROFILE_H
+
+#include "utils.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+// ---------------------------------------------------------------------------------------------
+// what is counted
+
+typedef struct {
+    const char *name;
+    double calls, seconds, flops, bytes;  // sums over all steps
+} ProfileEntry;
+
+enum { PROFILE_MOST = 64 };  // functions
+
+typedef struct {
+    bool on;
+    double step_begin, begin;  // when the step began, when the running function did
+    ProfileEntry *running;     // the outermost of the functions that are running; NULL between them
+    ProfileEntry functions[PROFILE_MOST];
+    size_t count;    // of functions
+    double seconds;  // of all steps
+    size_t steps;
+} Profile;
+
+// The library's only state outside of what its callers own: a layer would have to pass it on to every other.
+static Profile profile;
+
+static inline void profile_reset(void) { memset(&profile, 0, sizeof profile); }
+
+// A step begins and ends. What happens between two steps is in no step.
+static inline void profile_start(void) {
+    profile.on = true;
+    profile.step_begin = seconds_now();
+}
+
+static inline void profile_stop(void) {
+    if (!profile.on) { return; }
+    profile.on = false;
+    profile.seconds += seconds_now() - profile.step_begin;
+    profile.steps++;
+}
+
+#define PROFILE(flops, bytes)                                                              \
+    __attribute__((cleanup(profile_leave), unused)) ProfileEntry *const profile_function = \
+        profile.on ? profile_enter(__func__, flops, bytes) : NULL
+
+static inline ProfileEntry *profile_enter(const char *name, double flops, double bytes) {
+    if (profile.running != NULL) { return NULL; }
+    size_t i = 0;
+    while (i < profile.count && profile.functions[i].name != name) { i++; }  // __func__: one array a function
+    assert(i < PROFILE_MOST);
+    if (i == profile.count) { profile.functions[profile.count++].name = name; }
+    profile.running = &profile.functions[i];
+    profile.running->calls += 1.0;
+    profile.running->flops += flops;
+    profile.running->bytes += bytes;
+    profile.begin = seconds_now();
+    return profile.running;
+}
+
+static inline void profile_leave(ProfileEntry *const *function) {
+    if (*function == NULL) { return; }
+    (*function)->seconds += seconds_now() - profile.begin;
+    profile.running = NULL;
+}
+
+// ---------------------------------------------------------------------------------------------
+// what the machine can do
+
+// Floats of a vector; multiply-adds under way at once. They must outnumber those that a core starts until the
+// first is done, and fit its 32 or 16 registers beside their factor and term; GCC unrolls loops up to 16.
+#if defined(__AVX512F__)
+enum { PROFILE_LANES = 16, PROFILE_CHAINS = 16 };
+#elif defined(__AVX__)
+enum { PROFILE_LANES = 8, PROFILE_CHAINS = 12 };
+#elif defined(__aarch64__)
+enum { PROFILE_LANES = 4, PROFILE_CHAINS = 16 };
+#else
+enum { PROFILE_LANES = 4, PROFILE_CHAINS = 12 };
+#endif
+typedef float ProfileVector __attribute__((vector_size(PROFILE_LANES * sizeof(float))));
+
+static inline size_t profile_threads(void) {
+#ifdef _OPENMP
+    return (size_t)omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// GFLOP/s of multiply-adds in registers and nothing else, on all threads; the best of some rounds, as others
+// may be using the machine.
+static inline double fma_peak(void) {
+    enum { ROUNDS = 50, STEPS = 400000 };
+    const double flops_of_a_thread = 2.0 * STEPS * PROFILE_CHAINS * PROFILE_LANES;
+    double best = 0.0;
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = seconds_now();
+        double flops = 0.0;
+#ifdef _OPENMP
+#pragma omp parallel reduction(+ : flops)
+#endif
+        {
+            ProfileVector sum[PROFILE_CHAINS], factor = {0}, term = {0};
+            factor += 0.5f;
+            term += 1.0f;  // every chain goes to 2 by itself: one that began there would be left out
+            for (int i = 0; i < PROFILE_CHAINS; i++) { sum[i] = term * (float)(i + 3); }
+            for (int step = 0; step < STEPS; step++) {
+                for (int i = 0; i < PROFILE_CHAINS; i++) { sum[i] = sum[i] * factor + term; }
+            }
+            float used = 0.0f;
+            for (int i = 0; i < PROFILE_CHAINS; i++) { used += sum[i][0]; }
+            flops += used > 0.0f ? flops_of_a_thread : 0.0;
+        }
+        best = fmax(best, flops / (seconds_now() - begin) * 1e-9);
+    }
+    return best;
+}
+
+// GB/s, read and written, of copying between arrays that no cache holds, on all threads; the best of many
+// slices. What is copied is half of every number: a plain copy would become memcpy, which may go past the
+// caches, as no layer does. NAN without the memory for it.
+static inline double copy_bandwidth(void) {
+    enum { SLICE = (8 << 20) / sizeof(float), PASSES = 3 };
+    const size_t threads = profile_threads(), slices = 4 + 12 / threads, piece = slices * SLICE;
+    float *from = (float *)malloc(threads * piece * sizeof(float));
+    float *to = (float *)malloc(threads * piece * sizeof(float));
+    double best = from == NULL || to == NULL ? NAN : 0.0;
+    for (size_t round = 0; round < PASSES * slices && !isnan(best); round++) {
+        const double begin = seconds_now();
+#ifdef _OPENMP
+#pragma omp parallel for
+#endif
+        for (size_t i = 0; i < threads; i++) {
+            const size_t at = i * piece + round % slices * SLICE;
+            if (round < slices) { memset(from + at, 0, SLICE * sizeof(float)); }  // the first pass is slow
+            for (size_t j = at; j < at + SLICE; j++) { to[j] = 0.5f * from[j]; }
+        }
+        best = fmax(best, 2.0 * sizeof(float) * SLICE * (double)threads / (seconds_now() - begin) * 1e-9);
+    }
+    free(from);
+    free(to);
+    return best;
+}
+
+// ---------------------------------------------------------------------------------------------
+// the table
+
+static inline int profile_compare(const void *a, const void *b) {
+    const double x = ((const ProfileEntry *)a)->seconds, y = ((const ProfileEntry *)b)->seconds;
+    return (x < y) - (x > y);
+}
+
+// Prints a line for every function, those that take longest first. What a function reaches is compared with
+// the limit that it meets first on this machine, arithmetic or memory. Above 100 % its data was in a cache, or
+// it writes what it has read, as adamw_update does: a copy loads from memory also what it will overwrite.
+static inline void profile_print(FILE *out) {
+    if (profile.steps == 0) { return; }
+    const double steps = (double)profile.steps, peak = fma_peak(), bandwidth = copy_bandwidth();
+    double rest = profile.seconds;
+    qsort(profile.functions, profile.count, sizeof *profile.functions, profile_compare);
+    fprintf(out, "profile        %zu step%s, %.2f ms each\n", profile.steps, profile.steps == 1 ? "" : "s",
+            1e3 * profile.seconds / steps);
+    fprintf(out, "at best        %.1f GFLOP/s of multiply-adds, %.1f GB/s of copying\n\n", peak, bandwidth);
+    fprintf(out, "%-25s %7s %10s %8s %15s %9s\n", "function", "calls", "ms/step", "share", "reached  ",
+            "of best");
+    for (size_t i = 0; i < profile.count; i++) {
+        const ProfileEntry *f = &profile.functions[i];
+        const bool computes = f->flops / peak > f->bytes / bandwidth;
+        const double reached = (computes ? f->flops : f->bytes) / f->seconds * 1e-9;
+        fprintf(out, "%-25s %7.6g %10.2f %6.1f %% %7.1f %-7s %7.0f %%\n", f->name, f->calls / steps,
+                1e3 * f->seconds / steps, 100.0 * f->seconds / profile.seconds, reached,
+                computes ? "GFLOP/s" : "GB/s", 100.0 * reached / (computes ? peak : bandwidth));
+        rest -= f->seconds;
+    }
+    fprintf(out, "%-25s %7s %10.2f %6.1f %%\n", "the rest of the step", "", 1e3 * rest / steps,
+            100.0 * rest / profile.seconds);
+}
+
+#endif
