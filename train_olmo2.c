@@ -30,7 +30,7 @@ static int thread_number(void) {
 // Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so a plain loop would wait
 // for every addition: these keep LANES partial results side by side, in an order that the source fixes.
 
-enum { LANES = 16 };
+enum { LANES = 16, STRIPE = 32 };  // and channels that a thread sums over all rows
 
 static float sum_of_lanes(const float *lanes) {
     float sum = 0.0f;
@@ -88,18 +88,18 @@ static inline float exponential(float x) {
     return p * power;
 }
 
-// y_j = e^(x_j - shift), y may be x; returns the sum of y
-static float exponentials(float *y, const float *x, float shift, size_t n) {
+// y_j = e^(scale x_j - shift), y may be x; returns the sum of y
+static float exponentials(float *y, const float *x, float scale, float shift, size_t n) {
     float lanes[LANES] = {0.0f};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         for (size_t j = 0; j < LANES; j++) {
-            y[i + j] = exponential(x[i + j] - shift);
+            y[i + j] = exponential(scale * x[i + j] - shift);
             lanes[j] += y[i + j];
         }
     }
     for (; i < n; i++) {
-        y[i] = exponential(x[i] - shift);
+        y[i] = exponential(scale * x[i] - shift);
         lanes[i % LANES] += y[i];
     }
     return sum_of_lanes(lanes);
@@ -152,11 +152,14 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
                              const float *rstd, size_t N, size_t C) {
     PROFILE(10.0 * N * C, sizeof(float) * 3 * N * C);
 #pragma omp parallel for
-    for (size_t c0 = 0; c0 < C; c0 += LANES) {
-        size_t c1 = c0 + LANES < C ? c0 + LANES : C;
+    for (size_t c0 = 0; c0 < C; c0 += STRIPE) {
+        const size_t width = C - c0 < STRIPE ? C - c0 : STRIPE;
+        float sum[STRIPE] = {0.0f};
         for (size_t n = 0; n < N; n++) {
-            for (size_t c = c0; c < c1; c++) { dw[c] += dy[n * C + c] * (x[n * C + c] * rstd[n]); }
+            const float *dy_n = dy + n * C + c0, *x_n = x + n * C + c0, s = rstd[n];
+            for (size_t c = 0; c < width; c++) { sum[c] += dy_n[c] * (x_n[c] * s); }
         }
+        for (size_t c = 0; c < width; c++) { dw[c0 + c] += sum[c]; }
     }
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
@@ -338,18 +341,20 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
                 float *s = tiles + (size_t)thread_number() * attention_tile_size(T);
                 gemm_serial(s, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
                             false);
+                float sum[QUERIES];
                 for (size_t r = 0; r < rows; r++) {
                     float *s_i = s + r * keys;
                     const size_t visible = i0 + r + 1;
-                    for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }
-                    float max = maximum(s_i, visible);
-                    float sum = exponentials(s_i, s_i, max, visible);
-                    for (size_t j = 0; j < visible; j++) { s_i[j] /= sum; }
+                    const float max = scale * maximum(s_i, visible);
+                    sum[r] = exponentials(s_i, s_i, scale, max, visible);
                     for (size_t j = visible; j < keys; j++) { s_i[j] = 0.0f; }
-                    lse[(b * NH + h) * T + i0 + r] = max + logf(sum);
+                    lse[(b * NH + h) * T + i0 + r] = max + logf(sum[r]);
                 }
                 gemm_serial(o + query, Q, (Matrix){s, keys, 1}, (Matrix){v + key, KV, 1}, rows, HS, keys,
                             false);
+                for (size_t r = 0; r < rows; r++) {
+                    for (size_t i = 0; i < HS; i++) { o[query + r * Q + i] /= sum[r]; }
+                }
             }
         }
     }
@@ -454,7 +459,7 @@ static void classifier_forward(float *logprobs, float *lse, const float *logits,
         const float *row = logits + n * V;
         float max = maximum(row, V), sum = 0.0f, block[256];
         for (size_t j = 0; j < V; j += 256) {
-            sum += exponentials(block, row + j, max, V - j < 256 ? V - j : 256);
+            sum += exponentials(block, row + j, 1.0f, max, V - j < 256 ? V - j : 256);
         }
         lse[n] = max + logf(sum);
         logprobs[n] = labels[n] == OLMO2_NO_TOKEN ? 0.0f : row[labels[n]] - lse[n];
@@ -469,8 +474,8 @@ static void classifier_backward(float *logits, const float *lse, const uint32_t 
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         float *row = logits + n * V;
-        const float factor = weights[n] * (1.0f + 2.0f * z * lse[n]);
-        for (size_t j = 0; j < V; j++) { row[j] = factor * exponential(row[j] - lse[n]); }
+        const float lse_n = lse[n], factor = weights[n] * (1.0f + 2.0f * z * lse_n);
+        for (size_t j = 0; j < V; j++) { row[j] = factor * exponential(row[j] - lse_n); }
         if (labels[n] != OLMO2_NO_TOKEN) { row[labels[n]] -= weights[n]; }
     }
 }
@@ -1006,7 +1011,7 @@ static void attention_decode(float *o, const float *q, const float *keys, const 
         const size_t group = h / (NH / NKV) * HS;
         float *s = scores + h * cache_T, *o_h = o + h * HS;
         for (size_t j = 0; j < positions; j++) { s[j] = dot(q + h * HS, keys + j * KV + group, HS) * scale; }
-        float sum = exponentials(s, s, maximum(s, positions), positions);
+        float sum = exponentials(s, s, 1.0f, maximum(s, positions), positions);
         memset(o_h, 0, HS * sizeof(float));
         for (size_t j = 0; j < positions; j++) {
             const float *v_j = values + j * KV + group;

@@ -81,7 +81,7 @@ static void test_rows(void) {
         float y[50];
         CHECK(maximum(x, n) == largest);
         CHECK(fabs((double)dot(x, x, n) - square) <= 1e-5 * square + 1e-9);
-        CHECK(fabs((double)exponentials(y, x, 0.0f, n) - sum) <= 1e-5 * sum);
+        CHECK(fabs((double)exponentials(y, x, 1.0f, 0.0f, n) - sum) <= 1e-5 * sum);
     }
 }
 
@@ -217,7 +217,7 @@ static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t lengt
                 float p[101];
                 const size_t n = (i == 0 ? first : 1 - first) * length + t;
                 const float *row = logits + i * config.V, max = maximum(row, config.V);
-                const float row_lse = max + logf(exponentials(p, row, max, config.V));
+                const float row_lse = max + logf(exponentials(p, row, 1.0f, max, config.V));
                 const double d = fabs((double)(row[labels[n]] - row_lse - logprobs[n]));
                 worst = isnan(worst) || d <= worst ? worst : d;
             }

@@ -71,9 +71,9 @@ MUTATIONS = [
     ("mask lets the next token through", [
         Edit(C, "visible = i0 + r + 1;", "visible = i0 + r + 2 < keys ? i0 + r + 2 : keys;")]),
     ("mask hides the first token", [
-        Edit(C, "for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }",
-             "for (size_t j = 0; j < visible; j++) { s_i[j] *= scale; }\n"
-             "                    if (visible > 1) { s_i[0] = -80.0f; }")]),
+        Edit(C, "const float max = scale * maximum(s_i, visible);",
+             "if (visible > 1) { s_i[0] = -80.0f / scale; }\n"
+             "                    const float max = scale * maximum(s_i, visible);")]),
     ("tied embeddings", [
         Edit(C, "*lm_head = m->weights + parameter_offset(c, LM_HEAD, 0)",
              "*lm_head = m->weights + parameter_offset(c, EMBEDDING, 0)")]),
@@ -86,13 +86,13 @@ MUTATIONS = [
         Edit(C, "for (size_t j = 0; j < V; j += 256)", "for (size_t j = 0; j < V - 4; j += 256)"),
         Edit(C, "V - j < 256 ? V - j : 256", "V - 4 - j < 256 ? V - 4 - j : 256")]),
     ("z-loss gradient missing", [
-        Edit(C, "factor = weights[n] * (1.0f + 2.0f * z * lse[n]);", "factor = weights[n];")]),
-    ("z-loss gradient without its 2", [Edit(C, "(1.0f + 2.0f * z * lse[n])", "(1.0f + z * lse[n])")]),
+        Edit(C, "factor = weights[n] * (1.0f + 2.0f * z * lse_n);", "factor = weights[n];")]),
+    ("z-loss gradient without its 2", [Edit(C, "(1.0f + 2.0f * z * lse_n)", "(1.0f + z * lse_n)")]),
     ("labels not shifted", [
         Edit("llmc/objectives.h", "labels[i] = trained ? tokens[i + 1]", "labels[i] = trained ? tokens[i]")]),
     ("= for += in a weight gradient", [
         Edit(C, "O, I, N, true);", "O, I, N, false);")]),
-    ("= for += in a norm's gradient", [Edit(C, "{ dw[c] += dy[n * C + c]", "{ dw[c] = dy[n * C + c]")]),
+    ("= for += in a norm's gradient", [Edit(C, "dw[c0 + c] += sum[c];", "dw[c0 + c] = sum[c];")]),
     ("= for += in the embedding's gradient", [
         Edit(C, "dtable[tokens[n] * C + c] += dx", "dtable[tokens[n] * C + c] = dx")]),
     ("gradients of a group's query heads not added", [
