@@ -151,42 +151,51 @@ __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t w
     }
 }
 
-// c (rows, NR) = or += a (depth, MR)^T b (depth, NR), both packed. Of each MR numbers of a, the first `rows`
-// are used.
-__attribute__((always_inline)) static inline void
-gemm_register_tile(float *c, size_t ldc, const float *a, const float *b, int rows, size_t depth, bool add) {
+// c (rows, vectors * LANES) = or += a (depth, MR)^T b (depth, NR), both packed, of which the first `rows` and
+// `vectors` are used.
+__attribute__((always_inline)) static inline void gemm_register_tile(float *c, size_t ldc, const float *a,
+                                                                     const float *b, int rows, int vectors,
+                                                                     size_t depth, bool add) {
     GemmVector sum[GEMM_MR][GEMM_NV] = {{{0}}};
     for (int i = 0; i < rows; i++) {  // C is wanted only at the end, but then at once
-        for (int v = 0; v < GEMM_NV; v++) { __builtin_prefetch(c + (size_t)i * ldc + v * GEMM_LANES); }
+        for (int v = 0; v < vectors; v++) { __builtin_prefetch(c + (size_t)i * ldc + v * GEMM_LANES); }
     }
     for (size_t k = 0; k < depth; k++) {
         const GemmVector *b_k = (const GemmVector *)(b + k * GEMM_NR);
         for (int i = 0; i < rows; i++) {
-            for (int v = 0; v < GEMM_NV; v++) { sum[i][v] += a[k * GEMM_MR + i] * b_k[v]; }
+            for (int v = 0; v < vectors; v++) { sum[i][v] += a[k * GEMM_MR + i] * b_k[v]; }
         }
     }
     for (int i = 0; i < rows; i++) {
         GemmVector *c_i = (GemmVector *)(c + (size_t)i * ldc);
-        for (int v = 0; v < GEMM_NV; v++) {
+        for (int v = 0; v < vectors; v++) {
             if (add) { sum[i][v] += c_i[v]; }
             c_i[v] = sum[i][v];
         }
     }
 }
 
-// c (rows, columns) = or += a b, where the tile may hang over the edges of C. Tiles of 1, 2 and 4 rows are for
-// decoding: with so few, reading B is all that takes time, if the arithmetic is not that of MR rows.
+// c (rows, columns) = or += a b, where the tile may hang over the edges of C. Smaller tiles are for where full
+// ones would mostly compute zeros: of 1, 2 and 4 rows for decoding, where reading B should be all that takes
+// time, and of one vector for the small heads of attention.
 static inline void gemm_tile(float *c, size_t ldc, const float *a, const float *b, size_t rows,
                              size_t columns, size_t depth, bool add) {
     const size_t computed = rows == 1 ? 1 : rows == 2 ? 2 : rows <= 4 ? 4 : GEMM_MR;
-    const bool inside = rows == computed && columns == GEMM_NR;
+    const size_t vectors = computed == GEMM_MR && columns <= GEMM_LANES ? 1 : GEMM_NV;
+    const bool inside = rows == computed && columns == vectors * GEMM_LANES;
     float tile[GEMM_MR * GEMM_NR], *out = inside ? c : tile;
     const size_t stride = inside ? ldc : (size_t)GEMM_NR;
-    switch (computed) {
-    case 1: gemm_register_tile(out, stride, a, b, 1, depth, inside && add); break;
-    case 2: gemm_register_tile(out, stride, a, b, 2, depth, inside && add); break;
-    case 4: gemm_register_tile(out, stride, a, b, 4, depth, inside && add); break;
-    default: gemm_register_tile(out, stride, a, b, GEMM_MR, depth, inside && add);
+    const bool add_now = inside && add;
+    if (computed == 1) {
+        gemm_register_tile(out, stride, a, b, 1, GEMM_NV, depth, add_now);
+    } else if (computed == 2) {
+        gemm_register_tile(out, stride, a, b, 2, GEMM_NV, depth, add_now);
+    } else if (computed == 4) {
+        gemm_register_tile(out, stride, a, b, 4, GEMM_NV, depth, add_now);
+    } else if (vectors == 1) {
+        gemm_register_tile(out, stride, a, b, GEMM_MR, 1, depth, add_now);
+    } else {
+        gemm_register_tile(out, stride, a, b, GEMM_MR, GEMM_NV, depth, add_now);
     }
     for (size_t i = 0; !inside && i < rows; i++) {
         for (size_t j = 0; j < columns; j++) {
