@@ -30,7 +30,7 @@ static int thread_number(void) {
 // Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so a plain loop would wait
 // for every addition: these keep LANES partial results side by side, in an order that the source fixes.
 
-enum { LANES = 16, STRIPE = 32 };  // and channels that a thread sums over all rows
+enum { LANES = 16 };
 
 static float sum_of_lanes(const float *lanes) {
     float sum = 0.0f;
@@ -93,14 +93,16 @@ static float exponentials(float *y, const float *x, float scale, float shift, si
     float lanes[LANES] = {0.0f};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
+#pragma omp simd
         for (size_t j = 0; j < LANES; j++) {
             y[i + j] = exponential(scale * x[i + j] - shift);
             lanes[j] += y[i + j];
         }
     }
-    for (; i < n; i++) {
-        y[i] = exponential(scale * x[i] - shift);
-        lanes[i % LANES] += y[i];
+#pragma omp simd
+    for (size_t j = 0; j < n - i; j++) {
+        y[i + j] = exponential(scale * x[i + j] - shift);
+        lanes[j] += y[i + j];
     }
     return sum_of_lanes(lanes);
 }
@@ -152,9 +154,9 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
                              const float *rstd, size_t N, size_t C) {
     PROFILE(10.0 * N * C, sizeof(float) * 3 * N * C);
 #pragma omp parallel for
-    for (size_t c0 = 0; c0 < C; c0 += STRIPE) {
-        const size_t width = C - c0 < STRIPE ? C - c0 : STRIPE;
-        float sum[STRIPE] = {0.0f};
+    for (size_t c0 = 0; c0 < C; c0 += LANES) {
+        const size_t width = C - c0 < LANES ? C - c0 : LANES;
+        float sum[LANES] = {0.0f};
         for (size_t n = 0; n < N; n++) {
             const float *dy_n = dy + n * C + c0, *x_n = x + n * C + c0, s = rstd[n];
             for (size_t c = 0; c < width; c++) { sum[c] += dy_n[c] * (x_n[c] * s); }
@@ -165,6 +167,7 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
     for (size_t n = 0; n < N; n++) {
         const float *x_n = x + n * C, s = rstd[n];
         float *dx_n = dx + n * C;
+#pragma omp simd
         for (size_t c = 0; c < C; c++) { dx_n[c] = w[c] * dy[n * C + c]; }
         const float mean = dot(dx_n, x_n, C) * s / (float)C;
         for (size_t c = 0; c < C; c++) { dx_n[c] = s * (dx_n[c] - x_n[c] * s * mean); }
@@ -289,8 +292,8 @@ static void qknorm_rope_forward(float *y, float *rstd, const float *x, const flo
     }
 }
 
-// dy (B, T, NH, HS) -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated. dy is turned back in place: a
-// rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a sin).
+// dy (B, T, NH, HS) -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated; dx may be dy. dy is turned back in
+// place: a rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a sin).
 // What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
 static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
                                  const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
@@ -309,7 +312,7 @@ static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x
         }
     }
     if (w == NULL) {
-        memcpy(dx, dy, B * T * C * sizeof(float));
+        memmove(dx, dy, B * T * C * sizeof(float));
     } else {
         rmsnorm_backward(dx, dw, dy, x, w, rstd, B * T, C);
     }
@@ -429,7 +432,7 @@ static void swiglu_forward(float *a, const float *gate, const float *up, size_t 
     }
 }
 
-// da (N, F) -> dgate, dup (N, F) assigned. a is a product: dup = da silu(gate) and dgate = da up silu'(gate).
+// da (N, F) -> dgate, dup (N, F) assigned; dgate may be da. a is a product: dup = da silu(gate) and dgate = da up silu'(gate).
 // With sigma = sigmoid(gate), whose derivative is sigma (1 - sigma),
 //   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
 static void swiglu_backward(float *dgate, float *dup, const float *da, const float *gate, const float *up,
@@ -437,10 +440,11 @@ static void swiglu_backward(float *dgate, float *dup, const float *da, const flo
     PROFILE(11.0 * N * F, sizeof(float) * 5 * N * F);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
+#pragma omp simd
         for (size_t i = n * F; i < (n + 1) * F; i++) {
-            float sigma = 1.0f / (1.0f + exponential(-gate[i]));
-            dup[i] = da[i] * gate[i] * sigma;
-            dgate[i] = da[i] * up[i] * sigma * (1.0f + gate[i] * (1.0f - sigma));
+            const float da_i = da[i], sigma = 1.0f / (1.0f + exponential(-gate[i]));
+            dup[i] = da_i * gate[i] * sigma;
+            dgate[i] = da_i * up[i] * sigma * (1.0f + gate[i] * (1.0f - sigma));
         }
     }
 }
@@ -562,20 +566,21 @@ typedef struct {
 // Working space. What a layer leaves here the next one overwrites, but for dx; the backward computes q, k and
 // act again.
 typedef struct {
-    float *q, *k;       // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
-    float *act;         // (B, T, F)       silu(gate) * up
-    float *normed;      // (B, T, C)       a branch's input in the pre-norm study
-    float *tiles;       // (threads, attention_tile_size(T))
-    float *logits;      // (classifier rows, V)
-    float *dx;          // (B, T, C)       gradient of the residual stream
-    float *dhidden;     // (B, T, C)
-    float *dbranch;     // (B, T, C)       gradient of a branch's output, before its norm
-    float *dnormed;     // (B, T, C)       of a branch's input in the pre-norm study
-    float *dattention;  // (B, T, NH*HS)
-    float *dq, *dk;     // (B, T, NH*HS), (B, T, NKV*HS)
-    float *dq_raw, *dk_raw;
-    float *dv;                  // (B, T, NKV*HS)
-    float *dact, *dgate, *dup;  // (B, T, F)
+    float *q, *k;            // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
+    float *act;              // (B, T, F)       silu(gate) * up
+    float *normed;           // (B, T, C)       a branch's input in the pre-norm study
+    float *tiles;            // (threads, attention_tile_size(T))
+    float *logits;           // (classifier rows, V)
+    float *dx;               // (B, T, C)       gradient of the residual stream
+    float *dbranch;          // (B, T, C)       gradient of a branch's output, before its norm
+    float *dhidden;          // (B, T, C)       in dbranch's place: it is gone when the first branch begins
+    float *dnormed;          // (B, T, C)       of a branch's input in the pre-norm study
+    float *dattention;       // (B, T, NH*HS)
+    float *dq, *dk;          // (B, T, NH*HS), (B, T, NKV*HS)
+    float *dq_raw, *dk_raw;  // in the places of dq and dk
+    float *dv;               // (B, T, NKV*HS)
+    float *dact;             // (B, T, F)
+    float *dgate, *dup;      // (B, T, F)       in the places of dact and act
 } Workspace;
 
 // Decoding: the keys and values of every slot's past, and one row of each activation a slot.
@@ -616,10 +621,11 @@ static float *take(Arena *arena, size_t count) {
     return piece;
 }
 
-// Rows of logits that exist at a time: 256, or fewer where they would take more than 64 MB, but at least 16.
+// Rows of logits that exist at a time: 128, since with fewer lm_head is read so often that it shows, or fewer
+// where they would take more than 64 MB, but at least 16.
 static size_t classifier_rows(const OLMo2Config *c, const OLMo2Limits *limits) {
-    size_t rows = (64u << 20) / sizeof(float) / c->V;
-    rows = rows < 16 ? 16 : rows > 256 ? 256 : rows;
+    size_t rows = 64000000 / sizeof(float) / c->V;
+    rows = rows < 16 ? 16 : rows > 128 ? 128 : rows;
     return rows < limits->B * limits->T ? rows : limits->B * limits->T;
 }
 
@@ -656,18 +662,18 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     w->logits = take(arena, classifier_rows(c, limits) * c->V);
     if (!limits->train) { return; }
     w->dx = take(arena, N * c->C);
-    w->dhidden = take(arena, N * c->C);
     w->dbranch = take(arena, N * c->C);
+    w->dhidden = w->dbranch;
     w->dnormed = take(arena, c->pre_norm ? N * c->C : 0);
     w->dattention = take(arena, N * Q);
     w->dq = take(arena, N * Q);
     w->dk = take(arena, N * KV);
-    w->dq_raw = take(arena, N * Q);
-    w->dk_raw = take(arena, N * KV);
+    w->dq_raw = w->dq;
+    w->dk_raw = w->dk;
     w->dv = take(arena, N * KV);
     w->dact = take(arena, N * c->F);
-    w->dgate = take(arena, N * c->F);
-    w->dup = take(arena, N * c->F);
+    w->dgate = w->dact;
+    w->dup = w->act;
 }
 
 static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits) {
