@@ -729,9 +729,10 @@ OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
     return lay_out(&m, NULL);
 }
 
-void olmo2_describe(char *text, size_t size) {
+void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size) {
     const size_t threads = gemm_threads();
-    snprintf(text, size, "CPU, fp32, %zu thread%s", threads, threads == 1 ? "" : "s");
+    snprintf(text, size, "CPU, fp32%s, %zu thread%s", limits->bf16_products ? " with products of bf16" : "",
+             threads, threads == 1 ? "" : "s");
 }
 
 bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
@@ -744,6 +745,10 @@ bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *er
     }
     if (limits->train && limits->recompute != RECOMPUTE_ELEMENTWISE) {
         return fail(err, "--recompute: this is the CPU program, which knows elementwise alone");
+    }
+    if (limits->bf16_products && !GEMM_HAS_BF16) {
+        return fail(err,
+                    "--dtype bf16: this program was built for a processor without AVX512-BF16; leave it out");
     }
     return true;
 }
@@ -778,6 +783,7 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *lim
     if (m == NULL) { return false; }
     m->config = *config;
     m->limits = *limits;
+    gemm_bf16 = limits->bf16_products;
     if (!allocate_model(m, &memory, err)) {
         olmo2_free(m);
         return false;

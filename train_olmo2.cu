@@ -2004,7 +2004,8 @@ OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
     return lay_out(&m, nullptr);
 }
 
-void olmo2_describe(char *text, size_t size) {
+void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size) {
+    (void)limits;
     cudaDeviceProp device;
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0 ||
@@ -2026,6 +2027,11 @@ bool olmo2_check(const OLMo2Config *c, const OLMo2Limits *limits, Error *err) {
             err,
             "--master-weights off: this program was built with PRECISION=fp32, in which the weights have "
             "no other copy; leave the flag out, or build with PRECISION=bf16");
+    }
+    if (limits->bf16_products) {
+        return fail(err,
+                    "--dtype bf16: this is the CUDA program, whose precision is chosen when it is built "
+                    "(make PRECISION=bf16, which is the default); leave the flag out");
     }
     if (limits->profile) {
         return fail(

@@ -308,6 +308,7 @@ static inline bool command_generate(const Settings *s, Error *err) {
     TokenBuffer ids;
     SamplerSettings sampler = sampler_settings(s);
     memset(&limits, 0, sizeof limits);
+    limits.bf16_products = s->dtype == PRODUCTS_BF16;
     memset(&ids, 0, sizeof ids);
     bool ok = loaded_model_open(&m, s, err) && prompt_encode(&m.text, &m.config, s->prompt, &ids, err);
     if (ok) {
@@ -358,6 +359,7 @@ static inline bool command_eval(const Settings *s, Error *err) {
     memset(&loader, 0, sizeof loader);
     memset(&batch, 0, sizeof batch);
     memset(&limits, 0, sizeof limits);
+    limits.bf16_products = s->dtype == PRODUCTS_BF16;
     bool ok = loaded_model_open(&m, s, err);
     limits.B = (size_t)s->batch_size;
     limits.T = s->seq_len > 0 ? (size_t)s->seq_len : m.config.max_T;

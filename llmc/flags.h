@@ -16,6 +16,7 @@ typedef struct {
     size_t count;
 } TextList;
 
+typedef enum { PRODUCTS_FP32, PRODUCTS_BF16 } ProductType;             // in the order of --dtype's words
 typedef enum { MOMENTS_FP32, MOMENTS_BF16 } MomentType;                // in the order of --moments' words
 enum { ABLATE_QK_NORM = 1, ABLATE_POST_NORM = 2, ABLATE_Z_LOSS = 4 };  // in the order of --ablate's words
 
@@ -50,6 +51,7 @@ typedef struct {
     // machine
     int recompute;  // a Recompute
     bool master_weights;
+    int dtype;    // a ProductType
     int moments;  // a MomentType
     bool dry_run;
     char *memory;
@@ -280,6 +282,9 @@ static const Flag flags[] = {
     "stochastically and the gradients are bf16" },
   { "moments",           FLAG_CHOICE,  AT(moments),           "fp32|bf16",  "fp32",  TRAIN,
     "on a GPU: what AdamW's moments are kept in; bf16 is rounded stochastically" },
+  { "dtype",             FLAG_CHOICE,  AT(dtype),             "fp32|bf16",  "fp32",  TRAIN | GENERATE | EVAL,
+    "on the CPU: what the factors of matrix products are rounded to; all else stays fp32. bf16 is faster on "
+    "a processor with AVX512-BF16" },
   { "dry-run",           FLAG_SWITCH,  AT(dry_run),           NULL,         "off",   TRAIN | ONCE,
     "only plan the memory: needs a --config or --load, no data and no device" },
   { "memory",            FLAG_TEXT,    AT(memory),            "BYTES",      NULL,    TRAIN | ONCE,

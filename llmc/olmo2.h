@@ -105,6 +105,7 @@ typedef struct {
     Recompute recompute;
     bool no_master_weights;  // bf16 weights have no copy in fp32 and are rounded stochastically
     bool bf16_moments;       // AdamW's moments in bf16, rounded stochastically
+    bool bf16_products;      // the CPU's matrix products round their factors to bf16
     bool profile;            // the times of the layers will be asked for (profile.h)
 } OLMo2Limits;
 
@@ -131,7 +132,7 @@ extern "C" {
 #endif
 
 // "CPU, fp32, 2 threads": what runs, for the first line a person sees.
-void olmo2_describe(char *text, size_t size);
+void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size);
 
 // The bytes of the arrays that olmo2_create would allocate.
 OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits);

@@ -323,6 +323,7 @@ static inline OLMo2Limits trainer_limits(const Trainer *t) {
     limits.recompute = (Recompute)t->settings->recompute;
     limits.no_master_weights = !t->settings->master_weights;
     limits.bf16_moments = t->settings->moments == MOMENTS_BF16;
+    limits.bf16_products = t->settings->dtype == PRODUCTS_BF16;
     limits.profile = t->settings->profile;
     if (t->settings->sample_every > 0) {
         limits.slots = 1;
@@ -340,7 +341,7 @@ static inline void trainer_print_plan(const Trainer *t) {
     size_t instances = dataloader_instances(&t->data), per_epoch = instances / t->B * t->B;
     double per_step = (double)(t->B * t->T);
     size_t micro_batches = (t->B + t->micro - 1) / t->micro;
-    olmo2_describe(backend, sizeof backend);
+    olmo2_describe(&limits, backend, sizeof backend);
     choice_word(s, "schedule", name);
     printf("backend        %s\n", backend);
     printf("model          %s\n", t->source[0] != '\0' ? t->source : s->config);
@@ -424,7 +425,7 @@ static inline bool log_run(Trainer *t, Error *err) {
     OLMo2Limits limits = trainer_limits(t);
     JsonWriter w;
     memset(&w, 0, sizeof w);
-    olmo2_describe(backend, sizeof backend);
+    olmo2_describe(&limits, backend, sizeof backend);
     json_begin_object(&w, NULL);
     json_string(&w, "type", "run");
     json_string(&w, "backend", backend);
@@ -534,7 +535,7 @@ static inline bool trainer_dry_run(Trainer *t, Error *err) {
     const size_t largest = largest_micro_batch(&t->config, limits, bytes);
     if (s->micro_batch_size <= 0 && largest > 0) { limits.B = largest; }
     OLMo2Memory memory = olmo2_memory(&t->config, &limits);
-    olmo2_describe(backend, sizeof backend);
+    olmo2_describe(&limits, backend, sizeof backend);
     printf("backend        %s\n", backend);
     printf("model          %s\n", t->source[0] != '\0' ? t->source : s->config);
     print_config(&t->config);

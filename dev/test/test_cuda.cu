@@ -792,7 +792,7 @@ static void test_errors() {
     setenv("CUDA_ON_CPU_DEVICES", "0", 1);
     refuse(config_of(s), limits, "no CUDA device");
     refuse(config_of(s), limits, "train_olmo2 is the same program for the CPU");
-    olmo2_describe(text, sizeof text);
+    olmo2_describe(&limits, text, sizeof text);
     CHECK(strstr(text, "no device found") != nullptr);
     setenv("CUDA_ON_CPU_DEVICES", "1", 1);
     setenv("CUDA_ON_CPU_CAPABILITY", "75", 1);

@@ -315,6 +315,7 @@ refuse "head_dim 512: the CUDA attention has room for at most 256" \
 refuse "must be multiples of 16" "$bf16" train --config uneven.json "${data[@]}"
 refuse "PRECISION=fp32" "$fp32" "${new[@]}" --master-weights off
 refuse "--profile: this is the CUDA program" "$bf16" "${new[@]}" --profile
+refuse "--dtype bf16: this is the CUDA program" "$bf16" "${new[@]}" --dtype bf16
 refuse "--profile: this is the CUDA program" "$fp32" train --resume printed --profile
 run "$fp32" "${new[@]}" --moments bf16 --stop-at 1
 rm -r new

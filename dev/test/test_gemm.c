@@ -42,7 +42,13 @@ static Matrix stored(const float *data, size_t rows, size_t columns, bool transp
     return transposed ? turned : whole;
 }
 
-static float element(Matrix m, size_t r, size_t c) { return m.data[r * m.row_stride + c * m.column_stride]; }
+// The factor that the product takes: with gemm_bf16, the nearest number of 8 significant bits.
+static double element(Matrix m, size_t r, size_t c) {
+    const double x = (double)m.data[r * m.row_stride + c * m.column_stride];
+    int exponent;
+    const double mantissa = frexp(x, &exponent);
+    return gemm_bf16 ? ldexp(nearbyint(ldexp(mantissa, 8)), exponent - 8) : x;
+}
 
 // All data start one float past the allocation, where no vector is aligned.
 static Product product_new(Layout layout, size_t M, size_t N, size_t K) {
@@ -69,7 +75,7 @@ static Product product_new(Layout layout, size_t M, size_t N, size_t K) {
     for (size_t i = 0; i < M; i++) {
         for (size_t k = 0; k < K; k++) {
             for (size_t j = 0; j < N; j++) {
-                const double product = (double)element(p.A, i, k) * (double)element(p.B, k, j);
+                const double product = element(p.A, i, k) * element(p.B, k, j);
                 p.sum[i * N + j] += product;
                 p.size[i * N + j] += fabs(product);
             }
@@ -245,11 +251,39 @@ static void test_parallel_region(void) {
     CHECK(worst <= 1.0);
 }
 
-int main(void) {
+// Rounding to bf16 itself, at its edges: ties go to even, the largest number overflows, NaN stays NaN.
+static void test_bf16_rounding(void) {
+    const struct {
+        uint32_t fp32, bf16;
+    } cases[] = {
+        {0x00000000, 0x0000}, {0x80000000, 0x8000}, {0x3f800000, 0x3f80}, {0x3f808000, 0x3f80},
+        {0x3f808001, 0x3f81}, {0x3f818000, 0x3f82}, {0xbf817fff, 0xbf81}, {0x7f7fffff, 0x7f80},
+        {0x7f800000, 0x7f80}, {0xff800000, 0xff80}, {0x7f800001, 0x7fc0}, {0xffffffff, 0xffff},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        float x;
+        memcpy(&x, &cases[i].fp32, sizeof x);
+        CHECK(gemm_round_to_bf16(x) == cases[i].bf16);
+    }
+}
+
+static void test_products(void) {
     test_values();
     test_empty();
     test_nan();
     test_same_bits();
     test_parallel_region();
+}
+
+int main(void) {
+    test_products();
+    test_bf16_rounding();
+    if (GEMM_HAS_BF16) {
+        gemm_bf16 = true;
+        printf("bf16 factors\n");
+        test_products();
+    } else {
+        printf("skipped: products of bf16 (not built for a processor with AVX512-BF16)\n");
+    }
     return check_report();
 }
