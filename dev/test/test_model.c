@@ -1,10 +1,40 @@
 // test_model.c: what must be equal in the CPU backend. Any number of threads gives the same bits; a batch
 // split into micro-batches gives the same gradients; decoding with the cache gives the forward's
-// probabilities; head sizes that are no power of two, NKV < NH, NH*HS != C, T from 1 up work; and the
-// exponential keeps its stated error.
+// probabilities; head sizes that are no power of two, NKV < NH, NH*HS != C, T from 1 up work; the exponential
+// keeps its stated error; and a step allocates nothing.
 #include "check.h"
 #define TESTING
 #include "train_olmo2.c"
+
+// With glibc a program may bring its own malloc, here one that counts. A sanitizer has brought one already, and
+// LLVM's OpenMP asks for memory in every parallel region.
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
+#define COUNTS_ALLOCATIONS
+static size_t allocations;
+
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+extern void *__libc_memalign(size_t, size_t);
+
+void *malloc(size_t size) {
+    allocations++;
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size) {
+    allocations++;
+    return __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size) {
+    allocations++;
+    return __libc_realloc(old, size);
+}
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    allocations++;
+    return __libc_memalign(alignment, size);
+}
+#endif
 
 static uint64_t random_state = 7;
 
@@ -284,6 +314,27 @@ static void test_memory(void) {
     CHECK(m == NULL);
 }
 
+static void test_allocations(void) {
+#ifdef COUNTS_ALLOCATIONS
+    const OLMo2Config config = small_config(40, 6, 2, 12);
+    const OLMo2Limits limits = {.B = B, .T = T, .train = true, .slots = 1, .cache_T = 4};
+    float logprobs[N], lse[N], logits[101];
+    allocations = 0;
+    OLMo2 *m = new_model(&config, &limits);
+    CHECK(allocations > 0);
+    const size_t slot = 0;
+    for (int i = 0; i < 3; i++) {  // the first may start threads
+        if (i == 1) { allocations = 0; }
+        step(m, B, logprobs, lse);
+        olmo2_decode(m, batch_tokens, &slot, 1, logits);
+    }
+    CHECK(allocations == 0);
+    olmo2_free(m);
+#else
+    printf("skipped: what a step allocates (not built by GCC with glibc alone)\n");
+#endif
+}
+
 int main(void) {
     make_batch(101);
     test_exponential();
@@ -300,5 +351,6 @@ int main(void) {
     test_rope_table();
     test_parameters();
     test_memory();
+    test_allocations();
     return check_report();
 }
