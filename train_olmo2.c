@@ -729,6 +729,12 @@ OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
     return lay_out(&m, NULL);
 }
 
+// Bytes of the one allocation behind activations, workspace and decoder.
+static size_t buffer_size(const OLMo2 *m) {
+    const OLMo2Memory memory = olmo2_memory(&m->config, &m->limits);
+    return memory.activations + memory.workspace + memory.cache;
+}
+
 void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size) {
     const size_t threads = gemm_threads();
     snprintf(text, size, "CPU, fp32%s, %zu thread%s", limits->bf16_products ? " with products of bf16" : "",
@@ -753,25 +759,24 @@ bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *er
     return true;
 }
 
-static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
+static bool allocate_model(OLMo2 *m, Error *err) {
     const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
-    m->weights = (float *)allocate(parameters, floats, "the weights", err);
+    m->weights = (float *)allocate_pages(parameters, floats, "the weights", err);
     if (m->weights == NULL) { return false; }
     if (m->limits.train) {
-        m->gradients = (float *)allocate(parameters, floats, "the gradients", err);
-        m->moment1 = (float *)allocate(parameters, floats, "AdamW's first moments", err);
-        m->moment2 = (float *)allocate(parameters, floats, "AdamW's second moments", err);
+        m->gradients = (float *)allocate_pages(parameters, floats, "the gradients", err);
+        m->moment1 = (float *)allocate_pages(parameters, floats, "AdamW's first moments", err);
+        m->moment2 = (float *)allocate_pages(parameters, floats, "AdamW's second moments", err);
         if (m->gradients == NULL || m->moment1 == NULL || m->moment2 == NULL) { return false; }
     }
     m->tokens =
         (uint32_t *)allocate(m->limits.B * m->limits.T, sizeof(uint32_t), "the tokens of a batch", err);
     m->positions = (size_t *)allocate(m->limits.slots, sizeof(size_t), "the positions of the slots", err);
     if (m->tokens == NULL || m->positions == NULL) { return false; }
-    size_t buffer = memory->activations + memory->workspace + memory->cache;
-    m->buffer = (float *)allocate(buffer, 1,
-                                  "activations, workspace and cache (a smaller micro-batch or a "
-                                  "shorter sequence needs less)",
-                                  err);
+    m->buffer = (float *)allocate_pages(buffer_size(m), 1,
+                                        "activations, workspace and cache (a smaller micro-batch or a "
+                                        "shorter sequence needs less)",
+                                        err);
     return m->buffer != NULL;
 }
 
@@ -784,7 +789,7 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *lim
     m->config = *config;
     m->limits = *limits;
     gemm_bf16 = limits->bf16_products;
-    if (!allocate_model(m, &memory, err)) {
+    if (!allocate_model(m, err)) {
         olmo2_free(m);
         return false;
     }
@@ -796,13 +801,14 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *lim
 
 void olmo2_free(OLMo2 *m) {
     if (m == NULL) { return; }
-    free(m->weights);
-    free(m->gradients);
-    free(m->moment1);
-    free(m->moment2);
+    const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
+    free_pages(m->weights, parameters, floats);
+    free_pages(m->gradients, parameters, floats);
+    free_pages(m->moment1, parameters, floats);
+    free_pages(m->moment2, parameters, floats);
+    free_pages(m->buffer, buffer_size(m), 1);
     free(m->tokens);
     free(m->positions);
-    free(m->buffer);
     free(m);
 }
 

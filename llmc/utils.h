@@ -73,30 +73,67 @@ static inline const char *format_bytes(char buffer[32], size_t bytes) {
     return buffer;
 }
 
+static inline bool allocation_size(size_t *bytes, size_t count, size_t size, const char *what, Error *err) {
+    return (multiply_sizes(count, size, bytes) && *bytes <= SIZE_MAX / 2) ||
+           fail(err, "out of memory: %s needs %zu x %zu bytes, more than any address space", what, count,
+                size);
+}
+
+static inline void *allocation_failed(size_t bytes, const char *what, Error *err) {
+    char text[32];
+    fail(err, "out of memory: %s needs %s", what, format_bytes(text, bytes));
+    return NULL;
+}
+
 // count * size zeroed bytes at a 64-byte boundary, or NULL with a message that says how much `what` needed.
-// The caller owns the memory and releases it with free(). Large arrays lie in pages of 2 MB where the system has
-// them for the asking (Linux): a matrix whose rows are each in a page of their own would otherwise spend time
-// on finding them.
+// The caller owns the memory and releases it with free().
 static inline void *allocate(size_t count, size_t size, const char *what, Error *err) {
-    const size_t huge_page = 2 << 20;
     size_t bytes;
-    if (!multiply_sizes(count, size, &bytes) || bytes > SIZE_MAX - huge_page) {
-        fail(err, "out of memory: %s needs %zu x %zu bytes, more than any address space", what, count, size);
-        return NULL;
-    }
-    const size_t alignment = bytes < 2 * huge_page ? 64 : huge_page;
-    void *memory = aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
-    if (memory == NULL) {
-        char text[32];
-        fail(err, "out of memory: %s needs %s", what, format_bytes(text, bytes));
-        return NULL;
-    }
-#ifdef MADV_HUGEPAGE
-    if (bytes >= 2 * huge_page) { madvise(memory, bytes, MADV_HUGEPAGE); }
-#endif
+    if (!allocation_size(&bytes, count, size, what, err)) { return NULL; }
+    void *memory = aligned_alloc(64, (bytes / 64 + 1) * 64);
+    if (memory == NULL) { return allocation_failed(bytes, what, err); }
     memset(memory, 0, bytes);
     return memory;
 }
+
+// The same for arrays as large as a model, released with free_pages. A page takes memory only when it is first
+// written to, and then near the thread that does so. Linux gives pages of 2 MB for the asking: with small
+// ones, reading down a matrix spends time on finding the page of each row.
+#ifdef __SANITIZE_ADDRESS__  // which watches the ends of malloc's memory alone
+static inline void *allocate_pages(size_t count, size_t size, const char *what, Error *err) {
+    return allocate(count, size, what, err);
+}
+
+static inline void free_pages(void *memory, size_t count, size_t size) {
+    (void)count, (void)size;
+    free(memory);
+}
+#else
+enum { LARGE_PAGE = 2 << 20 };
+
+static inline size_t whole_pages(size_t bytes) { return (bytes / LARGE_PAGE + 1) * LARGE_PAGE; }
+
+static inline void *allocate_pages(size_t count, size_t size, const char *what, Error *err) {
+    size_t bytes;
+    if (!allocation_size(&bytes, count, size, what, err)) { return NULL; }
+    // One page more than is needed has a boundary of large pages in it; what lies around is given back.
+    void *mapped = mmap(NULL, whole_pages(bytes) + LARGE_PAGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) { return allocation_failed(bytes, what, err); }
+    const size_t before = LARGE_PAGE - (uintptr_t)mapped % LARGE_PAGE;
+    char *memory = (char *)mapped + before;
+    munmap(mapped, before);
+    if (before < LARGE_PAGE) { munmap(memory + whole_pages(bytes), LARGE_PAGE - before); }
+#ifdef MADV_HUGEPAGE
+    madvise(memory, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);  // small ones for what is left
+#endif
+    return memory;
+}
+
+static inline void free_pages(void *memory, size_t count, size_t size) {
+    if (memory != NULL) { munmap(memory, whole_pages(count * size)); }
+}
+#endif
 
 // Whether the machine has `bytes` of memory at all. Asking first matters where the system promises more than
 // it has and ends the program when it is used.
