@@ -54,6 +54,7 @@ suite "data scripts" "$python" dev/test/test_data.py
 suite "formulas of dev/doc" "$python" dev/doc/check.py
 suite "pretrain scripts" "$python" dev/test/test_pretrain.py
 suite "GPU report" "$python" dev/test/test_gpu_report.py
+suite "CPU bench" "$python" dev/test/test_bench_cpu.py
 
 if [ $reference = yes ]; then
     target drivers

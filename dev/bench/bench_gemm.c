@@ -1,9 +1,11 @@
-// bench_gemm.c: llmc/gemm.h beside OpenBLAS (if it is installed) and beside the fused multiply-adds that the
+// bench_gemm.c: llmc/gemm.h beside OpenBLAS, where there is one, and beside the fused multiply-adds that the
 // cores can make.
-//   build/bench_gemm [ROUNDS]      default 7; threads by OMP_NUM_THREADS
-// All three take turns within each round, so that what else runs on the machine hits them alike; medians are
-// shown.
+//   build/bench_gemm [ROUNDS [LIBRARY]]      default 7; threads by OMP_NUM_THREADS
+// LIBRARY is an OpenBLAS, NumPy's own for one; the default is the system's. It takes the kernels that it
+// finds right for this processor. All three take turns within each round, so that what else runs on the
+// machine hits them alike; shown are medians (smallest - largest).
 #include "llmc/gemm.h"
+#include "llmc/profile.h"  // fma_peak
 
 #include <dlfcn.h>
 #include <math.h>
@@ -34,62 +36,74 @@ static void run_gemm(Tensors t, Shape s, int layout) {
     if (layout == 2) { gemm(t.w, s.K, y_turned, x, s.N, s.K, s.M, true); }
 }
 
+// An OpenBLAS, of one of two kinds: NumPy's has names of its own, and integers of 64 bits.
+typedef struct {
+    const char *prefix, *suffix;
+    bool wide;
+} BlasKind;
+
+static const BlasKind blas_kinds[] = {{"", "", false}, {"scipy_", "64_", true}};
+
 typedef void (*Sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
                       const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+typedef void (*SgemmWide)(int order, int transpose_a, int transpose_b, int64_t m, int64_t n, int64_t k,
+                          float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
+                          float *c, int64_t ldc);
 typedef struct {
-    Sgemm sgemm;  // NULL where there is no OpenBLAS
-    const char *kernels;
+    BlasKind kind;
+    void *sgemm;  // NULL where there is no OpenBLAS
 } OpenBlas;
 
-static OpenBlas open_blas(void) {
-    OpenBlas blas = {NULL, NULL};
-#ifdef __AVX512F__
-    // It chooses kernels by the model of the processor, and may take those for AVX2 where it knows it not.
-    setenv("OPENBLAS_CORETYPE", "SkylakeX", 1);
-#endif
-    void *library = dlopen("libopenblas.so.0", RTLD_NOW);
-    if (library == NULL) { library = dlopen("libopenblas.dylib", RTLD_NOW); }
-    if (library == NULL) { return blas; }
-    void (*set_threads)(int) = (void (*)(int))dlsym(library, "openblas_set_num_threads");
-    char *(*core)(void) = (char *(*)(void))dlsym(library, "openblas_get_corename");
-    char *(*config)(void) = (char *(*)(void))dlsym(library, "openblas_get_config");
-    blas.sgemm = (Sgemm)dlsym(library, "cblas_sgemm");
-    if (set_threads == NULL || core == NULL || config == NULL) { blas.sgemm = NULL; }
-    if (blas.sgemm != NULL) {
-        set_threads((int)gemm_threads());
-        blas.kernels = core();
-        printf("OpenBLAS: %s\n", config());
+static void *blas_symbol(void *library, const BlasKind *kind, const char *name) {
+    char symbol[64];
+    snprintf(symbol, sizeof symbol, "%s%s%s", kind->prefix, name, kind->suffix);
+    return dlsym(library, symbol);
+}
+
+// Says what it has found. NULL is the system's.
+static OpenBlas open_blas(const char *path) {
+    const char *const names[] = {path, "libopenblas.so.0", "libopenblas.dylib"};
+    void *library = NULL;
+    for (int i = 0; i < (path == NULL ? 3 : 1) && library == NULL; i++) {
+        library = names[i] == NULL ? NULL : dlopen(names[i], RTLD_NOW);
     }
-    return blas;
+    for (int i = 0; library != NULL && i < 2; i++) {
+        const BlasKind *kind = &blas_kinds[i];
+        void (*set_threads)(int) = (void (*)(int))blas_symbol(library, kind, "openblas_set_num_threads");
+        char *(*core)(void) = (char *(*)(void))blas_symbol(library, kind, "openblas_get_corename");
+        char *(*config)(void) = (char *(*)(void))blas_symbol(library, kind, "openblas_get_config");
+        const OpenBlas blas = {*kind, blas_symbol(library, kind, "cblas_sgemm")};
+        if (set_threads == NULL || core == NULL || config == NULL || blas.sgemm == NULL) { continue; }
+        set_threads((int)gemm_threads());
+        printf("%s; kernels for %s\n", config(), core());
+        return blas;
+    }
+    if (path != NULL) {
+        fprintf(stderr, "error: %s: %s\n", path, library == NULL ? dlerror() : "is no OpenBLAS");
+        exit(1);
+    }
+    printf("skipped: OpenBLAS (not installed; name a library, or apt install libopenblas0)\n");
+    return (OpenBlas){blas_kinds[0], NULL};
+}
+
+// C (m, n) = op(A) op(B) + beta C, row by row.
+static void blas_sgemm(const OpenBlas *blas, bool turn_a, bool turn_b, size_t m, size_t n, size_t k,
+                       const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c) {
+    enum { ROW_MAJOR = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
+    const int ta = turn_a ? TRANSPOSED : AS_IT_IS, tb = turn_b ? TRANSPOSED : AS_IT_IS;
+    if (blas->kind.wide) {
+        ((SgemmWide)blas->sgemm)(ROW_MAJOR, ta, tb, (int64_t)m, (int64_t)n, (int64_t)k, 1.0f, a, (int64_t)lda,
+                                 b, (int64_t)ldb, beta, c, (int64_t)n);
+    } else {
+        ((Sgemm)blas->sgemm)(ROW_MAJOR, ta, tb, (int)m, (int)n, (int)k, 1.0f, a, (int)lda, b, (int)ldb, beta,
+                             c, (int)n);
+    }
 }
 
 static void run_blas(const OpenBlas *blas, Tensors t, Shape s, int layout) {
-    enum { ROW_MAJOR = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
-    const int M = (int)s.M, N = (int)s.N, K = (int)s.K;
-    if (layout == 0) { blas->sgemm(ROW_MAJOR, AS_IT_IS, TRANSPOSED, M, N, K, 1, t.x, K, t.w, K, 0, t.y, N); }
-    if (layout == 1) { blas->sgemm(ROW_MAJOR, AS_IT_IS, AS_IT_IS, M, K, N, 1, t.y, N, t.w, K, 0, t.x, K); }
-    if (layout == 2) { blas->sgemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, N, K, M, 1, t.y, N, t.x, K, 1, t.w, K); }
-}
-
-// Independent multiply-adds in registers, nothing else, on all threads: the ceiling. Returns GFLOP/s.
-static double peak(void) {
-    enum { CHAINS = 12, STEPS = 4000000 };
-    const double begin = seconds_now();
-    double flops = 0.0;
-#pragma omp parallel reduction(+ : flops)
-    {
-        GemmVector sum[CHAINS], factor = {0}, term = {0};
-        factor += 0.5f;
-        term += 1.0f;
-        for (int i = 0; i < CHAINS; i++) { sum[i] = term * (float)i; }  // not alike, or one would do for all
-        for (int step = 0; step < STEPS; step++) {
-            for (int i = 0; i < CHAINS; i++) { sum[i] = sum[i] * factor + term; }
-        }
-        float used = 0.0f;
-        for (int i = 0; i < CHAINS; i++) { used += sum[i][0]; }
-        flops += used > 0.0f ? 2.0 * STEPS * CHAINS * GEMM_LANES : 0.0;
-    }
-    return flops / (seconds_now() - begin) * 1e-9;
+    if (layout == 0) { blas_sgemm(blas, false, true, s.M, s.N, s.K, t.x, s.K, t.w, s.K, 0.0f, t.y); }
+    if (layout == 1) { blas_sgemm(blas, false, false, s.M, s.K, s.N, t.y, s.N, t.w, s.K, 0.0f, t.x); }
+    if (layout == 2) { blas_sgemm(blas, true, false, s.N, s.K, s.M, t.y, s.N, t.x, s.K, 1.0f, t.w); }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -100,9 +114,18 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int n) {
+// "median (smallest - largest)", in words that keep their columns.
+typedef struct {
+    double median;
+    char text[40];
+} Spread;
+
+static Spread spread_of(double *values, int n) {
+    Spread s;
     qsort(values, (size_t)n, sizeof *values, compare_doubles);
-    return values[n / 2];
+    s.median = values[n / 2];
+    snprintf(s.text, sizeof s.text, "%6.1f (%.1f - %.1f)", s.median, values[0], values[n - 1]);
+    return s;
 }
 
 static void fill(float *x, size_t n) {
@@ -131,12 +154,11 @@ int main(int argc, char **argv) {
         fprintf(stderr, "error: ROUNDS must be 1 to %d\n", MAX_ROUNDS);
         return 1;
     }
-    const OpenBlas blas = open_blas();
+    const OpenBlas blas = open_blas(argc > 2 ? argv[2] : NULL);
     const bool compare = blas.sgemm != NULL;
-    if (!compare) { printf("skipped: OpenBLAS (not installed; apt install libopenblas0)\n"); }
-    printf("%zu threads, %d-bit vectors, GFLOP/s%s%s\n", gemm_threads(), 8 * GEMM_VECTOR_BYTES,
-           compare ? ", OpenBLAS kernels: " : "", compare ? blas.kernels : "");
-    printf("layout      M      N      K    gemm   of peak   OpenBLAS   gemm / OpenBLAS\n");
+    printf("%zu threads, %d-bit vectors, GFLOP/s\n", gemm_threads(), 8 * GEMM_VECTOR_BYTES);
+    printf("layout     M      N      K  %-24s  %-24s  of peak  %-24s  gemm / OpenBLAS\n", "gemm", "FMA peak",
+           "OpenBLAS");
     for (int layout = 0; layout < LAYOUTS; layout++) {
         double log_speed = 0.0, log_share = 0.0, log_ratio = 0.0;
         for (int n = 0; n < SHAPES; n++) {
@@ -145,29 +167,33 @@ int main(int argc, char **argv) {
                          (float *)malloc(s.N * s.K * sizeof(float)),
                          (float *)malloc(s.M * s.N * sizeof(float))};
             if (t.x == NULL || t.w == NULL || t.y == NULL) { return 1; }
-            double ours[MAX_ROUNDS], share[MAX_ROUNDS], theirs[MAX_ROUNDS], ratio[MAX_ROUNDS];
+            double ours[MAX_ROUNDS], peak[MAX_ROUNDS], share[MAX_ROUNDS];
+            double theirs[MAX_ROUNDS], ratio[MAX_ROUNDS];
             for (int round = 0; round < rounds; round++) {
                 fill(t.x, s.M * s.K);  // anew, for sums that pile up would end in infinity
                 fill(t.w, s.N * s.K);
                 fill(t.y, s.M * s.N);
                 ours[round] = measure(NULL, t, s, layout);
                 theirs[round] = compare ? measure(&blas, t, s, layout) : NAN;
-                share[round] = ours[round] / peak();
+                peak[round] = fma_peak();
+                share[round] = ours[round] / peak[round];
                 ratio[round] = ours[round] / theirs[round];
             }
-            const double speed = median(ours, rounds), of_peak = median(share, rounds);
-            const double times = compare ? median(ratio, rounds) : NAN;
-            printf("%-8s %4zu  %5zu  %5zu  %6.0f    %4.0f %%   %8.0f   %.2f\n", layout_names[layout], s.M,
-                   s.N, s.K, speed, 100.0 * of_peak, compare ? median(theirs, rounds) : NAN, times);
-            log_speed += log(speed) / SHAPES;
+            const Spread speed = spread_of(ours, rounds), ceiling = spread_of(peak, rounds);
+            const Spread other = spread_of(theirs, rounds);
+            const double of_peak = spread_of(share, rounds).median, times = spread_of(ratio, rounds).median;
+            printf("%-7s %4zu  %5zu  %5zu  %-24s  %-24s  %5.1f %%  %-24s  %.3f\n", layout_names[layout], s.M,
+                   s.N, s.K, speed.text, ceiling.text, 100.0 * of_peak, other.text, times);
+            log_speed += log(speed.median) / SHAPES;
             log_share += log(of_peak) / SHAPES;
             log_ratio += log(times) / SHAPES;
             free(t.x);
             free(t.w);
             free(t.y);
         }
-        printf("%-8s geometric mean     %6.0f    %4.0f %%              %.2f\n", layout_names[layout],
-               exp(log_speed), 100.0 * exp(log_share), exp(log_ratio));
+        printf("%-7s geometric mean      %6.1f %43s  %5.1f %%  %24s  %.3f\n", layout_names[layout],
+               exp(log_speed), "", 100.0 * exp(log_share), "", exp(log_ratio));
+        fflush(stdout);
     }
     return 0;
 }

@@ -1,83 +1,104 @@
-// bench_step.c: milliseconds of a training step of the CPU backend: forward, classifier, backward, norm,
-// AdamW.
-//   build/bench_step [STEPS [B [T [C L NH F V]]]]
-// Without arguments, 5 steps of the 85M model: B 4, T 256, C 512, L 8, NH 8, F 2048, V 50304. One line per
-// step and a last line "median M min A max Z"; bench_step.py does the same work in PyTorch.
+// bench_step.c: milliseconds of a training step of the CPU backend, as the trainer makes it: data, forward,
+// classifier with z-loss, backward, gradient norm, AdamW.
+//   build/bench_step [--steps N] [--data FILE] [--dtype fp32|bf16]
+//                    [--B 4 --T 256 --C 512 --L 8 --NH 8 --F 2048 --V 50304]
+// Without flags, 5 steps of the 85M model on random tokens. bench_step.py does the same work in PyTorch; what
+// both print, and what --steps 0 does, stands in bench.h.
 #define TESTING
+#ifdef BACKEND
+#include BACKEND
+#else
 #include "../../train_olmo2.c"
+#endif
+#include "llmc/commands.h"
+#include "bench.h"
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+typedef struct {
+    OLMo2 *model;
+    DataLoader data;
+    Batch batch;
+    int64_t updates;
+} Run;
+
+static bool train_step(void *of, char parts[128], Error *err) {
+    Run *r = (Run *)of;
+    Batch *b = &r->batch;
+    double marks[6];
+    marks[0] = seconds_now();
+    if (!batch_next(b, &r->data, b->B, err)) { return false; }
+    lm_weights(b->weights, b->labels, b->B * b->T, lm_normalizer(b->labels, b->filtered, b->B, b->T));
+    marks[1] = seconds_now();
+    olmo2_zero_gradients(r->model);
+    olmo2_forward(r->model, b->tokens, b->B, b->T);
+    marks[2] = seconds_now();
+    olmo2_classify(r->model, b->labels, b->weights, 1e-5f, b->logprobs, b->lse);
+    marks[3] = seconds_now();
+    olmo2_backward(r->model);
+    marks[4] = seconds_now();
+    const double norm = olmo2_gradient_norm(r->model);
+    const OLMo2AdamW settings = {.lr = 1e-4f,
+                                 .beta1 = 0.9f,
+                                 .beta2 = 0.95f,
+                                 .eps = 1e-8f,
+                                 .weight_decay = 0.1f,
+                                 .gradient_scale = (float)fmin(1.0, 1.0 / (norm + 1e-6)),
+                                 .t = ++r->updates};
+    olmo2_update(r->model, &settings);
+    marks[5] = seconds_now();
+    for (int i = 0; i < 5; i++) { marks[i] = 1e3 * (marks[i + 1] - marks[i]); }
+    snprintf(parts, 128, ": data %.1f, forward %.1f, classifier %.1f, backward %.1f, update %.1f", marks[0],
+             marks[1], marks[2], marks[3], marks[4]);
+    return isfinite(norm) || fail(err, "the gradient norm is %g", norm);
+}
+
+// Without a file, random tokens in one that loses its name as soon as it is mapped.
+static bool open_data(DataLoader *data, const char *path, const LoaderSettings *s, Error *err) {
+    if (path != NULL) { return dataloader_open(data, &path, 1, s, err); }
+    char name[] = "/tmp/bench_step_XXXXXX";
+    const char *pattern = name;
+    const int descriptor = mkstemp(name);
+    if (descriptor < 0) { return fail(err, "%s: cannot be created: %s", name, strerror(errno)); }
+    Pcg64 rng;
+    pcg64_seed(&rng, 2);
+    bool ok = true;
+    for (size_t i = 0; ok && i < 16 * s->batch * s->T; i++) {
+        const uint32_t token = (uint32_t)(pcg64_double(&rng) * (double)s->V);
+        ok = file_write(descriptor, &token, sizeof token, name, err);
+    }
+    close(descriptor);
+    ok = ok && dataloader_open(data, &pattern, 1, s, err);
+    unlink(name);
+    return ok;
 }
 
 int main(int argc, char **argv) {
-    size_t values[] = {5, 4, 256, 512, 8, 8, 2048, 50304};
-    for (int i = 1; i < argc && i <= 8; i++) { values[i - 1] = strtoull(argv[i], NULL, 10); }
-    const size_t steps = values[0], B = values[1], T = values[2], N = B * T;
     Error err = {{0}};
-    OLMo2Config config;
-    olmo2_preset(&config, "1M");
-    config.C = values[3];
-    config.L = values[4];
-    config.NH = config.NKV = values[5];
-    config.HS = config.C / config.NH;
-    config.F = values[6];
-    config.V = values[7];
-    const OLMo2Limits limits = {.B = B, .T = T, .train = true};
-    OLMo2 *m;
-    if (steps == 0 || N == 0 || !olmo2_create(&m, &config, &limits, &err)) {
-        fprintf(stderr, "error: %s\n", err.text);
-        return 1;
+    Run r = {.model = NULL};
+    OLMo2Config c = bench_config();
+    size_t steps = 5, B = 4, T = 256;
+    const char *data = NULL, *dtype = "fp32";
+    OLMo2Limits limits = {.train = true};
+    const BenchFlag flags[] = {{"steps", &steps, NULL}, {"data", NULL, &data}, {"dtype", NULL, &dtype},
+                               {"B", &B, NULL},         {"T", &T, NULL},       {"C", &c.C, NULL},
+                               {"L", &c.L, NULL},       {"NH", &c.NH, NULL},   {"F", &c.F, NULL},
+                               {"V", &c.V, NULL}};
+    bool ok = bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err) &&
+              bench_config_complete(&c, &err) && bench_dtype(dtype, &limits.bf16_products, &err);
+    limits.B = B;
+    limits.T = T;
+    const LoaderSettings loader = {.T = T, .V = c.V, .batch = B, .shuffle = true, .seed = 1};
+    ok = ok && open_data(&r.data, data, &loader, &err) && batch_create(&r.batch, B, T, &err) &&
+         olmo2_create(&r.model, &c, &limits, &err) && bench_weights(r.model, &err);
+    if (ok) {
+        char backend[64], notes[128];
+        olmo2_describe(&limits, backend, sizeof backend);
+        printf("%s, %.1fM parameters, B %zu, T %zu\n", backend, (double)parameter_total(&c) / 1e6, B, T);
+        snprintf(notes, sizeof notes, "tokens %zu parameters %zu logits %zu", B * T, parameter_total(&c),
+                 classifier_rows(&c, &limits) * c.V * sizeof(float));
+        ok = bench_turns(steps, notes, train_step, &r, &err);
     }
-    srand(1);
-    for (size_t i = 0; i < parameter_array_size(&config); i++) {
-        m->weights[i] = 0.04f * ((float)rand() / (float)RAND_MAX - 0.5f);
-    }
-    uint32_t *tokens = (uint32_t *)malloc(N * sizeof *tokens);
-    float *weights = (float *)malloc(N * sizeof(float)), *logprobs = (float *)malloc(N * sizeof(float));
-    float *lse = (float *)malloc(N * sizeof(float));
-    double *times = (double *)malloc(steps * sizeof *times);
-    if (tokens == NULL || weights == NULL || logprobs == NULL || lse == NULL || times == NULL) { return 1; }
-    for (size_t n = 0; n < N; n++) {
-        tokens[n] = (uint32_t)((size_t)rand() % config.V);
-        weights[n] = 1.0f / (float)N;
-    }
-    char backend[64];
-    olmo2_describe(backend, sizeof backend);
-    printf("%s, %.1fM parameters, B %zu, T %zu\n", backend, (double)parameter_total(&config) / 1e6, B, T);
-    for (size_t step = 0; step < steps; step++) {
-        double marks[6];
-        marks[0] = seconds_now();
-        olmo2_zero_gradients(m);
-        olmo2_forward(m, tokens, B, T);
-        marks[1] = seconds_now();
-        olmo2_classify(m, tokens, weights, 1e-5f, logprobs, lse);
-        marks[2] = seconds_now();
-        olmo2_backward(m);
-        marks[3] = seconds_now();
-        const double norm = olmo2_gradient_norm(m);
-        const OLMo2AdamW settings = {.lr = 1e-4f,
-                                     .beta1 = 0.9f,
-                                     .beta2 = 0.95f,
-                                     .eps = 1e-8f,
-                                     .weight_decay = 0.1f,
-                                     .gradient_scale = (float)fmin(1.0, 1.0 / (norm + 1e-6)),
-                                     .t = (int64_t)step + 1};
-        olmo2_update(m, &settings);
-        marks[4] = seconds_now();
-        times[step] = 1e3 * (marks[4] - marks[0]);
-        printf("step %.0f ms: forward %.0f, classifier %.0f, backward %.0f, update %.0f\n", times[step],
-               1e3 * (marks[1] - marks[0]), 1e3 * (marks[2] - marks[1]), 1e3 * (marks[3] - marks[2]),
-               1e3 * (marks[4] - marks[3]));
-    }
-    qsort(times, steps, sizeof *times, compare_doubles);
-    printf("median %.1f min %.1f max %.1f\n", times[steps / 2], times[0], times[steps - 1]);
-    olmo2_free(m);
-    free(tokens);
-    free(weights);
-    free(logprobs);
-    free(lse);
-    free(times);
-    return 0;
+    batch_free(&r.batch);
+    dataloader_close(&r.data);
+    olmo2_free(r.model);
+    return bench_end(ok, &err);
 }

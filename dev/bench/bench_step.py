@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """Milliseconds of a training step of OLMo 2 in PyTorch, the same work as dev/bench/bench_step.c, or on a GPU
-a step of train_olmo2cu: forward, cross-entropy with z-loss, backward, clipping, AdamW. It uses what PyTorch
-has made fast: scaled dot product attention, its own RMSNorm and the fused AdamW; with --dtype bf16 autocast,
-and with --compile torch.compile. The last line is "median M min A max Z"; the exit code is 3 where the memory
-of the device does not suffice."""
+a step of train_olmo2cu: data, forward, cross-entropy with z-loss, backward, clipping, AdamW. It uses what
+PyTorch has made fast: scaled dot product attention, its own RMSNorm and the fused AdamW; with --dtype bf16
+autocast, and with --compile torch.compile. What it prints, and what --steps 0 does, stands in turns.py; the
+exit code is 3 where the memory of the device does not suffice."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from turns import take_turns
 
 
 def rope_tables(T: int, HS: int, theta: float = 500000.0) -> tuple[Tensor, Tensor]:
@@ -77,10 +79,38 @@ class Model(nn.Module):
         return self.head(self.norm(x))
 
 
+Batches = Callable[[], tuple[Tensor, Tensor]]
+
+
+def random_crops(file: str, B: int, T: int, device: str) -> Batches:
+    """Tokens (B, T) and the ones that follow, from random places of a file of uint32."""
+    import numpy as np  # only here: the Python that finds a GPU may be without it
+
+    data = np.memmap(file, dtype="<u4", mode="r")
+
+    def crop() -> tuple[Tensor, Tensor]:
+        starts = torch.randint(len(data) - T, (B,), device="cpu").tolist()
+        rows = torch.from_numpy(np.stack([data[start : start + T + 1] for start in starts]).astype(np.int64))
+        return rows[:, :-1].contiguous().to(device), rows[:, 1:].contiguous().to(device)
+
+    return crop
+
+
+def loss_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy and z-loss share the logsumexp: in eager mode a third of the time of F.cross_entropy with
+    a logsumexp beside it, and one (N, V) less in memory."""
+    lse = logits.logsumexp(-1)
+    cross_entropy = lse - logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return cross_entropy.mean() + 1e-5 * lse.square().mean()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5, help="steps that are timed, after one that is not")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--data", help="a file of uint32 tokens (default: the same random ones in every step)"
+    )
     for name, value in {"B": 4, "T": 256, "C": 512, "L": 8, "NH": 8, "F": 2048, "V": 50304}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused")
@@ -103,17 +133,20 @@ def measure(a: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, **{a.adamw: True}
     )
-    tokens, labels = torch.randint(a.V, (2, a.B, a.T))
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    parameters = sum(p.numel() for p in model.parameters())
     where = torch.cuda.get_device_name() if a.device == "cuda" else f"{a.threads} threads"
     how = "compiled, " if a.compile else ""
-    print(f"PyTorch {torch.__version__}, {how}{a.dtype}, {where}, {millions:.1f}M parameters", end="")
+    print(f"PyTorch {torch.__version__}, {how}{a.dtype}, {where}, {parameters / 1e6:.1f}M parameters", end="")
     print(f", B {a.B}, T {a.T}")
+    if a.data:
+        batches = random_crops(a.data, a.B, a.T, a.device)
+    else:
+        tokens, labels = torch.randint(a.V, (2, a.B, a.T))
+        batches = lambda: (tokens, labels)  # noqa: E731
 
     def loss_of(tokens: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(a.device, torch.bfloat16, enabled=a.dtype == "bf16"):
-            logits = model(tokens).view(-1, a.V)
-            return F.cross_entropy(logits, labels.view(-1)) + 1e-5 * logits.logsumexp(-1).square().mean()
+            return loss_of_logits(model(tokens).view(-1, a.V).float(), labels.view(-1))
 
     if a.compile:
         loss_of = torch.compile(loss_of)
@@ -123,23 +156,22 @@ def measure(a: argparse.Namespace) -> None:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    times = []
-    for step in range(a.steps + 1):
-        begin = now()
+    def step() -> str:
+        marks = [now()]
+        tokens, labels = batches()
         optimizer.zero_grad(set_to_none=True)
+        marks.append(now())
         loss = loss_of(tokens, labels)
-        forward = now()
+        marks.append(now())
         loss.backward()
-        backward = now()
+        marks.append(now())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        end = now()
-        if step > 0:
-            times.append(1e3 * (end - begin))
-            parts = [1e3 * (y - x) for x, y in ((begin, forward), (forward, backward), (backward, end))]
-            line = "step {:.0f} ms: forward and loss {:.0f}, backward {:.0f}, update {:.0f}"
-            print(line.format(times[-1], *parts))
-    print(f"median {statistics.median(times):.1f} min {min(times):.1f} max {max(times):.1f}")
+        marks.append(now())
+        parts = [1e3 * (y - x) for x, y in zip(marks, marks[1:])]
+        return ": data {:.1f}, forward and loss {:.1f}, backward {:.1f}, update {:.1f}".format(*parts)
+
+    take_turns(a.steps, step, tokens=a.B * a.T, parameters=parameters)
 
 
 if __name__ == "__main__":

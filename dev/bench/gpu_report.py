@@ -366,14 +366,17 @@ def replace_file(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_tokens(path: Path, count: int) -> None:
-    weights = itertools.accumulate(1 / (rank + 2.7) for rank in range(VOCABULARY))
-    tokens = random.Random(1).choices(range(VOCABULARY), cum_weights=list(weights), k=count)
-    values = array.array("I", tokens)
-    if sys.byteorder == "big":
-        values.byteswap()
+def write_tokens(path: Path, count: int, vocabulary: int = VOCABULARY) -> None:
+    weights = list(itertools.accumulate(1 / (rank + 2.7) for rank in range(vocabulary)))
+    rng = random.Random(1)
     with open(path, "wb") as file:
-        values.tofile(file)
+        # Piece by piece: a list of all of them takes nine times the file.
+        for begin in range(0, count, 1 << 16):
+            size = min(count - begin, 1 << 16)
+            values = array.array("I", rng.choices(range(vocabulary), cum_weights=weights, k=size))
+            if sys.byteorder == "big":
+                values.byteswap()
+            values.tofile(file)
 
 
 def main() -> int:

@@ -1,0 +1,42 @@
+// bench_loader.c: milliseconds in which llmc/dataloader.h delivers batches with their labels, shuffled.
+//   build/bench_loader --data FILE [--steps N] [--batches 2000] [--B 8] [--T 1024] [--V 100352]
+// bench_loader.py does the same with PyTorch's DataLoader; what both print, and what --steps 0 does, stands
+// in bench.h.
+#include "llmc/commands.h"
+#include "bench.h"
+
+typedef struct {
+    DataLoader data;
+    Batch batch;
+    size_t batches;
+} Run;
+
+static bool load_batches(void *of, char parts[128], Error *err) {
+    Run *r = (Run *)of;
+    bool ok = true;
+    (void)parts;
+    for (size_t i = 0; ok && i < r->batches; i++) { ok = batch_next(&r->batch, &r->data, r->batch.B, err); }
+    return ok;
+}
+
+int main(int argc, char **argv) {
+    Error err = {{0}};
+    Run r = {.batches = 2000};
+    size_t steps = 5, B = 8, T = 1024, V = 100352;
+    const char *data = NULL;
+    const BenchFlag flags[] = {{"steps", &steps, NULL}, {"batches", &r.batches, NULL},
+                               {"data", NULL, &data},   {"B", &B, NULL},
+                               {"T", &T, NULL},         {"V", &V, NULL}};
+    bool ok = bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err);
+    if (ok && data == NULL) { ok = fail(&err, "--data: expected a file of tokens"); }
+    const LoaderSettings loader = {.T = T, .V = V, .batch = B, .shuffle = true, .seed = 1};
+    ok = ok && dataloader_open(&r.data, &data, 1, &loader, &err) && batch_create(&r.batch, B, T, &err);
+    if (ok) {
+        char notes[64];
+        snprintf(notes, sizeof notes, "tokens %zu", r.batches * B * T);
+        ok = bench_turns(steps, notes, load_batches, &r, &err);
+    }
+    batch_free(&r.batch);
+    dataloader_close(&r.data);
+    return bench_end(ok, &err);
+}

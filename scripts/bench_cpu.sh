@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# scripts/bench_cpu.sh [options]: measures the CPU program beside PyTorch and its ecosystem on this machine,
+# and writes dev/bench/RESULTS.md and the table in README.md.
+#   --rounds N           rounds in which everything takes turns (5)
+#   --only SECTION,...   of gemm, step, decode, tokenizer, loader; prints the results
+#   --quick              one round of tiny sizes, to see that everything works; prints the results
+#   --out FILE           writes the results there, and README.md stays as it is
+# Threads: OMP_NUM_THREADS, or as many as there are cores, the same for everyone. The machine should be idle.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+arguments=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help)
+            sed -n 's/^# \{0,1\}//; 2,/^set/p' "${BASH_SOURCE[0]}" | sed '$d'
+            exit 0
+            ;;
+        --quick) arguments+=("$1") ;;
+        --rounds | --only | --out)
+            if [ $# -lt 2 ]; then
+                complain "$1 needs a value"
+                exit 2
+            fi
+            if [ "$1" = --out ]; then arguments+=("$1" "$(from_root "$2")"); else arguments+=("$1" "$2"); fi
+            shift
+            ;;
+        *)
+            complain "unknown argument '$1'; see --help"
+            exit 2
+            ;;
+    esac
+    shift
+done
+cd "$root"
+unset GOMP_SPINCOUNT # every program waits as its libraries do by themselves
+setup_build_tools
+have g++ || install_packages "torch.compile compiles C++" g++
+setup_venv
+setup_reference
+setup_packages "the tokenizer is compared with it too" tiktoken==0.14.0
+
+step "build the benchmarks"
+programs=(build/bench_gemm build/bench_step build/bench_decode build/bench_tokenizer build/bench_loader)
+if make -n build/bench_step_loops >/dev/null 2>&1; then programs+=(build/bench_step_loops); fi
+run make "${programs[@]}"
+
+step "measure"
+.venv/bin/python dev/bench/bench_cpu.py ${arguments[@]+"${arguments[@]}"}
