@@ -1,6 +1,7 @@
 # make            train_olmo2, the CPU program
 # make train_olmo2cu   the GPU program: PRECISION=bf16 (or fp32), CUDA_ARCH=native (or sm_90, ...)
 # make build/cuda/rmsnorm   a file of dev/cuda for the GPU
+# make build/cpu/matmul     a file of dev/cpu
 # make test       every test that needs only a C compiler, make and plain Python
 # make test_cuda  those of train_olmo2.cu and dev/cuda, on the CPU: needs clang++ and the CUDA Toolkit, no GPU
 # make sanitize   the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -13,8 +14,10 @@ CFLAGS ?= -O3 -march=native
 FUZZ_SECONDS ?= 20
 # -ffp-contract=fast lets a * b + c be one fused instruction. It is not fast-math: NaN, infinity and the order
 # of every sum stay as the source says. -fno-math-errno: nobody reads errno after sqrtf, and setting it would
-# keep loops with a square root from becoming vector code.
-FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -fno-math-errno -I. -MMD -MP
+# keep loops with a square root from becoming vector code. -fno-trapping-math: nor the flags of exceptions, which
+# without AVX-512 would do the same to loops with a comparison.
+FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -fno-math-errno -fno-trapping-math -I. \
+        -MMD -MP
 LIBS = -lm
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
@@ -47,10 +50,12 @@ CUDA_FLAGS = -std=c++17 -O3 -arch=$(CUDA_ARCH) -I. $(CUDA_INCLUDES) -Werror all-
 UNITS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/test_*.c))
 DRIVERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/*_driver.c))
 FUZZERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/fuzz_*.c))
+CPU_LADDER = $(patsubst dev/cpu/%.c,cpu/%,$(filter-out %/loops.c,$(wildcard dev/cpu/*.c)))
 HEADERS = $(wildcard llmc/*.h)
 CUDA_HEADERS = $(wildcard llmc/*.cuh dev/cuda/*.cuh dev/test/*.cuh)
 SOURCES = train_olmo2.c train_olmo2.cu test_olmo2.c $(HEADERS) $(CUDA_HEADERS) \
-          $(wildcard dev/test/*.[ch] dev/test/*.cu dev/bench/*.c dev/cuda/*.cu dev/cuda_on_cpu/*.h) \
+          $(wildcard dev/test/*.[ch] dev/test/*.cu dev/bench/*.[ch] dev/cpu/*.[ch]) \
+          $(wildcard dev/cuda/*.cu dev/cuda_on_cpu/*.h) \
           $(wildcard dev/cuda_on_cpu/*.cpp dev/cuda_on_cpu/*.cu)
 
 all: train_olmo2
@@ -80,6 +85,21 @@ build/%: dev/test/%.c | build
 build/%: dev/bench/%.c | build
 	$(CC) $(CFLAGS) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
+# The loops are compiled as llm.c is, whose -Ofast means -O3 -ffast-math.
+build/cpu/loops.o: dev/cpu/loops.c | build/cpu
+	$(CC) $(CFLAGS) -O3 -ffast-math $(FLAGS) -c $< -o $@ $(OPENMP)
+
+build/cpu/%: dev/cpu/%.c build/cpu/loops.o
+	$(CC) $(CFLAGS) $(FLAGS) $< build/cpu/loops.o -o $@ $(OPENMP) $(LIBS)
+
+# bench_step with these loops in the place of train_olmo2.c's own functions, which get other names.
+build/loops/train_olmo2.c: train_olmo2.c | build/loops
+	sed -E 's/^static void ((matmul|attention|classifier)_(forward|backward))\(/static void \1_shipped(/' $< >$@
+
+build/bench_step_loops: dev/bench/bench_step.c build/loops/train_olmo2.c build/cpu/loops.o
+	$(CC) $(CFLAGS) $(FLAGS) -Wno-unused-function -DSTEP_WITH_LOOPS -include dev/cpu/loops.h \
+	  -DBACKEND='"build/loops/train_olmo2.c"' $< build/cpu/loops.o -o $@ $(OPENMP) $(LIBS)
+
 build/sanitize/train_olmo2: train_olmo2.c | build/sanitize
 	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
@@ -89,14 +109,20 @@ build/sanitize/test_olmo2: test_olmo2.c | build/sanitize
 build/sanitize/%: dev/test/%.c | build/sanitize
 	$(CC) $(SANITIZE) $(FLAGS) $< -o $@ $(OPENMP) $(LIBS)
 
+build/sanitize/cpu/loops.o: dev/cpu/loops.c | build/sanitize/cpu
+	$(CC) $(SANITIZE) $(FLAGS) -c $< -o $@ $(OPENMP)
+
+build/sanitize/cpu/%: dev/cpu/%.c build/sanitize/cpu/loops.o
+	$(CC) $(SANITIZE) $(FLAGS) -DRACE=0 $< build/sanitize/cpu/loops.o -o $@ $(OPENMP) $(LIBS)
+
 build/fuzz_%: dev/test/fuzz_%.c | build
 	clang -O1 -g $(FLAGS) -fsanitize=fuzzer,address,undefined $< -o $@ $(LIBS)
 
-build build/sanitize build/cuda:
+build build/sanitize build/cuda build/cpu build/sanitize/cpu build/loops:
 	mkdir -p $@
 
 # Every unit test, then the program as a whole; `make -k` goes on after a failure.
-RUN_UNITS = $(addprefix run/,$(UNITS) test_olmo2)
+RUN_UNITS = $(addprefix run/,$(UNITS) test_olmo2 $(CPU_LADDER))
 test: $(RUN_UNITS) run/mutations run/command_line
 
 run/mutations: run/test_olmo2
@@ -108,7 +134,7 @@ run/command_line: train_olmo2
 run/%: build/%
 	@dev/test/suite.sh $* build/$*
 
-RUN_SANITIZED = $(addprefix run_sanitized/,$(UNITS) test_olmo2)
+RUN_SANITIZED = $(addprefix run_sanitized/,$(UNITS) test_olmo2 $(CPU_LADDER))
 sanitize: $(RUN_SANITIZED)
 
 run_sanitized/%: build/sanitize/%
@@ -181,8 +207,8 @@ warnings:
 drivers: $(addprefix build/,$(DRIVERS))
 
 # All that test, sanitize and fuzz run, for building side by side first.
-programs: train_olmo2 drivers $(addprefix build/,$(UNITS) test_olmo2) \
-          $(addprefix build/sanitize/,$(UNITS) test_olmo2) \
+programs: train_olmo2 drivers $(addprefix build/,$(UNITS) test_olmo2 $(CPU_LADDER)) \
+          $(addprefix build/sanitize/,$(UNITS) test_olmo2 $(CPU_LADDER)) \
           $(if $(shell command -v clang),$(addprefix build/,$(FUZZERS)))
 
 format:
@@ -191,7 +217,7 @@ format:
 clean:
 	rm -rf build train_olmo2 train_olmo2cu
 
--include $(wildcard build/*.d build/sanitize/*.d)
+-include $(wildcard build/*.d build/cpu/*.d build/sanitize/*.d build/sanitize/cpu/*.d)
 
 # Nothing may vanish between a build and its run.
 .SECONDARY:

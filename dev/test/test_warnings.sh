@@ -25,7 +25,7 @@ for compiler in "gcc g++" "clang clang++"; do
         echo "skipped: the headers as C++ with $cxx (not installed)"
         cxx=
     fi
-    for file in train_olmo2.c test_olmo2.c dev/test/*.c dev/bench/*.c; do
+    for file in train_olmo2.c test_olmo2.c dev/test/*.c dev/bench/*.c dev/cpu/*.c; do
         # shellcheck disable=SC2086
         try "$cc $file" "$cc" -std=c11 -O2 $flags -fopenmp "$file"
     done
