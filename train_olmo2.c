@@ -53,6 +53,7 @@ static float maximum(const float *x, size_t n) {
     for (size_t j = 0; j < LANES; j++) { lanes[j] = -INFINITY; }
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
+#pragma omp simd
         for (size_t j = 0; j < LANES; j++) { lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j]; }
     }
     for (; i < n; i++) { lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0]; }
