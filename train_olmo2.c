@@ -9,6 +9,8 @@
 // Gradients dx is the gradient of the objective by x. Those of parameters accumulate (+=), those of
 //           activations are assigned (=), and the residual stream, which several branches read, accumulates.
 // Threads   Each output is summed by one thread in a fixed order: any number of threads gives the same bits.
+// Vectors   Plain loops become vector code. `omp simd` says that a loop's steps are independent, where a
+//           compiler could not know: an array may take the place of another, element by element.
 
 #include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"  // the table of parameters: names, shapes, places
@@ -294,7 +296,8 @@ static void qknorm_rope_forward(float *y, float *rstd, const float *x, const flo
 }
 
 // dy (B, T, NH, HS) -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated; dx may be dy. dy is turned back in
-// place: a rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a sin).
+// place: a rotation's transpose is the rotation by the opposite angle,
+//   R_t^T (a, b) = (a cos + b sin, b cos - a sin).
 // What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
 static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
                                  const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
@@ -433,8 +436,8 @@ static void swiglu_forward(float *a, const float *gate, const float *up, size_t 
     }
 }
 
-// da (N, F) -> dgate, dup (N, F) assigned; dgate may be da. a is a product: dup = da silu(gate) and dgate = da up silu'(gate).
-// With sigma = sigmoid(gate), whose derivative is sigma (1 - sigma),
+// da (N, F) -> dgate, dup (N, F) assigned; dgate may be da. a is a product: dup = da silu(gate) and
+// dgate = da up silu'(gate). With sigma = sigmoid(gate), whose derivative is sigma (1 - sigma),
 //   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
 static void swiglu_backward(float *dgate, float *dup, const float *da, const float *gate, const float *up,
                             size_t N, size_t F) {

@@ -49,7 +49,8 @@
 #define GEMM_HAS_BF16 0
 #endif
 
-// One setting for the whole program, as the number of threads is: whether products are of bf16 factors.
+// One setting for the whole program, as the number of threads is, or it would have to pass through every
+// layer: whether products are of bf16 factors.
 static bool gemm_bf16 = false;
 
 // Element (r, c) is data[r * row_stride + c * column_stride].
@@ -173,8 +174,8 @@ static inline uint32_t gemm_round_to_bf16(float x) {
     return ((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded) >> 16;
 }
 
-// packed (depth, width) becomes (ceil(depth / 2), width) pairs of bf16 in its place: those of an even k and of the
-// k after it in the low and the high half of a float. An odd depth ends with a zero.
+// packed (depth, width) becomes (ceil(depth / 2), width) pairs of bf16 in its place: those of an even k and
+// of the k after it in the low and the high half of a float. An odd depth ends with a zero.
 static inline void gemm_pair(float *packed, size_t width, size_t depth) {
     for (size_t k = 0; k < depth; k += 2) {
         const float *even = packed + k * width;
@@ -224,9 +225,9 @@ __attribute__((always_inline)) static inline void gemm_register_tile(float *c, s
     }
 }
 
-// c (rows, columns) = or += a b, where the tile may hang over the edges of C. Smaller tiles are for where full
-// ones would mostly compute zeros: of 1, 2 and 4 rows for decoding, where reading B should be all that takes
-// time, and of one vector for the small heads of attention.
+// c (rows, columns) = or += a b, where the tile may hang over the edges of C. Smaller tiles are for where
+// full ones would mostly compute zeros: of 1, 2 and 4 rows for decoding, where reading B should be all that
+// takes time, and of one vector for the small heads of attention.
 __attribute__((always_inline)) static inline void gemm_tile(float *c, size_t ldc, const float *a,
                                                             const float *b, size_t rows, size_t columns,
                                                             size_t depth, bool add, bool bf16) {

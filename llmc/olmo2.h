@@ -105,7 +105,8 @@ typedef struct {
     Recompute recompute;
     bool no_master_weights;  // bf16 weights have no copy in fp32 and are rounded stochastically
     bool bf16_moments;       // AdamW's moments in bf16, rounded stochastically
-    bool bf16_products;      // the CPU's matrix products round their factors to bf16
+    bool bf16_products;      // the CPU's matrix products round their factors to bf16: those of all models,
+                             // as the one that was created last says
     bool profile;            // the times of the layers will be asked for (profile.h)
 } OLMo2Limits;
 

@@ -39,7 +39,7 @@ typedef struct {
     size_t steps;
 } Profile;
 
-// The library's only state outside of what its callers own: a layer would have to pass it on to every other.
+// State of the whole program, like gemm_bf16: a layer would have to pass it on to every other.
 static Profile profile;
 
 static inline void profile_reset(void) { memset(&profile, 0, sizeof profile); }
@@ -169,8 +169,8 @@ static inline int profile_compare(const void *a, const void *b) {
 }
 
 // Prints a line for every function, those that take longest first. What a function reaches is compared with
-// the limit that it meets first on this machine, arithmetic or memory. Above 100 % its data was in a cache, or
-// it writes what it has read, as adamw_update does: a copy loads from memory also what it will overwrite.
+// the limit that it meets first on this machine, arithmetic or memory. Above 100 % its data was in a cache,
+// or it writes what it has read, as adamw_update does: a copy loads from memory also what it will overwrite.
 static inline void profile_print(FILE *out) {
     if (profile.steps == 0) { return; }
     const double steps = (double)profile.steps, peak = fma_peak(), bandwidth = copy_bandwidth();

@@ -96,9 +96,9 @@ static inline void *allocate(size_t count, size_t size, const char *what, Error 
     return memory;
 }
 
-// The same for arrays as large as a model, released with free_pages. A page takes memory only when it is first
-// written to, and then near the thread that does so. Linux gives pages of 2 MB for the asking: with small
-// ones, reading down a matrix spends time on finding the page of each row.
+// The same for arrays as large as a model, released with free_pages. A page takes memory only when it is
+// first written to, and then near the thread that does so. Linux gives pages of 2 MB for the asking: with
+// small ones, reading down a matrix spends time on finding the page of each row.
 #ifdef __SANITIZE_ADDRESS__  // which watches the ends of malloc's memory alone
 static inline void *allocate_pages(size_t count, size_t size, const char *what, Error *err) {
     return allocate(count, size, what, err);

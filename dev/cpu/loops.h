@@ -1,7 +1,7 @@
 // loops.h: the matrix product, attention and the classifier by the methods of llm.c (Andrej Karpathy,
 // train_gpt2.c): plain loops, with nothing in tiles and nothing packed, and threads where llm.c has them.
-// Signatures are those of train_olmo2.c. They are version 2 of every ladder here, and a whole step can be made
-// of them: build/bench_step_loops is build/bench_step with these functions in the place of the shipped ones.
+// Signatures are those of train_olmo2.c. They are version 2 of every ladder here, and a whole step can be
+// made of them: build/bench_step_loops is build/bench_step with these functions in place of the shipped ones.
 #ifndef DEV_CPU_LOOPS_H
 #define DEV_CPU_LOOPS_H
 

@@ -6,8 +6,8 @@
 #define TESTING
 #include "train_olmo2.c"
 
-// With glibc a program may bring its own malloc, here one that counts. A sanitizer has brought one already, and
-// LLVM's OpenMP asks for memory in every parallel region.
+// With glibc a program may bring its own malloc, here one that counts. A sanitizer has brought one already,
+// and LLVM's OpenMP asks for memory in every parallel region.
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
 #define COUNTS_ALLOCATIONS
 static size_t allocations;
