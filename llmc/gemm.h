@@ -166,6 +166,26 @@ __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t w
     }
 }
 
+// All strips of a block of A, the one that begins with row i at strips + i * depth. Where rows lie side by
+// side, as in dWeight, a line of memory has one k of two strips: it is read once for both.
+static inline void gemm_pack_strips(float *strips, const float *a, size_t row_stride, size_t k_stride,
+                                    size_t rows, size_t depth) {
+    size_t i = 0;
+    for (; row_stride == 1 && i + 2 * GEMM_MR <= rows; i += 2 * GEMM_MR) {
+        float *first = strips + i * depth, *second = first + GEMM_MR * depth;
+        for (size_t k = 0; k < depth; k++) {
+            const float *a_k = a + i + k * k_stride;
+            __builtin_prefetch(a_k + 2 * GEMM_MR, 0, 2);
+            memcpy(first + k * GEMM_MR, a_k, GEMM_MR * sizeof(float));
+            memcpy(second + k * GEMM_MR, a_k + GEMM_MR, GEMM_MR * sizeof(float));
+        }
+    }
+    for (; i < rows; i += GEMM_MR) {
+        gemm_pack(strips + i * depth, GEMM_MR, a + i * row_stride, row_stride, k_stride,
+                  gemm_min(GEMM_MR, rows - i), depth);
+    }
+}
+
 // The upper half of x rounded to the nearest bf16, to even in the middle.
 static inline uint32_t gemm_round_to_bf16(float x) {
     uint32_t bits;
@@ -279,10 +299,9 @@ static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t 
         for (size_t k0 = 0; k0 < K; k0 += block) {
             const size_t rows = gemm_min(GEMM_ROWS, M - i0), depth = gemm_min(block, K - k0);
             const float *a = A.data + i0 * A.row_stride + k0 * A.column_stride;
-            for (size_t i = 0; i < rows; i += GEMM_MR) {
-                gemm_pack(strips + i * depth, GEMM_MR, a + i * A.row_stride, A.row_stride, A.column_stride,
-                          gemm_min(GEMM_MR, rows - i), depth);
-                if (bf16) { gemm_pair(strips + i * depth, GEMM_MR, depth); }
+            gemm_pack_strips(strips, a, A.row_stride, A.column_stride, rows, depth);
+            for (size_t i = 0; bf16 && i < rows; i += GEMM_MR) {
+                gemm_pair(strips + i * depth, GEMM_MR, depth);
             }
             for (size_t j = 0; j < N; j += GEMM_NR) {
                 const size_t columns = gemm_min(GEMM_NR, N - j);
