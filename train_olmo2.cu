@@ -2031,7 +2031,8 @@ bool olmo2_check(const OLMo2Config *c, const OLMo2Limits *limits, Error *err) {
     if (limits->bf16_products) {
         return fail(err,
                     "--dtype bf16: this is the CUDA program, whose precision is chosen when it is built "
-                    "(make PRECISION=bf16, which is the default); leave the flag out");
+                    "(make PRECISION=bf16, which is the default); leave the flag out, or go on with --dtype "
+                    "fp32");
     }
     if (limits->profile) {
         return fail(

@@ -76,7 +76,7 @@ enum {
     DETOKENIZE = 32,
     INSPECT = 64,
     EVERY = 127,
-    RESUME = TRAIN | 128,  // train, and also when resuming: the weights do not depend on it
+    RESUME = TRAIN | 128,  // train, and also when resuming, maybe on another machine
     ONCE = 1 << 16         // not part of a run's configuration
 };
 #define NEEDED(command) ((command) | (command) << 8)  // the command cannot do without the flag
@@ -282,7 +282,7 @@ static const Flag flags[] = {
     "stochastically and the gradients are bf16" },
   { "moments",           FLAG_CHOICE,  AT(moments),           "fp32|bf16",  "fp32",  TRAIN,
     "on a GPU: what AdamW's moments are kept in; bf16 is rounded stochastically" },
-  { "dtype",             FLAG_CHOICE,  AT(dtype),             "fp32|bf16",  "fp32",  TRAIN | GENERATE | EVAL,
+  { "dtype",             FLAG_CHOICE,  AT(dtype),             "fp32|bf16",  "fp32",  GENERATE | EVAL | RESUME,
     "on the CPU: what the factors of matrix products are rounded to; all else stays fp32. bf16 is faster on "
     "a processor with AVX512-BF16" },
   { "dry-run",           FLAG_SWITCH,  AT(dry_run),           NULL,         "off",   TRAIN | ONCE,

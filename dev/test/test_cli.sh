@@ -301,6 +301,9 @@ losses = [[json.loads(line)["loss"] for line in open(run + "/log.jsonl") if "\"s
 distances = [abs(a - b) for a, b in zip(*losses)]
 assert len(distances) == 20 and 0.0 < max(distances) <= 2e-2, distances'
     run generate --load coarse --prompt "Once" --max-tokens 5 --dtype bf16
+    run "${whole[@]}" --out fine --dtype bf16 --stop-at 10
+    run train --resume fine --dtype fp32
+    equal "products of bf16 after --dtype fp32" "$(grep -c bf16 output)" 0
 else
     refuse "--dtype bf16: this program was built" "${whole[@]}" --out coarse --dtype bf16
 fi
