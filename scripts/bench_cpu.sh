@@ -41,9 +41,7 @@ setup_reference
 setup_packages "the tokenizer is compared with it too" tiktoken==0.14.0
 
 step "build the benchmarks"
-programs=(build/bench_gemm build/bench_step build/bench_decode build/bench_tokenizer build/bench_loader)
-if make -n build/bench_step_loops >/dev/null 2>&1; then programs+=(build/bench_step_loops); fi
-run make "${programs[@]}"
+run make build/bench_{gemm,step,step_loops,decode,tokenizer,loader}
 
 step "measure"
 .venv/bin/python dev/bench/bench_cpu.py ${arguments[@]+"${arguments[@]}"}

@@ -244,11 +244,8 @@ def present(bench: Bench, section: Section, subject: Subject) -> list[Contender]
         return []
     contenders = []
     for contender in section.on(subject):
-        program = contender.command.split()[0]
         if contender.dtype == "bf16" and not has_bf16():
             bench.skip(f"{contender.label()} on {subject.name}: this processor has no AVX512-BF16")
-        elif contender.optional and not (ROOT / program).exists():
-            bench.skip(f"{contender.name} on {subject.name}: {program} is not built")
         else:
             contenders.append(contender)
     return contenders

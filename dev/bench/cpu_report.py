@@ -31,7 +31,6 @@ class Contender:
     dtype: str = "fp32"
     steps: int = 0  # a round; 0 for as many as the subject says
     only: tuple[str, ...] = ()  # the subjects it works on; none for all
-    optional: bool = False  # left out where it is not built
 
     def label(self) -> str:
         """By which it is known; no two of a section have the same."""
@@ -96,7 +95,7 @@ SECTIONS = (
             Contender("train_olmo2", "build/bench_step", own=True),
             Contender("PyTorch eager", EAGER),
             Contender("torch.compile", COMPILED),
-            Contender("llm.c-style loops", "build/bench_step_loops", steps=1, only=(M85, M14), optional=True),
+            Contender("llm.c-style loops", "build/bench_step_loops", steps=1, only=(M85, M14)),
             Contender("train_olmo2", "build/bench_step", own=True, dtype="bf16", only=(M85, M14)),
             Contender("PyTorch eager", EAGER, dtype="bf16", only=(M85, M14)),
             Contender("torch.compile", COMPILED, dtype="bf16", only=(M85, M14)),
