@@ -13,9 +13,9 @@
 CFLAGS ?= -O3 -march=native
 FUZZ_SECONDS ?= 20
 # -ffp-contract=fast lets a * b + c be one fused instruction. It is not fast-math: NaN, infinity and the order
-# of every sum stay as the source says. -fno-math-errno: nobody reads errno after sqrtf, and setting it would
-# keep loops with a square root from becoming vector code. -fno-trapping-math: nor the flags of exceptions, which
-# without AVX-512 would do the same to loops with a comparison.
+# of every sum stay as the source says. Nobody reads errno after sqrtf (-fno-math-errno) nor the flags of
+# floating-point exceptions (-fno-trapping-math), and to set them would keep loops with a square root, or without
+# AVX-512 with a comparison, from becoming vector code.
 FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -fno-math-errno -fno-trapping-math -I. \
         -MMD -MP
 LIBS = -lm

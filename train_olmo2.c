@@ -14,19 +14,8 @@
 
 #include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"  // the table of parameters: names, shapes, places
-#include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product; gemm_threads
+#include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product
 #include "llmc/profile.h"     // PROFILE: what a function costs, and with --profile how long it takes
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-static int thread_number(void) {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 // ---------------------------------------------------------------------------------------------
 // Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so a plain loop would wait
@@ -333,7 +322,8 @@ enum { QUERIES = 64 };
 static size_t attention_tile_size(size_t T) { return 2 * QUERIES * T; }
 
 // q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T) = log sum_j e^(s_ij), kept
-// for the backward. tiles (threads, attention_tile_size(T)) is working space.
+// for the backward. The tile becomes e^(s - max): the softmax divides by its sum, and that is done to o, which
+// has HS numbers for a query, not one for every key. tiles (threads, attention_tile_size(T)) is working space.
 static void attention_forward(float *o, float *lse, const float *q, const float *k, const float *v,
                               float *tiles, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
     PROFILE(4.0 * B * NH * (T * (T + 1) / 2) * HS, sizeof(float) * 2 * B * T * (NH + NKV) * HS);
@@ -345,7 +335,7 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
             for (size_t i0 = 0; i0 < T; i0 += QUERIES) {
                 const size_t rows = T - i0 < QUERIES ? T - i0 : QUERIES, keys = i0 + rows;
                 const size_t query = (b * T + i0) * Q + h * HS, key = b * T * KV + h / (NH / NKV) * HS;
-                float *s = tiles + (size_t)thread_number() * attention_tile_size(T);
+                float *s = tiles + thread_number() * attention_tile_size(T);
                 gemm_serial(s, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
                             false);
                 float sum[QUERIES];
@@ -393,8 +383,7 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                 for (size_t i0 = 0; i0 < T; i0 += QUERIES) {
                     const size_t rows = T - i0 < QUERIES ? T - i0 : QUERIES, keys = i0 + rows;
                     const size_t query = (b * T + i0) * Q + h * HS;
-                    float *p = tiles + (size_t)thread_number() * attention_tile_size(T),
-                          *ds = p + QUERIES * T;
+                    float *p = tiles + thread_number() * attention_tile_size(T), *ds = p + QUERIES * T;
                     gemm_serial(p, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
                                 false);
                     gemm_serial(ds, keys, (Matrix){d_o + query, Q, 1}, (Matrix){v + key, 1, KV}, rows, keys,
@@ -662,7 +651,7 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     w->k = take(arena, N * KV);
     w->act = take(arena, N * c->F);
     w->normed = take(arena, c->pre_norm ? N * c->C : 0);
-    w->tiles = take(arena, N == 0 ? 0 : gemm_threads() * attention_tile_size(limits->T));
+    w->tiles = take(arena, N == 0 ? 0 : thread_count() * attention_tile_size(limits->T));
     w->logits = take(arena, classifier_rows(c, limits) * c->V);
     if (!limits->train) { return; }
     w->dx = take(arena, N * c->C);
@@ -740,7 +729,7 @@ static size_t buffer_size(const OLMo2 *m) {
 }
 
 void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size) {
-    const size_t threads = gemm_threads();
+    const size_t threads = thread_count();
     snprintf(text, size, "CPU, fp32%s, %zu thread%s", limits->bf16_products ? " with products of bf16" : "",
              threads, threads == 1 ? "" : "s");
 }
@@ -757,8 +746,9 @@ bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *er
         return fail(err, "--recompute: this is the CPU program, which knows elementwise alone");
     }
     if (limits->bf16_products && !GEMM_HAS_BF16) {
-        return fail(err,
-                    "--dtype bf16: this program was built for a processor without AVX512-BF16; leave it out");
+        return fail(
+            err, "--dtype bf16: this program was built for a processor without AVX512-BF16; leave it out, or "
+                 "go on with --dtype fp32");
     }
     return true;
 }

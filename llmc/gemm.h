@@ -37,10 +37,6 @@
 
 #include "utils.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 // Where float is another type, as in the tests by finite differences, there is no such product.
 #if defined(__AVX512BF16__) && !defined(float)
 #include <immintrin.h>
@@ -319,17 +315,9 @@ static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t 
     }
 }
 
-static inline size_t gemm_threads(void) {
-#ifdef _OPENMP
-    return (size_t)omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
 // Whether so many blocks of C keep the threads equally busy: many, or the same number for each.
 static inline bool gemm_balanced(size_t blocks) {
-    const size_t threads = gemm_threads();
+    const size_t threads = thread_count();
     return blocks >= 4 * threads || (blocks >= 2 * threads && blocks % threads == 0);
 }
 

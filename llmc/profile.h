@@ -15,10 +15,6 @@
 
 #include "utils.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 // ---------------------------------------------------------------------------------------------
 // what is counted
 
@@ -97,14 +93,6 @@ enum { PROFILE_LANES = 4, PROFILE_CHAINS = 12 };
 #endif
 typedef float ProfileVector __attribute__((vector_size(PROFILE_LANES * sizeof(float))));
 
-static inline size_t profile_threads(void) {
-#ifdef _OPENMP
-    return (size_t)omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
 // GFLOP/s of multiply-adds in registers and nothing else, on all threads; the best of some rounds, as others
 // may be using the machine.
 static inline double fma_peak(void) {
@@ -139,7 +127,7 @@ static inline double fma_peak(void) {
 // caches, as no layer does. NAN without the memory for it.
 static inline double copy_bandwidth(void) {
     enum { SLICE = (8 << 20) / sizeof(float), PASSES = 3 };
-    const size_t threads = profile_threads(), slices = 4 + 12 / threads, piece = slices * SLICE;
+    const size_t threads = thread_count(), slices = 4 + 12 / threads, piece = slices * SLICE;
     float *from = (float *)malloc(threads * piece * sizeof(float));
     float *to = (float *)malloc(threads * piece * sizeof(float));
     double best = from == NULL || to == NULL ? NAN : 0.0;

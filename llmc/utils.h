@@ -24,6 +24,9 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 // ---------------------------------------------------------------------------------------------
 // errors
@@ -146,6 +149,27 @@ static inline bool memory_suffices(size_t bytes, Error *err) {
                 "out of memory: the model and its buffers need %s, this machine has %s\n"
                 "       A smaller --micro-batch-size, --seq-len or --config needs less.",
                 format_bytes(needed, bytes), format_bytes(found, machine));
+}
+
+// ---------------------------------------------------------------------------------------------
+// threads; without OpenMP there is one
+
+// How many a parallel region has.
+static inline size_t thread_count(void) {
+#ifdef _OPENMP
+    return (size_t)omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// Which one is asking, from 0.
+static inline size_t thread_number(void) {
+#ifdef _OPENMP
+    return (size_t)omp_get_thread_num();
+#else
+    return 0;
+#endif
 }
 
 // ---------------------------------------------------------------------------------------------

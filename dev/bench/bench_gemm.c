@@ -6,6 +6,7 @@
 // machine hits them alike; shown are medians (smallest - largest).
 #include "llmc/gemm.h"
 #include "llmc/profile.h"  // fma_peak
+#include "bench.h"
 
 #include <dlfcn.h>
 #include <math.h>
@@ -74,7 +75,7 @@ static OpenBlas open_blas(const char *path) {
         char *(*config)(void) = (char *(*)(void))blas_symbol(library, kind, "openblas_get_config");
         const OpenBlas blas = {*kind, blas_symbol(library, kind, "cblas_sgemm")};
         if (set_threads == NULL || core == NULL || config == NULL || blas.sgemm == NULL) { continue; }
-        set_threads((int)gemm_threads());
+        set_threads((int)thread_count());
         printf("%s; kernels for %s\n", config(), core());
         return blas;
     }
@@ -109,11 +110,6 @@ static void run_blas(const OpenBlas *blas, Tensors t, Shape s, int layout) {
 // ---------------------------------------------------------------------------------------------
 // the measurement
 
-static int compare_doubles(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // "median (smallest - largest)", in words that keep their columns.
 typedef struct {
     double median;
@@ -122,7 +118,7 @@ typedef struct {
 
 static Spread spread_of(double *values, int n) {
     Spread s;
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    qsort(values, (size_t)n, sizeof *values, bench_compare);
     s.median = values[n / 2];
     snprintf(s.text, sizeof s.text, "%6.1f (%.1f - %.1f)", s.median, values[0], values[n - 1]);
     return s;
@@ -156,7 +152,7 @@ int main(int argc, char **argv) {
     }
     const OpenBlas blas = open_blas(argc > 2 ? argv[2] : NULL);
     const bool compare = blas.sgemm != NULL;
-    printf("%zu threads, %d-bit vectors, GFLOP/s\n", gemm_threads(), 8 * GEMM_VECTOR_BYTES);
+    printf("%zu threads, %d-bit vectors, GFLOP/s\n", thread_count(), 8 * GEMM_VECTOR_BYTES);
     printf("layout     M      N      K  %-24s  %-24s  of peak  %-24s  gemm / OpenBLAS\n", "gemm", "FMA peak",
            "OpenBLAS");
     for (int layout = 0; layout < LAYOUTS; layout++) {

@@ -218,7 +218,7 @@ static void forward_3(float *o, float *lse, const float *q, const float *k, cons
             for (size_t i0 = 0; i0 < T; i0 += QUERIES) {
                 const size_t query = query_at(z, b, h, i0), key = keys_at(z, b, h);
                 const Tiles t = {i0, gemm_min(QUERIES, T - i0), tiles_width(T), HS, z->NH * HS, z->NKV * HS};
-                float *s = space + (size_t)thread_number() * tiles_size(z);
+                float *s = space + thread_number() * tiles_size(z);
                 tiles_scores(s, s + 2 * QUERIES * t.width, q + query, k + key, &t);
                 for (size_t i = 0; i < t.rows; i++) {
                     const size_t visible = i0 + i + 1;
@@ -243,7 +243,7 @@ static void backward_3(float *dq, float *dk, float *dv, const float *d_o, const 
     for (size_t b = 0; b < z->B; b++) {
         for (size_t g = 0; g < z->NKV; g++) {
             const size_t key = keys_at(z, b, g * group), width = tiles_width(T);
-            float *p = space + (size_t)thread_number() * tiles_size(z), *ds = p + QUERIES * width;
+            float *p = space + thread_number() * tiles_size(z), *ds = p + QUERIES * width;
             float *turned = ds + QUERIES * width;
             for (size_t j = 0; j < T; j++) {
                 memset(dk + key + j * KV, 0, HS * sizeof(float));
@@ -306,7 +306,7 @@ static size_t key_count(const Shape *z) { return z->B * z->T * z->NKV * z->HS; }
 
 static void operands(Problem *p, const Shape *z, int products) {
     const size_t whole = 2 * z->B * z->NH * z->T * z->T;  // what version 1 wants, 3, and 2 and 4
-    const size_t tiles = gemm_threads() * tiles_size(z), shipped = gemm_threads() * attention_tile_size(z->T);
+    const size_t tiles = thread_count() * tiles_size(z), shipped = thread_count() * attention_tile_size(z->T);
     const size_t most = whole > tiles ? whole : tiles;
     input(p, most > shipped ? most : shipped, (double)NAN, (double)NAN);
     input(p, query_count(z), -2.0, 2.0);

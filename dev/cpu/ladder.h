@@ -217,7 +217,7 @@ static Rates take_turns(const Operation *o, const size_t *size, int first, int l
 static void time_versions(const Ladder *l, const Operation *o, int first, int last) {
     const double best = l->best();
     const Rates r = take_turns(o, l->timed, first, last);
-    printf("%s, %zu thread%s, ", l->unit, gemm_threads(), gemm_threads() == 1 ? "" : "s");
+    printf("%s, %zu thread%s, ", l->unit, thread_count(), thread_count() == 1 ? "" : "s");
     print_size(l, l->timed);
     printf("; at best, %s: %.4g\n", l->best_case, best);
     for (int v = first; v <= last; v++) {
@@ -230,7 +230,7 @@ static void time_versions(const Ladder *l, const Operation *o, int first, int la
 // lead can only seem larger. On a slow machine it is nearly the same as on a fast one. But vectors of four
 // numbers, perhaps without fused multiply-adds, cannot lead by as much as those of eight or sixteen.
 static void race(const Ladder *l, const Operation *o, int last) {
-    const size_t threads = gemm_threads();
+    const size_t threads = thread_count();
     set_threads(1);
     const Rates r = take_turns(o, l->raced, 1, last);
     set_threads(threads);

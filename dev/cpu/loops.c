@@ -3,17 +3,6 @@
 #include "loops.h"
 
 #include <float.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-static size_t thread_number(void) {
-#ifdef _OPENMP
-    return (size_t)omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 // ---------------------------------------------------------------------------------------------
 // Matrix product: y = x W^T

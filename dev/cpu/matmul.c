@@ -188,7 +188,7 @@ static void product_4_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M,
 
 static void product_4(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                       bool accumulate) {
-    const size_t rows = gemm_divide_up(M, gemm_threads());
+    const size_t rows = gemm_divide_up(M, thread_count());
 #pragma omp parallel for
     for (size_t i = 0; i < M; i += rows) {
         product_4_serial(C + i * ldc, ldc, part(A, i, 0), B, gemm_min(rows, M - i), N, K, accumulate);

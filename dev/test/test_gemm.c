@@ -201,7 +201,7 @@ static void set_threads(int n) {
 static void test_same_bits(void) {
     const size_t sizes[][3] = {
         {1, 1000, 600}, {64, 64, 64}, {130, 96, 513}, {300, 530, 300}, {600, 70, 1000}};
-    const int threads = (int)gemm_threads();
+    const int threads = (int)thread_count();
     for (size_t n = 0; n < sizeof sizes / sizeof sizes[0]; n++) {
         for (int layout = 0; layout < LAYOUTS; layout++) {
             Product p = product_new((Layout)layout, sizes[n][0], sizes[n][1], sizes[n][2]);

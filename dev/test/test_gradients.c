@@ -189,7 +189,7 @@ static void test_attention(size_t B, size_t T, size_t NH, size_t NKV, size_t HS)
     const size_t queries = B * T * NH * HS, keys = B * T * NKV * HS;
     s.x = randoms(queries, 0.0, 1.0), s.k = randoms(keys, 0.0, 1.0), s.v = randoms(keys, 0.0, 1.0);
     s.y = zeros(queries), s.lse = zeros(B * NH * T), s.r = randoms(queries, 0.0, 1.0);
-    s.tiles = zeros(gemm_threads() * attention_tile_size(T));
+    s.tiles = zeros(thread_count() * attention_tile_size(T));
     double *dq = randoms(queries, 0.0, 1.0), *dk = randoms(keys, 0.0, 1.0), *dv = randoms(keys, 0.0, 1.0);
     attention_objective(&s);
     attention_backward(dq, dk, dv, s.r, s.x, s.k, s.v, s.y, s.lse, s.tiles, B, T, NH, NKV, HS);

@@ -314,6 +314,28 @@ static void test_memory(void) {
     CHECK(m == NULL);
 }
 
+// Zeros to the last byte, at a boundary of vectors; too much is an error with its figure.
+static void test_pages(void) {
+    Error err = {{0}};
+    const size_t counts[] = {0, 1, 1 << 19, (1 << 19) + 1, 3 << 19};  // floats; a large page has 1 << 19
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        float *x = (float *)allocate_pages(counts[i], sizeof *x, "a test", &err);
+        CHECK(x != NULL && (uintptr_t)x % 64 == 0);
+        bool zeros = true;
+        for (size_t k = 0; k < counts[i]; k++) {
+            zeros = zeros && x[k] == 0.0f;
+            x[k] = 1.0f;
+        }
+        CHECK(zeros);
+        free_pages(x, counts[i], sizeof *x);
+    }
+    CHECK_ERROR(allocate_pages(SIZE_MAX / 2, 4, "a test", &err) != NULL, err, "a test needs");
+#ifndef __SANITIZE_ADDRESS__  // which ends the program
+    CHECK_ERROR(allocate_pages(SIZE_MAX / 4, 1, "a test", &err) != NULL, err, "a test needs");
+#endif
+    free_pages(NULL, 1, 4);
+}
+
 static void test_allocations(void) {
 #ifdef COUNTS_ALLOCATIONS
     const OLMo2Config config = small_config(40, 6, 2, 12);
@@ -351,6 +373,7 @@ int main(void) {
     test_rope_table();
     test_parameters();
     test_memory();
+    test_pages();
     test_allocations();
     return check_report();
 }
