@@ -298,12 +298,9 @@ static void open_dump(Dump *d, const char *path) {
     d->config.rms_eps = number(d, "rms_eps", 0);
     d->config.rope_theta = number(d, "rope_theta", 0);
     d->z = number(d, "z", 0);
-    OLMo2Limits limits;
-    memset(&limits, 0, sizeof limits);
-    limits.B = d->B;
-    limits.T = d->T;
-    limits.train = true;
-    if (!olmo2_create(&d->m, &d->config, &limits, &err)) { stop(err.text); }
+    const OLMo2Room room = olmo2_room_to_train(d->B, d->T);
+    const OLMo2Form form = olmo2_form();
+    if (!olmo2_create(&d->m, &d->config, &room, &form, &err)) { stop(err.text); }
     write_parameters(d);
 }
 

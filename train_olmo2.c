@@ -15,7 +15,16 @@
 #include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"  // the table of parameters: names, shapes, places
 #include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product
-#include "llmc/profile.h"     // PROFILE: what a function costs, and with --profile how long it takes
+#include "llmc/profile.h"     // what a function costs, and with --profile how long it takes
+
+// The model that runs. A layer function takes arrays and sizes, not a model; what else it needs of its model is
+// here. Every function of the interface that computes sets it first (enter).
+static struct {
+    Profile *profile;   // counts what PROFILE states, if there is one
+    GemmType products;  // the type of the factors of matrix products
+} context;
+
+#define PROFILE(flops, bytes) PROFILE_IN(context.profile, flops, bytes)
 
 // ---------------------------------------------------------------------------------------------
 // Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so a plain loop would wait
@@ -229,7 +238,7 @@ static void branch_input_backward(float *dx, float *dw, float *dy, const float *
 // x (N, I), w (O, I) -> y (N, O)
 static void matmul_forward(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
     PROFILE(2.0 * N * I * O, sizeof(float) * (N * I + O * I + N * O));
-    gemm(y, O, (Matrix){x, I, 1}, (Matrix){w, 1, I}, N, O, I, false);
+    gemm(y, O, (Matrix){x, I, 1}, (Matrix){w, 1, I}, N, O, I, false, context.products);
 }
 
 // dy (N, O) -> dx (N, I) accumulated or assigned, dw (O, I) accumulated.
@@ -237,8 +246,8 @@ static void matmul_forward(float *y, const float *x, const float *w, size_t N, s
 static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, const float *w, size_t N,
                             size_t I, size_t O, bool accumulate_dx) {
     PROFILE(4.0 * N * I * O, sizeof(float) * (N * O + (2 + accumulate_dx) * N * I + 3 * O * I));
-    gemm(dx, I, (Matrix){dy, O, 1}, (Matrix){w, I, 1}, N, I, O, accumulate_dx);
-    gemm(dw, I, (Matrix){dy, 1, O}, (Matrix){x, I, 1}, O, I, N, true);
+    gemm(dx, I, (Matrix){dy, O, 1}, (Matrix){w, I, 1}, N, I, O, accumulate_dx, context.products);
+    gemm(dw, I, (Matrix){dy, 1, O}, (Matrix){x, I, 1}, O, I, N, true, context.products);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -337,7 +346,7 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
                 const size_t query = (b * T + i0) * Q + h * HS, key = b * T * KV + h / (NH / NKV) * HS;
                 float *s = tiles + thread_number() * attention_tile_size(T);
                 gemm_serial(s, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
-                            false);
+                            false, context.products);
                 float sum[QUERIES];
                 for (size_t r = 0; r < rows; r++) {
                     float *s_i = s + r * keys;
@@ -348,7 +357,7 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
                     lse[(b * NH + h) * T + i0 + r] = max + logf(sum[r]);
                 }
                 gemm_serial(o + query, Q, (Matrix){s, keys, 1}, (Matrix){v + key, KV, 1}, rows, HS, keys,
-                            false);
+                            false, context.products);
                 for (size_t r = 0; r < rows; r++) {
                     for (size_t i = 0; i < HS; i++) { o[query + r * Q + i] /= sum[r]; }
                 }
@@ -385,9 +394,9 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                     const size_t query = (b * T + i0) * Q + h * HS;
                     float *p = tiles + thread_number() * attention_tile_size(T), *ds = p + QUERIES * T;
                     gemm_serial(p, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
-                                false);
+                                false, context.products);
                     gemm_serial(ds, keys, (Matrix){d_o + query, Q, 1}, (Matrix){v + key, 1, KV}, rows, keys,
-                                HS, false);
+                                HS, false, context.products);
                     for (size_t r = 0; r < rows; r++) {
                         float *p_i = p + r * keys, *ds_i = ds + r * keys;
                         const size_t visible = i0 + r + 1;
@@ -400,11 +409,11 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                         for (size_t j = visible; j < keys; j++) { p_i[j] = ds_i[j] = 0.0f; }
                     }
                     gemm_serial(dq + query, Q, (Matrix){ds, keys, 1}, (Matrix){k + key, KV, 1}, rows, HS,
-                                keys, false);
+                                keys, false, context.products);
                     gemm_serial(dk + key, KV, (Matrix){ds, 1, keys}, (Matrix){q + query, Q, 1}, keys, HS,
-                                rows, true);
+                                rows, true, context.products);
                     gemm_serial(dv + key, KV, (Matrix){p, 1, keys}, (Matrix){d_o + query, Q, 1}, keys, HS,
-                                rows, true);
+                                rows, true, context.products);
                 }
             }
         }
@@ -589,7 +598,8 @@ typedef struct {
 
 struct OLMo2 {
     OLMo2Config config;
-    OLMo2Limits limits;
+    OLMo2Room room;
+    OLMo2Form form;
     float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
     float *buffer;                                   // activations, workspace and decoder, in one allocation
     Activations activations;
@@ -599,7 +609,13 @@ struct OLMo2 {
     uint32_t *tokens;   // (B, T) of the last forward
     size_t *positions;  // (slots): the next position of each slot's sequence
     size_t B, T;        // of the last forward
+    Profile profile;
 };
+
+static void enter(OLMo2 *m) {
+    context.profile = &m->profile;
+    context.products = m->form.bf16_products ? GEMM_BF16 : GEMM_FP32;
+}
 
 // Hands out consecutive pieces of one allocation. Without a base it only counts: the plan and the allocation
 // are the same walk.
@@ -616,17 +632,15 @@ static float *take(Arena *arena, size_t count) {
 
 // Rows of logits that exist at a time: 128, since with fewer lm_head is read so often that it shows, or fewer
 // where they would take more than 64 MB, but at least 16.
-static size_t classifier_rows(const OLMo2Config *c, const OLMo2Limits *limits) {
+static size_t classifier_rows(const OLMo2Config *c, const OLMo2Room *room) {
     size_t rows = 64000000 / sizeof(float) / c->V;
     rows = rows < 16 ? 16 : rows > 128 ? 128 : rows;
-    return rows < limits->B * limits->T ? rows : limits->B * limits->T;
+    return rows < room->B * room->T ? rows : room->B * room->T;
 }
 
-static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c,
-                                const OLMo2Limits *limits) {
-    const size_t N = limits->B * limits->T, L = limits->train ? c->L : 1, Q = c->NH * c->HS,
-                 KV = c->NKV * c->HS;
-    a->x = take(arena, (limits->train ? L + 1 : 1) * N * c->C);
+static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
+    const size_t N = room->B * room->T, L = room->train ? c->L : 1, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    a->x = take(arena, (room->train ? L + 1 : 1) * N * c->C);
     a->q_raw = take(arena, L * N * Q);
     a->k_raw = take(arena, L * N * KV);
     a->v = take(arena, L * N * KV);
@@ -645,15 +659,15 @@ static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config 
     a->hidden_rstd = take(arena, N);
 }
 
-static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits) {
-    const size_t N = limits->B * limits->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
+    const size_t N = room->B * room->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
     w->q = take(arena, N * Q);
     w->k = take(arena, N * KV);
     w->act = take(arena, N * c->F);
     w->normed = take(arena, c->pre_norm ? N * c->C : 0);
-    w->tiles = take(arena, N == 0 ? 0 : thread_count() * attention_tile_size(limits->T));
-    w->logits = take(arena, classifier_rows(c, limits) * c->V);
-    if (!limits->train) { return; }
+    w->tiles = take(arena, N == 0 ? 0 : thread_count() * attention_tile_size(room->T));
+    w->logits = take(arena, classifier_rows(c, room) * c->V);
+    if (!room->train) { return; }
     w->dx = take(arena, N * c->C);
     w->dbranch = take(arena, N * c->C);
     w->dhidden = w->dbranch;
@@ -669,11 +683,11 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     w->dup = w->act;
 }
 
-static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits) {
-    const size_t S = limits->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    d->keys = take(arena, S * c->L * limits->cache_T * KV);
-    d->values = take(arena, S * c->L * limits->cache_T * KV);
-    d->scores = take(arena, S * c->NH * limits->cache_T);
+static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
+    const size_t S = room->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    d->keys = take(arena, S * c->L * room->cache_T * KV);
+    d->values = take(arena, S * c->L * room->cache_T * KV);
+    d->scores = take(arena, S * c->NH * room->cache_T);
     d->x = take(arena, S * c->C);
     d->o = take(arena, S * c->C);
     d->h = take(arena, S * c->C);
@@ -690,25 +704,23 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
     d->rstd = take(arena, S);
 }
 
-static size_t rope_rows(const OLMo2Limits *limits) {
-    return limits->T > limits->cache_T ? limits->T : limits->cache_T;
-}
+static size_t rope_rows(const OLMo2Room *room) { return room->T > room->cache_T ? room->T : room->cache_T; }
 
 // Points the model's structs into the buffer, or only counts when there is none yet.
 static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     const OLMo2Config *c = &m->config;
     const size_t parameters = parameter_array_size(c) * sizeof(float);
     Arena arena = {buffer, 0};
-    lay_out_activations(&m->activations, &arena, c, &m->limits);
+    lay_out_activations(&m->activations, &arena, c, &m->room);
     const size_t activations = arena.used;
-    lay_out_workspace(&m->workspace, &arena, c, &m->limits);
-    m->rope = take(&arena, rope_rows(&m->limits) * c->HS);
+    lay_out_workspace(&m->workspace, &arena, c, &m->room);
+    m->rope = take(&arena, rope_rows(&m->room) * c->HS);
     const size_t workspace = arena.used - activations;
-    lay_out_decoder(&m->decoder, &arena, c, &m->limits);
+    lay_out_decoder(&m->decoder, &arena, c, &m->room);
     OLMo2Memory memory = {
         .weights = parameters,
-        .gradients = m->limits.train ? parameters : 0,
-        .moments = m->limits.train ? 2 * parameters : 0,
+        .gradients = m->room.train ? parameters : 0,
+        .moments = m->room.train ? 2 * parameters : 0,
         .activations = activations * sizeof(float),
         .workspace = workspace * sizeof(float),
         .cache = (arena.used - activations - workspace) * sizeof(float),
@@ -717,35 +729,36 @@ static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     return memory;
 }
 
-OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
-    OLMo2 m = {.config = *config, .limits = *limits};
+OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form) {
+    OLMo2 m = {.config = *config, .room = *room, .form = *form};
     return lay_out(&m, NULL);
 }
 
 // Bytes of the one allocation behind activations, workspace and decoder.
 static size_t buffer_size(const OLMo2 *m) {
-    const OLMo2Memory memory = olmo2_memory(&m->config, &m->limits);
+    const OLMo2Memory memory = olmo2_memory(&m->config, &m->room, &m->form);
     return memory.activations + memory.workspace + memory.cache;
 }
 
-void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size) {
+void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, size_t size) {
+    (void)room;
     const size_t threads = thread_count();
-    snprintf(text, size, "CPU, fp32%s, %zu thread%s", limits->bf16_products ? " with products of bf16" : "",
+    snprintf(text, size, "CPU, fp32%s, %zu thread%s", form->bf16_products ? " with products of bf16" : "",
              threads, threads == 1 ? "" : "s");
 }
 
-bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
+bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form, Error *err) {
     (void)config;
-    if (limits->no_master_weights || limits->bf16_moments) {
+    if (!form->master_weights || form->bf16_moments) {
         return fail(err,
                     "%s: this is the CPU program, which computes and keeps all in fp32; leave it out, or use "
                     "train_olmo2cu",
-                    limits->no_master_weights ? "--master-weights off" : "--moments bf16");
+                    form->master_weights ? "--moments bf16" : "--master-weights off");
     }
-    if (limits->train && limits->recompute != RECOMPUTE_ELEMENTWISE) {
+    if (room->train && form->recompute != RECOMPUTE_ELEMENTWISE) {
         return fail(err, "--recompute: this is the CPU program, which knows elementwise alone");
     }
-    if (limits->bf16_products && !GEMM_HAS_BF16) {
+    if (form->bf16_products && !GEMM_HAS_BF16) {
         return fail(
             err, "--dtype bf16: this program was built for a processor without AVX512-BF16; leave it out, or "
                  "go on with --dtype fp32");
@@ -757,15 +770,14 @@ static bool allocate_model(OLMo2 *m, Error *err) {
     const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
     m->weights = (float *)allocate_pages(parameters, floats, "the weights", err);
     if (m->weights == NULL) { return false; }
-    if (m->limits.train) {
+    if (m->room.train) {
         m->gradients = (float *)allocate_pages(parameters, floats, "the gradients", err);
         m->moment1 = (float *)allocate_pages(parameters, floats, "AdamW's first moments", err);
         m->moment2 = (float *)allocate_pages(parameters, floats, "AdamW's second moments", err);
         if (m->gradients == NULL || m->moment1 == NULL || m->moment2 == NULL) { return false; }
     }
-    m->tokens =
-        (uint32_t *)allocate(m->limits.B * m->limits.T, sizeof(uint32_t), "the tokens of a batch", err);
-    m->positions = (size_t *)allocate(m->limits.slots, sizeof(size_t), "the positions of the slots", err);
+    m->tokens = (uint32_t *)allocate(m->room.B * m->room.T, sizeof(uint32_t), "the tokens of a batch", err);
+    m->positions = (size_t *)allocate(m->room.slots, sizeof(size_t), "the positions of the slots", err);
     if (m->tokens == NULL || m->positions == NULL) { return false; }
     m->buffer = (float *)allocate_pages(buffer_size(m), 1,
                                         "activations, workspace and cache (a smaller micro-batch or a "
@@ -774,27 +786,30 @@ static bool allocate_model(OLMo2 *m, Error *err) {
     return m->buffer != NULL;
 }
 
-bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
+bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
+                  Error *err) {
     *out = NULL;
-    OLMo2Memory memory = olmo2_memory(config, limits);
-    if (!olmo2_check(config, limits, err) || !memory_suffices(memory.total, err)) { return false; }
+    OLMo2Memory memory = olmo2_memory(config, room, form);
+    if (!olmo2_check(config, room, form, err)) { return false; }
+    if (!memory_suffices(memory.total, err)) { return false; }
     OLMo2 *m = (OLMo2 *)allocate(1, sizeof *m, "the model", err);
     if (m == NULL) { return false; }
     m->config = *config;
-    m->limits = *limits;
-    gemm_bf16 = limits->bf16_products;
+    m->room = *room;
+    m->form = *form;
     if (!allocate_model(m, err)) {
         olmo2_free(m);
         return false;
     }
     lay_out(m, m->buffer);
-    rope_table(m->rope, rope_rows(limits), config->HS, config->rope_theta);
+    rope_table(m->rope, rope_rows(room), config->HS, config->rope_theta);
     *out = m;
     return true;
 }
 
 void olmo2_free(OLMo2 *m) {
     if (m == NULL) { return; }
+    if (context.profile == &m->profile) { context.profile = NULL; }
     const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
     free_pages(m->weights, parameters, floats);
     free_pages(m->gradients, parameters, floats);
@@ -808,6 +823,8 @@ void olmo2_free(OLMo2 *m) {
 
 const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
 
+Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
+
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
 
@@ -815,7 +832,7 @@ const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
 static Activations layer_activations(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const Activations *a = &m->activations;
-    const size_t N = m->B * m->T, n = m->limits.train ? l * N : 0, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t N = m->B * m->T, n = m->room.train ? l * N : 0, Q = c->NH * c->HS, KV = c->NKV * c->HS;
     return (Activations){
         .x = a->x + n * c->C,
         .q_raw = a->q_raw + n * Q,
@@ -836,6 +853,7 @@ static Activations layer_activations(const OLMo2 *m, size_t l) {
 }
 
 void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
+    enter(m);
     const OLMo2Config *c = &m->config;
     const size_t N = B * T, C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS;
@@ -876,8 +894,9 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
 
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
                     float *lse) {
+    enter(m);
     const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(c, &m->limits);
+    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(c, &m->room);
     const float *hidden = m->activations.hidden, *lm_head = m->weights + parameter_offset(c, LM_HEAD, 0);
     float *logits = m->workspace.logits;
     for (size_t n = 0; n < N; n += chunk) {
@@ -894,6 +913,7 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
 
 // olmo2_forward from its last line to its first. s->dx is the residual stream's gradient all the way.
 void olmo2_backward(OLMo2 *m) {
+    enter(m);
     const OLMo2Config *c = &m->config;
     const size_t B = m->B, T = m->T, N = B * T;
     const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
@@ -947,6 +967,7 @@ void olmo2_backward(OLMo2 *m) {
 // The model: update
 
 void olmo2_zero_gradients(OLMo2 *m) {
+    enter(m);
     PROFILE(0.0, sizeof(float) * parameter_array_size(&m->config));
     memset(m->gradients, 0, parameter_array_size(&m->config) * sizeof(float));
 }
@@ -973,6 +994,7 @@ static double sum_of_squares(const float *x, size_t size) {
 }
 
 double olmo2_gradient_norm(OLMo2 *m) {
+    enter(m);
     double sum = 0.0;
     for (size_t i = 0; i < parameter_count(&m->config); i++) {
         const Parameter p = parameter_at(&m->config, i);
@@ -982,6 +1004,7 @@ double olmo2_gradient_norm(OLMo2 *m) {
 }
 
 void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings) {
+    enter(m);
     for (size_t i = 0; i < parameter_count(&m->config); i++) {
         const Parameter p = parameter_at(&m->config, i);
         adamw_update(m->weights + p.offset, m->moment1 + p.offset, m->moment2 + p.offset,
@@ -1033,10 +1056,11 @@ static void attention_decode(float *o, const float *q, const float *keys, const 
 }
 
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
+    enter(m);
     const OLMo2Config *c = &m->config;
     const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
                  KV = NKV * HS;
-    const size_t cache_T = m->limits.cache_T;
+    const size_t cache_T = m->room.cache_T;
     const float eps = c->rms_eps;
     const Decoder *d = &m->decoder;
 

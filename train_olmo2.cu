@@ -1764,7 +1764,7 @@ static LayerGradients layer_gradients(Array array, const OLMo2Config *c, size_t 
 }
 
 // What the forward leaves for the backward. Which of it has a slice for each layer, and which has one slice
-// that every layer overwrites and the backward computes again, is a matter of OLMo2Limits.recompute: those
+// that every layer overwrites and the backward computes again, is a matter of OLMo2Form.recompute: those
 // marked "light" take no matrix product and are kept by RECOMPUTE_NONE alone, x is kept always, the others
 // are kept unless the whole block is computed again.
 typedef struct {
@@ -1823,7 +1823,8 @@ static const size_t SQUARES_BLOCKS = 1024, STAGING_ELEMENTS = 1 << 20;
 
 struct OLMo2 {
     OLMo2Config config;
-    OLMo2Limits limits;
+    OLMo2Room room;
+    OLMo2Form form;
     floatX *weights;  // all parameters, in parameters.h's order
     float *master;    // the same in fp32, of which `weights` is the rounded copy; nullptr without
     Array gradients, moment1, moment2;
@@ -1863,8 +1864,8 @@ static void take(Arena *arena, T **piece, size_t count) {
 
 // Rows of logits that exist at a time. Fewer would leave the matrix products too small for a GPU
 // (Liger-Kernel's figures: half the speed at a few hundred).
-static size_t classifier_rows(const OLMo2Limits *limits) {
-    const size_t rows = limits->B * limits->T;
+static size_t classifier_rows(const OLMo2Room *room) {
+    const size_t rows = room->B * room->T;
     return rows < 1024 ? rows : 1024;
 }
 
@@ -1873,19 +1874,19 @@ typedef struct {
     size_t x, heavy, light;
 } Slices;
 
-static Slices activation_slices(const OLMo2Config *c, const OLMo2Limits *limits) {
-    const size_t L = limits->train ? c->L : 1;
+static Slices activation_slices(const OLMo2Config *c, const OLMo2Room *room, const OLMo2Form *form) {
+    const size_t L = room->train ? c->L : 1;
     Slices s;
-    s.x = limits->train ? c->L + 1 : 1;
-    s.heavy = limits->recompute == RECOMPUTE_BLOCK ? 1 : L;
-    s.light = limits->recompute == RECOMPUTE_NONE ? L : 1;
+    s.x = room->train ? c->L + 1 : 1;
+    s.heavy = form->recompute == RECOMPUTE_BLOCK ? 1 : L;
+    s.light = form->recompute == RECOMPUTE_NONE ? L : 1;
     return s;
 }
 
-static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c,
-                                const OLMo2Limits *limits) {
-    const size_t N = limits->B * limits->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    const Slices slices = activation_slices(c, limits);
+static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c, const OLMo2Room *room,
+                                const OLMo2Form *form) {
+    const size_t N = room->B * room->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const Slices slices = activation_slices(c, room, form);
     const size_t heavy = slices.heavy * N, light = slices.light * N;
     take(arena, &a->x, slices.x * N * c->C);
     take(arena, &a->qkv, heavy * (Q + 2 * KV));
@@ -1906,16 +1907,16 @@ static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config 
     take(arena, &a->hidden_rstd, N);
 }
 
-static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits,
-                              const Activations *a) {
-    const size_t N = limits->B * limits->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Room *room,
+                              const OLMo2Form *form, const Activations *a) {
+    const size_t N = room->B * room->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
     const size_t longest = Q > c->C ? Q : c->C;
     take(arena, &w->normed, c->pre_norm ? N * c->C : 0);
-    take(arena, &w->logits, classifier_rows(limits) * c->V);
+    take(arena, &w->logits, classifier_rows(room) * c->V);
     take(arena, &w->logprobs, N);
     take(arena, &w->lse, N);
     take(arena, &w->labels, N);
-    if (!limits->train) { return; }
+    if (!room->train) { return; }
     take(arena, &w->weights, N);
     take(arena, &w->order, N);
     take(arena, &w->starts, N + 1);
@@ -1929,16 +1930,16 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     take(arena, &w->dk, N * KV);
     take(arena, &w->dqkv, N * (Q + 2 * KV));
     w->dact = a->act;
-    if (limits->recompute == RECOMPUTE_NONE) { take(arena, &w->dact, N * c->F); }
+    if (form->recompute == RECOMPUTE_NONE) { take(arena, &w->dact, N * c->F); }
     take(arena, &w->dgate_up, N * 2 * c->F);
     take(arena, &w->partial, BACKWARD_BLOCKS * longest);
     take(arena, &w->squares, SQUARES_BLOCKS + 1);
 }
 
-static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Limits *limits) {
-    const size_t S = limits->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    take(arena, &d->keys, S * c->L * limits->cache_T * KV);
-    take(arena, &d->values, S * c->L * limits->cache_T * KV);
+static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
+    const size_t S = room->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    take(arena, &d->keys, S * c->L * room->cache_T * KV);
+    take(arena, &d->values, S * c->L * room->cache_T * KV);
     take(arena, &d->tokens, S);
     take(arena, &d->slots, S);
     take(arena, &d->positions, S);
@@ -1957,39 +1958,38 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
     take(arena, &d->rstd, S);
 }
 
-static size_t rope_rows(const OLMo2Limits *limits) {
-    return limits->T > limits->cache_T ? limits->T : limits->cache_T;
-}
+static size_t rope_rows(const OLMo2Room *room) { return room->T > room->cache_T ? room->T : room->cache_T; }
 
 // Weights that floatX is too coarse for have a copy in fp32: those that are trained, unless that is switched
 // off, and those of a model that is neither run nor decoded, since it is there to be read again (soup).
-static bool has_master(const OLMo2Limits *limits) {
-    const bool only_kept = limits->B == 0 && limits->slots == 0;
-    return sizeof(floatX) < sizeof(float) && (only_kept || (limits->train && !limits->no_master_weights));
+static bool has_master(const OLMo2Room *room, const OLMo2Form *form) {
+    const bool only_kept = room->B == 0 && room->slots == 0;
+    return sizeof(floatX) < sizeof(float) && (only_kept || (room->train && form->master_weights));
 }
 
 // Gradients are as fine as the weights that they change.
-static bool has_bf16_gradients(const OLMo2Limits *limits) {
-    return limits->no_master_weights && sizeof(floatX) < sizeof(float);
+static bool has_bf16_gradients(const OLMo2Form *form) {
+    return !form->master_weights && sizeof(floatX) < sizeof(float);
 }
 
 // Points the model's structs into the buffer, or only counts when there is none yet.
 static OLMo2Memory lay_out(OLMo2 *m, void *buffer) {
     const OLMo2Config *c = &m->config;
-    const OLMo2Limits *limits = &m->limits;
-    const size_t parameters = parameter_array_size(c), trained = limits->train ? parameters : 0;
+    const OLMo2Room *room = &m->room;
+    const OLMo2Form *form = &m->form;
+    const size_t parameters = parameter_array_size(c), trained = room->train ? parameters : 0;
     Arena arena = {(char *)buffer, 0};
-    lay_out_activations(&m->activations, &arena, c, limits);
+    lay_out_activations(&m->activations, &arena, c, room, form);
     const size_t activations = arena.used;
-    lay_out_workspace(&m->workspace, &arena, c, limits, &m->activations);
-    take(&arena, &m->rope, rope_rows(limits) * c->HS);
-    take(&arena, &m->tokens, limits->B * limits->T);
+    lay_out_workspace(&m->workspace, &arena, c, room, form, &m->activations);
+    take(&arena, &m->rope, rope_rows(room) * c->HS);
+    take(&arena, &m->tokens, room->B * room->T);
     const size_t workspace = arena.used - activations;
-    lay_out_decoder(&m->decoder, &arena, c, limits);
+    lay_out_decoder(&m->decoder, &arena, c, room);
     OLMo2Memory memory;
-    memory.weights = parameters * (sizeof(floatX) + (has_master(limits) ? sizeof(float) : 0));
-    memory.gradients = array_bytes(has_bf16_gradients(limits), trained);
-    memory.moments = array_bytes(limits->bf16_moments, 2 * trained);
+    memory.weights = parameters * (sizeof(floatX) + (has_master(room, form) ? sizeof(float) : 0));
+    memory.gradients = array_bytes(has_bf16_gradients(form), trained);
+    memory.moments = array_bytes(form->bf16_moments, 2 * trained);
     memory.activations = activations;
     memory.workspace = workspace + CUBLAS_WORKSPACE;
     memory.cache = arena.used - activations - workspace;
@@ -1997,15 +1997,17 @@ static OLMo2Memory lay_out(OLMo2 *m, void *buffer) {
     return memory;
 }
 
-OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits) {
+OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form) {
     OLMo2 m = {};
     m.config = *config;
-    m.limits = *limits;
+    m.room = *room;
+    m.form = *form;
     return lay_out(&m, nullptr);
 }
 
-void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size) {
-    (void)limits;
+void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, size_t size) {
+    (void)room;
+    (void)form;
     cudaDeviceProp device;
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0 ||
@@ -2019,30 +2021,23 @@ void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size) {
              format_bytes(bytes, device.totalGlobalMem));
 }
 
-bool olmo2_check(const OLMo2Config *c, const OLMo2Limits *limits, Error *err) {
+bool olmo2_check(const OLMo2Config *c, const OLMo2Room *room, const OLMo2Form *form, Error *err) {
     const size_t longest = SHARED_MOST / (sizeof(float) + 2 * sizeof(floatX));
     const size_t Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    if (sizeof(floatX) == sizeof(float) && limits->no_master_weights) {
+    if (sizeof(floatX) == sizeof(float) && !form->master_weights) {
         return fail(
             err,
             "--master-weights off: this program was built with PRECISION=fp32, in which the weights have "
             "no other copy; leave the flag out, or build with PRECISION=bf16");
     }
-    if (limits->bf16_products) {
+    if (form->bf16_products) {
         return fail(err,
                     "--dtype bf16: this is the CUDA program, whose precision is chosen when it is built "
                     "(make PRECISION=bf16, which is the default); leave the flag out, or go on with --dtype "
                     "fp32");
     }
-    if (limits->profile) {
-        return fail(
-            err,
-            "--profile: this is the CUDA program, whose functions return before the GPU has done their work, "
-            "so the host's clock cannot time them; use `nsys profile`, or time the kernels one by one with "
-            "dev/cuda");
-    }
     if (c->HS > 256) { return fail(err, "head_dim %zu: the CUDA attention has room for at most 256", c->HS); }
-    if (limits->B > 65535) { return fail(err, "%zu sequences at once: a CUDA grid takes 65535", limits->B); }
+    if (room->B > 65535) { return fail(err, "%zu sequences at once: a CUDA grid takes 65535", room->B); }
     if (c->C > longest || Q > longest) {
         return fail(err, "rows of %zu channels: the CUDA norms have room for at most %zu",
                     c->C > Q ? c->C : Q, longest);
@@ -2099,25 +2094,24 @@ static bool device_allocate(void **pointer, size_t bytes, const char *what, Erro
 }
 
 static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
-    const OLMo2Limits *limits = &m->limits;
-    const size_t parameters = parameter_array_size(&m->config), N = limits->B * limits->T,
-                 u32 = sizeof(uint32_t);
+    const OLMo2Room *room = &m->room;
+    const size_t parameters = parameter_array_size(&m->config), N = room->B * room->T, u32 = sizeof(uint32_t);
     const size_t moment = memory->moments / 2;
-    m->gradients.is_bf16 = has_bf16_gradients(limits);
-    m->moment1.is_bf16 = m->moment2.is_bf16 = limits->bf16_moments;
+    m->gradients.is_bf16 = has_bf16_gradients(&m->form);
+    m->moment1.is_bf16 = m->moment2.is_bf16 = m->form.bf16_moments;
     m->host_tokens = (uint32_t *)allocate(N, u32, "the tokens of a batch", err);
     m->order = (uint32_t *)allocate(N, u32, "the buckets of the embedding", err);
     m->starts = (uint32_t *)allocate(N + 1, u32, "the buckets of the embedding", err);
     m->next = (uint32_t *)allocate(m->config.V, u32, "the buckets of the embedding", err);
-    m->positions = (uint32_t *)allocate(limits->slots, u32, "the positions of the slots", err);
-    m->decoding = (uint32_t *)allocate(limits->slots, u32, "the positions of the slots", err);
+    m->positions = (uint32_t *)allocate(room->slots, u32, "the positions of the slots", err);
+    m->decoding = (uint32_t *)allocate(room->slots, u32, "the positions of the slots", err);
     m->staging = allocate(STAGING_ELEMENTS, sizeof(float), "transfers", err);
     if (m->host_tokens == nullptr || m->order == nullptr || m->starts == nullptr || m->next == nullptr ||
         m->positions == nullptr || m->decoding == nullptr || m->staging == nullptr) {
         return false;
     }
     return device_allocate((void **)&m->weights, parameters * sizeof(floatX), "the weights", err) &&
-           device_allocate((void **)&m->master, has_master(limits) ? parameters * sizeof(float) : 0,
+           device_allocate((void **)&m->master, has_master(room, &m->form) ? parameters * sizeof(float) : 0,
                            "the weights in fp32", err) &&
            device_allocate(&m->gradients.data, memory->gradients, "the gradients", err) &&
            device_allocate(&m->moment1.data, moment, "AdamW's first moments", err) &&
@@ -2149,7 +2143,7 @@ static void cublas_close(void) {
 
 // rope_table for the model, by way of the host.
 static bool upload_rope(OLMo2 *m, Error *err) {
-    const size_t rows = rope_rows(&m->limits), HS = m->config.HS;
+    const size_t rows = rope_rows(&m->room), HS = m->config.HS;
     float *rope = (float *)allocate(rows * HS, sizeof(float), "the table of angles", err);
     if (rope == nullptr) { return false; }
     rope_table(rope, rows, HS, m->config.rope_theta);
@@ -2158,14 +2152,16 @@ static bool upload_rope(OLMo2 *m, Error *err) {
     return true;
 }
 
-bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
+bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
+                  Error *err) {
     *out = nullptr;
-    OLMo2Memory memory = olmo2_memory(config, limits);
-    if (!olmo2_check(config, limits, err) || !check_device(&memory, err)) { return false; }
+    OLMo2Memory memory = olmo2_memory(config, room, form);
+    if (!olmo2_check(config, room, form, err) || !check_device(&memory, err)) { return false; }
     OLMo2 *m = (OLMo2 *)allocate(1, sizeof *m, "the model", err);
     if (m == nullptr) { return false; }
     m->config = *config;
-    m->limits = *limits;
+    m->room = *room;
+    m->form = *form;
     if (!cublas_open(err) || !allocate_model(m, &memory, err)) {
         olmo2_free(m);
         return false;
@@ -2192,6 +2188,12 @@ void olmo2_free(OLMo2 *m) {
 
 const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
 
+// None: functions return before the GPU is done, so the host's clock cannot time them.
+Profile *olmo2_profile(OLMo2 *m) {
+    (void)m;
+    return NULL;
+}
+
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
 
@@ -2199,7 +2201,7 @@ const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
 static Activations layer_activations(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const Activations *all = &m->activations;
-    const Slices slices = activation_slices(c, &m->limits);
+    const Slices slices = activation_slices(c, &m->room, &m->form);
     const size_t N = m->B * m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
     const size_t x = slices.x > 1 ? l * N : 0, n = slices.heavy > 1 ? l * N : 0,
                  light = slices.light > 1 ? l * N : 0;
@@ -2267,7 +2269,7 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
                     float *lse) {
     const OLMo2Config *c = &m->config;
     const Workspace *s = &m->workspace;
-    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(&m->limits);
+    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(&m->room);
     const floatX *hidden = m->activations.hidden, *lm_head = m->weights + parameter_offset(c, LM_HEAD, 0);
     CUDA_CHECK(cudaMemcpy(s->labels, labels, N * sizeof *labels, cudaMemcpyHostToDevice));
     if (weights != nullptr) {
@@ -2296,8 +2298,8 @@ static void layer_recompute(const OLMo2 *m, size_t l) {
     const float eps = c->rms_eps;
     const LayerParameters w = layer_parameters(m->weights, c, l);
     const Activations a = layer_activations(m, l);
-    if (m->limits.recompute == RECOMPUTE_BLOCK) { layer_forward(m, l); }
-    if (m->limits.recompute == RECOMPUTE_ELEMENTWISE) {
+    if (m->form.recompute == RECOMPUTE_BLOCK) { layer_forward(m, l); }
+    if (m->form.recompute == RECOMPUTE_ELEMENTWISE) {
         qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, c->NH, c->HS, eps);
         qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, nullptr, N, T, c->NKV, c->HS,
                             eps);
@@ -2515,7 +2517,7 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
     const OLMo2Config *c = &m->config;
     const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
                  KV = NKV * HS;
-    const size_t row = Q + 2 * KV, slot_stride = m->limits.cache_T * KV;
+    const size_t row = Q + 2 * KV, slot_stride = m->room.cache_T * KV;
     const float eps = c->rms_eps;
     const Decoder *d = &m->decoder;
     upload_decoding(m, tokens, slots, n);
@@ -2523,8 +2525,8 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
     embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, n, C);
     for (size_t l = 0; l < L; l++) {
         const LayerParameters w = layer_parameters(m->weights, c, l);
-        floatX *keys = d->keys + l * m->limits.slots * slot_stride,
-               *values = d->values + l * m->limits.slots * slot_stride;
+        floatX *keys = d->keys + l * m->room.slots * slot_stride,
+               *values = d->values + l * m->room.slots * slot_stride;
         const floatX *in;
 
         // attention branch

@@ -298,27 +298,35 @@ static inline bool loaded_model_open(LoadedModel *m, const Settings *s, Error *e
            text_open_beside(&m->text, s->tokenizer, m->dir, err) && text_fit(&m->text, &m->config, err);
 }
 
-static inline bool loaded_model_create(LoadedModel *m, const OLMo2Limits *limits, Error *err) {
-    return olmo2_create(&m->model, &m->config, limits, err) && checkpoint_load_weights(m->model, m->dir, err);
+// The form in which `generate` and `eval` compute.
+static inline OLMo2Form loaded_model_form(const Settings *s) {
+    OLMo2Form form = olmo2_form();
+    form.bf16_products = s->dtype == PRODUCTS_BF16;
+    return form;
+}
+
+static inline bool loaded_model_create(LoadedModel *m, const OLMo2Room *room, const OLMo2Form *form,
+                                       Error *err) {
+    if (!olmo2_create(&m->model, &m->config, room, form, err)) { return false; }
+    return checkpoint_load_weights(m->model, m->dir, err);
 }
 
 static inline bool command_generate(const Settings *s, Error *err) {
     LoadedModel m;
-    OLMo2Limits limits;
+    const OLMo2Form form = loaded_model_form(s);
+    size_t positions = 0;
     TokenBuffer ids;
     SamplerSettings sampler = sampler_settings(s);
-    memset(&limits, 0, sizeof limits);
-    limits.bf16_products = s->dtype == PRODUCTS_BF16;
     memset(&ids, 0, sizeof ids);
     bool ok = loaded_model_open(&m, s, err) && prompt_encode(&m.text, &m.config, s->prompt, &ids, err);
     if (ok) {
-        limits.slots = 1;
-        limits.cache_T = text_positions(&m.config, ids.length, (size_t)s->max_tokens);
-        ok = loaded_model_create(&m, &limits, err);
+        positions = text_positions(&m.config, ids.length, (size_t)s->max_tokens);
+        const OLMo2Room room = olmo2_room_to_decode(1, positions);
+        ok = loaded_model_create(&m, &room, &form, err);
     }
     if (ok) {
         printf("%s", s->prompt != NULL ? s->prompt : "");
-        ok = generate(m.model, &m.text, &ids, limits.cache_T, &sampler, (uint64_t)s->seed, stdout, err);
+        ok = generate(m.model, &m.text, &ids, positions, &sampler, (uint64_t)s->seed, stdout, err);
         printf("\n");
     }
     free(ids.ids);
@@ -354,25 +362,23 @@ static inline bool command_eval(const Settings *s, Error *err) {
     LoadedModel m;
     DataLoader loader;
     Batch batch;
-    OLMo2Limits limits;
+    const OLMo2Form form = loaded_model_form(s);
     Evaluation e;
     memset(&loader, 0, sizeof loader);
     memset(&batch, 0, sizeof batch);
-    memset(&limits, 0, sizeof limits);
-    limits.bf16_products = s->dtype == PRODUCTS_BF16;
     bool ok = loaded_model_open(&m, s, err);
-    limits.B = (size_t)s->batch_size;
-    limits.T = s->seq_len > 0 ? (size_t)s->seq_len : m.config.max_T;
-    ok = ok && check_batch(&m.config, limits.B, limits.T, err) &&
-         evaluation_open(&loader, &s->data, limits.T, m.config.V, err) &&
-         batch_create(&batch, limits.B, limits.T, err);
+    const size_t B = (size_t)s->batch_size, T = s->seq_len > 0 ? (size_t)s->seq_len : m.config.max_T;
+    const OLMo2Room room = olmo2_room_to_measure(B, T);
+    ok = ok && check_batch(&m.config, B, T, err) && evaluation_open(&loader, &s->data, T, m.config.V, err) &&
+         batch_create(&batch, B, T, err);
     size_t instances = ok ? evaluation_instances(&loader, s->eval_instances) : 0;
-    ok = ok && evaluation_check(&loader, instances, &batch, err) && loaded_model_create(&m, &limits, err);
+    ok =
+        ok && evaluation_check(&loader, instances, &batch, err) && loaded_model_create(&m, &room, &form, err);
     if (ok) {
         printf("model          %s\n", m.dir);
-        printf("data           %zu sequences of %zu tokens\n", instances, limits.T);
+        printf("data           %zu sequences of %zu tokens\n", instances, T);
         fflush(stdout);
-        ok = evaluate(&e, m.model, &loader, instances, &batch, limits.B, s->z_loss, &m.text, err);
+        ok = evaluate(&e, m.model, &loader, instances, &batch, B, s->z_loss, &m.text, err);
     }
     if (ok) { evaluation_print(&e); }
     batch_free(&batch);
@@ -432,9 +438,9 @@ static inline bool command_soup(const Settings *s, Error *err) {
     size_t n = s->inputs.count;
     OLMo2 *m = NULL;
     OLMo2Config config, other;
-    OLMo2Limits limits;
+    const OLMo2Room room = olmo2_room_to_measure(0, 0);
+    const OLMo2Form form = olmo2_form();
     Text text;
-    memset(&limits, 0, sizeof limits);
     memset(&text, 0, sizeof text);
     char(*dirs)[PATH_MAX] = (char(*)[PATH_MAX])allocate(n, sizeof *dirs, "the list of models", err);
     bool ok = dirs != NULL;
@@ -447,7 +453,7 @@ static inline bool command_soup(const Settings *s, Error *err) {
                       dirs[0], dirs[i]);
         }
     }
-    ok = ok && text_open_beside(&text, NULL, dirs[0], err) && olmo2_create(&m, &config, &limits, err) &&
+    ok = ok && text_open_beside(&text, NULL, dirs[0], err) && olmo2_create(&m, &config, &room, &form, err) &&
          soup_mean(m, dirs, n, err) &&
          checkpoint_write_model(m, s->out, text.present ? text.path : NULL, err);
     if (ok) { printf("%s: the mean of %zu models\n", s->out, n); }
@@ -604,18 +610,12 @@ static inline void print_config(const OLMo2Config *config) {
 }
 
 static inline void print_memory_plan(const OLMo2Config *config, size_t B, size_t T) {
-    OLMo2Limits training, writing;
-    memset(&training, 0, sizeof training);
-    memset(&writing, 0, sizeof writing);
-    training.B = B;
-    training.T = T;
-    training.train = true;
-    writing.slots = 1;
-    writing.cache_T = T;
-    OLMo2Memory memory = olmo2_memory(config, &training);
+    const OLMo2Room training = olmo2_room_to_train(B, T), writing = olmo2_room_to_decode(1, T);
+    const OLMo2Form form = olmo2_form();
+    OLMo2Memory memory = olmo2_memory(config, &training, &form);
     printf("to train       %zu sequences of %zu tokens at once:\n%15s", B, T, "");
     print_memory(&memory);
-    memory = olmo2_memory(config, &writing);
+    memory = olmo2_memory(config, &writing, &form);
     printf("to generate    %zu tokens:\n%15s", T, "");
     print_memory(&memory);
 }

@@ -30,8 +30,8 @@
 //
 // The compiler must be allowed to fuse a * b + c (-ffp-contract=fast), or half of the speed is lost.
 //
-// Where the processor multiplies bf16 (AVX512-BF16), gemm_bf16 makes packing round A and B to it, twice the
-// speed at a relative error of 2^-8 for each factor; sums stay fp32.
+// Where the processor multiplies bf16 (AVX512-BF16), GEMM_BF16 makes packing round A and B to it: twice the
+// speed, at a relative error of 2^-8 for each factor. Sums stay fp32.
 #ifndef LLMC_GEMM_H
 #define LLMC_GEMM_H
 
@@ -45,9 +45,8 @@
 #define GEMM_HAS_BF16 0
 #endif
 
-// One setting for the whole program, as the number of threads is, or it would have to pass through every
-// layer: whether products are of bf16 factors.
-static bool gemm_bf16 = false;
+// The type to which the factors of a product are rounded. GEMM_BF16 needs GEMM_HAS_BF16.
+typedef enum { GEMM_FP32, GEMM_BF16 } GemmType;
 
 // Element (r, c) is data[r * row_stride + c * column_stride].
 typedef struct {
@@ -285,10 +284,10 @@ __attribute__((always_inline)) static inline void gemm_panel(float *c, size_t ld
 // C (M, N) = A B, or C += A B with accumulate, row i of C at C + i * ldc. C may not overlap A or B. On the
 // calling thread alone, for use inside a parallel region; it needs 430 kB of stack.
 static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
-                               bool accumulate) {
+                               bool accumulate, GemmType type) {
     float strips[GEMM_ROWS * GEMM_KC] __attribute__((aligned(64)));
     float panel[GEMM_KC * GEMM_NR] __attribute__((aligned(64)));
-    const bool bf16 = GEMM_HAS_BF16 && gemm_bf16;
+    const bool bf16 = GEMM_HAS_BF16 && type == GEMM_BF16;
     for (size_t i = 0; K == 0 && !accumulate && i < M; i++) { memset(C + i * ldc, 0, N * sizeof(float)); }
     const size_t blocks = gemm_divide_up(K, GEMM_KC), block = blocks == 0 ? 1 : gemm_divide_up(K, blocks);
     for (size_t i0 = 0; i0 < M; i0 += GEMM_ROWS) {
@@ -323,7 +322,7 @@ static inline bool gemm_balanced(size_t blocks) {
 
 // The same with all threads.
 static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
-                        bool accumulate) {
+                        bool accumulate, GemmType type) {
     if (M == 0 || N == 0) { return; }
     size_t down = gemm_divide_up(M, GEMM_ROWS), across = gemm_divide_up(N, GEMM_COLUMNS);
     while (!gemm_balanced(down * across) && (M / down > 32 || N / across > 64)) {
@@ -341,7 +340,7 @@ static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size
             const Matrix a = {A.data + i * A.row_stride, A.row_stride, A.column_stride};
             const Matrix b = {B.data + j * B.column_stride, B.row_stride, B.column_stride};
             gemm_serial(C + i * ldc + j, ldc, a, b, gemm_min(rows, M - i), gemm_min(columns, N - j), K,
-                        accumulate);
+                        accumulate, type);
         }
     }
 }

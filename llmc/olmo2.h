@@ -90,25 +90,50 @@ static inline bool olmo2_preset(OLMo2Config *config, const char *name) {
 // ---------------------------------------------------------------------------------------------
 // the interface of a backend
 
-typedef struct OLMo2 OLMo2;  // a model and its buffers; each backend has its own
+typedef struct OLMo2 OLMo2;      // a model and its buffers; each backend has its own
+typedef struct Profile Profile;  // what its functions cost (profile.h)
 
-// Which activations the backward computes again instead of keeping them: those that take no matrix product;
-// none; or a whole layer from its input, one third more arithmetic. The bits are the same.
+// What the backward recomputes instead of storing: activations that need no matrix product, nothing, or the
+// whole layer from its input (a third more arithmetic). The results are bit-identical.
 typedef enum { RECOMPUTE_ELEMENTWISE, RECOMPUTE_NONE, RECOMPUTE_BLOCK } Recompute;  // as --recompute's words
 
-// What a model must have room for, and in what form it is kept.
+// The sizes that a model has room for.
 typedef struct {
     size_t B, T;   // largest batch and length of olmo2_forward; 0, 0 if it is never called
     bool train;    // gradients, moments and the activations that the backward needs
     size_t slots;  // sequences decoded side by side, each with a cache of cache_T positions; 0 for none
     size_t cache_T;
+} OLMo2Room;
+
+static inline OLMo2Room olmo2_room_to_train(size_t B, size_t T) {
+    const OLMo2Room room = {B, T, true, 0, 0};
+    return room;
+}
+
+// Forward only. With B and T 0, the model just holds its weights.
+static inline OLMo2Room olmo2_room_to_measure(size_t B, size_t T) {
+    const OLMo2Room room = {B, T, false, 0, 0};
+    return room;
+}
+
+static inline OLMo2Room olmo2_room_to_decode(size_t slots, size_t cache_T) {
+    const OLMo2Room room = {0, 0, false, slots, cache_T};
+    return room;
+}
+
+// The form in which a model stores and computes its numbers.
+typedef struct {
     Recompute recompute;
-    bool no_master_weights;  // bf16 weights have no copy in fp32 and are rounded stochastically
-    bool bf16_moments;       // AdamW's moments in bf16, rounded stochastically
-    bool bf16_products;      // the CPU's matrix products round their factors to bf16: those of all models,
-                             // as the one that was created last says
-    bool profile;            // the times of the layers will be asked for (profile.h)
-} OLMo2Limits;
+    bool master_weights;  // bf16 weights have a copy in fp32; without one they are rounded stochastically
+    bool bf16_moments;    // AdamW's moments in bf16, rounded stochastically
+    bool bf16_products;   // CPU: round the operands of matrix products to bf16
+} OLMo2Form;
+
+// The default: elementwise recomputation, master weights, nothing else in bf16.
+static inline OLMo2Form olmo2_form(void) {
+    const OLMo2Form form = {RECOMPUTE_ELEMENTWISE, true, false, false};
+    return form;
+}
 
 // Bytes, by what they are for.
 typedef struct {
@@ -133,20 +158,24 @@ extern "C" {
 #endif
 
 // "CPU, fp32, 2 threads": what runs, for the first line a person sees.
-void olmo2_describe(const OLMo2Limits *limits, char *text, size_t size);
+void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, size_t size);
 
 // The bytes of the arrays that olmo2_create would allocate.
-OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Limits *limits);
+OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form);
 
 // Whether this backend can run a model of these sizes in this form; the error says what it cannot.
-bool olmo2_check(const OLMo2Config *config, const OLMo2Limits *limits, Error *err);
+bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form, Error *err);
 
 // A model of zeros. The caller owns *m and releases it with olmo2_free. Fails when the machine has too little
-// memory, naming what was needed. Its working space is for the number of threads of this moment: it may be
-// used with fewer later, not with more.
-bool olmo2_create(OLMo2 **m, const OLMo2Config *config, const OLMo2Limits *limits, Error *err);
+// memory, naming what was needed. Scratch space is sized for the current thread count; later calls may use
+// fewer threads, not more.
+bool olmo2_create(OLMo2 **m, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
+                  Error *err);
 void olmo2_free(OLMo2 *m);
 const OLMo2Config *olmo2_config(const OLMo2 *m);
+
+// The model's own profile (profile.h), which lives as long as the model. NULL where the backend has none.
+Profile *olmo2_profile(OLMo2 *m);
 
 // tokens (B, T), each below V: embeddings to the output of the final norm, which stays in the model.
 void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T);

@@ -25,7 +25,7 @@ typedef struct {
 
 enum { PROFILE_MOST = 64 };  // functions
 
-typedef struct {
+typedef struct Profile {
     bool on;
     double step_begin, begin;  // when the step began, when the running function did
     ProfileEntry *running;     // the outermost of the functions that are running; NULL between them
@@ -35,46 +35,46 @@ typedef struct {
     size_t steps;
 } Profile;
 
-// State of the whole program, like gemm_bf16: a layer would have to pass it on to every other.
-static Profile profile;
+static inline void profile_reset(Profile *p) { memset(p, 0, sizeof *p); }
 
-static inline void profile_reset(void) { memset(&profile, 0, sizeof profile); }
-
-// A step begins and ends. What happens between two steps is in no step.
-static inline void profile_start(void) {
-    profile.on = true;
-    profile.step_begin = seconds_now();
+// A step begins and ends. What happens between two steps belongs to no step.
+static inline void profile_start(Profile *p) {
+    p->on = true;
+    p->step_begin = seconds_now();
 }
 
-static inline void profile_stop(void) {
-    if (!profile.on) { return; }
-    profile.on = false;
-    profile.seconds += seconds_now() - profile.step_begin;
-    profile.steps++;
+static inline void profile_stop(Profile *p) {
+    if (!p->on) { return; }
+    p->on = false;
+    p->seconds += seconds_now() - p->step_begin;
+    p->steps++;
 }
 
-#define PROFILE(flops, bytes)                                                              \
-    __attribute__((cleanup(profile_leave), unused)) ProfileEntry *const profile_function = \
-        profile.on ? profile_enter(__func__, flops, bytes) : NULL
+// The line of a function that counts in *profile; a NULL profile counts nothing.
+#define PROFILE_IN(profile, flops, bytes)                                       \
+    __attribute__((cleanup(profile_leave), unused)) Profile *const profile_of = \
+        (profile) != NULL && (profile)->on ? profile_enter(profile, __func__, flops, bytes) : NULL
 
-static inline ProfileEntry *profile_enter(const char *name, double flops, double bytes) {
-    if (profile.running != NULL) { return NULL; }
+// Returns p if the function is the outermost that runs, NULL otherwise.
+static inline Profile *profile_enter(Profile *p, const char *name, double flops, double bytes) {
+    if (p->running != NULL) { return NULL; }
     size_t i = 0;
-    while (i < profile.count && profile.functions[i].name != name) { i++; }  // __func__: one array a function
+    while (i < p->count && p->functions[i].name != name) { i++; }  // __func__: one array a function
     assert(i < PROFILE_MOST);
-    if (i == profile.count) { profile.functions[profile.count++].name = name; }
-    profile.running = &profile.functions[i];
-    profile.running->calls += 1.0;
-    profile.running->flops += flops;
-    profile.running->bytes += bytes;
-    profile.begin = seconds_now();
-    return profile.running;
+    if (i == p->count) { p->functions[p->count++].name = name; }
+    p->running = &p->functions[i];
+    p->running->calls += 1.0;
+    p->running->flops += flops;
+    p->running->bytes += bytes;
+    p->begin = seconds_now();
+    return p;
 }
 
-static inline void profile_leave(ProfileEntry *const *function) {
-    if (*function == NULL) { return; }
-    (*function)->seconds += seconds_now() - profile.begin;
-    profile.running = NULL;
+static inline void profile_leave(Profile *const *entered) {
+    Profile *p = *entered;
+    if (p == NULL) { return; }
+    p->running->seconds += seconds_now() - p->begin;
+    p->running = NULL;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -159,27 +159,27 @@ static inline int profile_compare(const void *a, const void *b) {
 // Prints a line for every function, those that take longest first. What a function reaches is compared with
 // the limit that it meets first on this machine, arithmetic or memory. Above 100 % its data was in a cache,
 // or it writes what it has read, as adamw_update does: a copy loads from memory also what it will overwrite.
-static inline void profile_print(FILE *out) {
-    if (profile.steps == 0) { return; }
-    const double steps = (double)profile.steps, peak = fma_peak(), bandwidth = copy_bandwidth();
-    double rest = profile.seconds;
-    qsort(profile.functions, profile.count, sizeof *profile.functions, profile_compare);
-    fprintf(out, "profile        %zu step%s, %.2f ms each\n", profile.steps, profile.steps == 1 ? "" : "s",
-            1e3 * profile.seconds / steps);
+static inline void profile_print(Profile *p, FILE *out) {
+    if (p->steps == 0) { return; }
+    const double steps = (double)p->steps, peak = fma_peak(), bandwidth = copy_bandwidth();
+    double rest = p->seconds;
+    qsort(p->functions, p->count, sizeof *p->functions, profile_compare);
+    fprintf(out, "profile        %zu step%s, %.2f ms each\n", p->steps, p->steps == 1 ? "" : "s",
+            1e3 * p->seconds / steps);
     fprintf(out, "at best        %.1f GFLOP/s of multiply-adds, %.1f GB/s of copying\n\n", peak, bandwidth);
     fprintf(out, "%-25s %7s %10s %8s %15s %9s\n", "function", "calls", "ms/step", "share", "reached  ",
             "of best");
-    for (size_t i = 0; i < profile.count; i++) {
-        const ProfileEntry *f = &profile.functions[i];
+    for (size_t i = 0; i < p->count; i++) {
+        const ProfileEntry *f = &p->functions[i];
         const bool computes = f->flops / peak > f->bytes / bandwidth;
         const double reached = (computes ? f->flops : f->bytes) / f->seconds * 1e-9;
         fprintf(out, "%-25s %7.6g %10.2f %6.1f %% %7.1f %-7s %7.0f %%\n", f->name, f->calls / steps,
-                1e3 * f->seconds / steps, 100.0 * f->seconds / profile.seconds, reached,
+                1e3 * f->seconds / steps, 100.0 * f->seconds / p->seconds, reached,
                 computes ? "GFLOP/s" : "GB/s", 100.0 * reached / (computes ? peak : bandwidth));
         rest -= f->seconds;
     }
     fprintf(out, "%-25s %7s %10.2f %6.1f %%\n", "the rest of the step", "", 1e3 * rest / steps,
-            100.0 * rest / profile.seconds);
+            100.0 * rest / p->seconds);
 }
 
 #endif

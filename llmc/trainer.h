@@ -314,34 +314,35 @@ static inline bool trainer_plan_length(Trainer *t, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // setting up: the plan, the model, the run's directory
 
-static inline OLMo2Limits trainer_limits(const Trainer *t) {
-    OLMo2Limits limits;
-    memset(&limits, 0, sizeof limits);
-    limits.B = t->micro;
-    limits.T = t->T;
-    limits.train = true;
-    limits.recompute = (Recompute)t->settings->recompute;
-    limits.no_master_weights = !t->settings->master_weights;
-    limits.bf16_moments = t->settings->moments == MOMENTS_BF16;
-    limits.bf16_products = t->settings->dtype == PRODUCTS_BF16;
-    limits.profile = t->settings->profile;
+static inline OLMo2Room trainer_room(const Trainer *t) {
+    OLMo2Room room = olmo2_room_to_train(t->micro, t->T);
     if (t->settings->sample_every > 0) {
-        limits.slots = 1;
-        limits.cache_T = text_positions(&t->config, t->prompt.length, (size_t)t->settings->max_tokens);
+        room.slots = 1;
+        room.cache_T = text_positions(&t->config, t->prompt.length, (size_t)t->settings->max_tokens);
     }
-    return limits;
+    return room;
+}
+
+static inline OLMo2Form trainer_form(const Trainer *t) {
+    OLMo2Form form;
+    form.recompute = (Recompute)t->settings->recompute;
+    form.master_weights = t->settings->master_weights;
+    form.bf16_moments = t->settings->moments == MOMENTS_BF16;
+    form.bf16_products = t->settings->dtype == PRODUCTS_BF16;
+    return form;
 }
 
 static inline void trainer_print_plan(const Trainer *t) {
     const Settings *s = t->settings;
     const Schedule *schedule = &t->schedule;
-    OLMo2Limits limits = trainer_limits(t);
-    OLMo2Memory memory = olmo2_memory(&t->config, &limits);
+    OLMo2Room room = trainer_room(t);
+    OLMo2Form form = trainer_form(t);
+    OLMo2Memory memory = olmo2_memory(&t->config, &room, &form);
     char backend[128], tokens[32], name[64];
     size_t instances = dataloader_instances(&t->data), per_epoch = instances / t->B * t->B;
     double per_step = (double)(t->B * t->T);
     size_t micro_batches = (t->B + t->micro - 1) / t->micro;
-    olmo2_describe(&limits, backend, sizeof backend);
+    olmo2_describe(&room, &form, backend, sizeof backend);
     choice_word(s, "schedule", name);
     printf("backend        %s\n", backend);
     printf("model          %s\n", t->source[0] != '\0' ? t->source : s->config);
@@ -381,8 +382,16 @@ static inline bool trainer_initialize(Trainer *t, Error *err) {
 // The model with its first weights, and with its optimizer and counters when they come from a checkpoint.
 static inline bool trainer_create_model(Trainer *t, Error *err) {
     const Settings *s = t->settings;
-    OLMo2Limits limits = trainer_limits(t);
-    if (!olmo2_create(&t->model, &t->config, &limits, err)) { return false; }
+    OLMo2Room room = trainer_room(t);
+    OLMo2Form form = trainer_form(t);
+    if (!olmo2_create(&t->model, &t->config, &room, &form, err)) { return false; }
+    if (s->profile && olmo2_profile(t->model) == NULL) {
+        return fail(
+            err,
+            "--profile: this is the CUDA program, whose functions return before the GPU has done their work, "
+            "so the host's clock cannot time them; use `nsys profile`, or time the kernels one by one with "
+            "dev/cuda");
+    }
     if (t->source[0] == '\0') { return trainer_initialize(t, err); }
     if (!checkpoint_load_weights(t->model, t->source, err)) { return false; }
     if (s->resume == NULL && !s->load_optimizer) { return true; }
@@ -422,17 +431,18 @@ static inline bool run_claim(Trainer *t, const char *run, Error *err) {
 // The log's first line: the whole configuration.
 static inline bool log_run(Trainer *t, Error *err) {
     char backend[128];
-    OLMo2Limits limits = trainer_limits(t);
+    OLMo2Room room = trainer_room(t);
+    OLMo2Form form = trainer_form(t);
     JsonWriter w;
     memset(&w, 0, sizeof w);
-    olmo2_describe(&limits, backend, sizeof backend);
+    olmo2_describe(&room, &form, backend, sizeof backend);
     json_begin_object(&w, NULL);
     json_string(&w, "type", "run");
     json_string(&w, "backend", backend);
     json_integer(&w, "parameters", (int64_t)parameter_total(&t->config));
     json_integer(&w, "parameters_without_embeddings",
                  (int64_t)parameter_total_without_embeddings(&t->config));
-    json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(&t->config, &limits).total);
+    json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(&t->config, &room, &form).total);
     json_integer(&w, "tokens_per_step", (int64_t)(t->B * t->T));
     json_integer(&w, "steps", t->schedule.total);
     settings_write(&w, "settings", t->settings);
@@ -475,8 +485,9 @@ static inline bool trainer_open(Trainer *t, const Command *command, int argc, ch
     if (s->sample_every > 0 && !prompt_encode(&t->text, &t->config, s->prompt, &t->prompt, err)) {
         return false;
     }
-    OLMo2Limits limits = trainer_limits(t);
-    if (!olmo2_check(&t->config, &limits, err)) { return false; }
+    OLMo2Room room = trainer_room(t);
+    OLMo2Form form = trainer_form(t);
+    if (!olmo2_check(&t->config, &room, &form, err)) { return false; }
     trainer_print_plan(t);
     return trainer_create_model(t, err) && trainer_enter_run(t, err);
 }
@@ -500,19 +511,20 @@ static inline bool parse_bytes(const char *text, double *bytes, Error *err) {
 }
 
 // The most sequences side by side that fit into so many bytes; 0 if one does not.
-static inline size_t largest_micro_batch(const OLMo2Config *config, OLMo2Limits limits, double bytes) {
+static inline size_t largest_micro_batch(const OLMo2Config *config, OLMo2Room room, const OLMo2Form *form,
+                                         double bytes) {
     size_t low = 0, high = 1;  // low fits, high does not
     for (;; high *= 2) {
-        limits.B = high;
-        if (high > (1u << 20) || (double)olmo2_memory(config, &limits).total > bytes) { break; }
+        room.B = high;
+        if (high > (1u << 20) || (double)olmo2_memory(config, &room, form).total > bytes) { break; }
         low = high;
     }
     while (high - low > 1) {
-        limits.B = low + (high - low) / 2;
-        if ((double)olmo2_memory(config, &limits).total > bytes) {
-            high = limits.B;
+        room.B = low + (high - low) / 2;
+        if ((double)olmo2_memory(config, &room, form).total > bytes) {
+            high = room.B;
         } else {
-            low = limits.B;
+            low = room.B;
         }
     }
     return low;
@@ -528,19 +540,20 @@ static inline bool trainer_dry_run(Trainer *t, Error *err) {
     }
     t->T = s->seq_len > 0 ? (size_t)s->seq_len : t->config.max_T;
     t->micro = s->micro_batch_size > 0 ? (size_t)s->micro_batch_size : 1;
-    OLMo2Limits limits = trainer_limits(t);
-    if (!check_batch(&t->config, t->micro, t->T, err) || !olmo2_check(&t->config, &limits, err)) {
+    OLMo2Room room = trainer_room(t);
+    OLMo2Form form = trainer_form(t);
+    if (!check_batch(&t->config, t->micro, t->T, err) || !olmo2_check(&t->config, &room, &form, err)) {
         return false;
     }
-    const size_t largest = largest_micro_batch(&t->config, limits, bytes);
-    if (s->micro_batch_size <= 0 && largest > 0) { limits.B = largest; }
-    OLMo2Memory memory = olmo2_memory(&t->config, &limits);
-    olmo2_describe(&limits, backend, sizeof backend);
+    const size_t largest = largest_micro_batch(&t->config, room, &form, bytes);
+    if (s->micro_batch_size <= 0 && largest > 0) { room.B = largest; }
+    OLMo2Memory memory = olmo2_memory(&t->config, &room, &form);
+    olmo2_describe(&room, &form, backend, sizeof backend);
     printf("backend        %s\n", backend);
     printf("model          %s\n", t->source[0] != '\0' ? t->source : s->config);
     print_config(&t->config);
     print_parameters(&t->config);
-    printf("micro-batch    %zu sequence%s of %zu tokens\n", limits.B, limits.B == 1 ? "" : "s", t->T);
+    printf("micro-batch    %zu sequence%s of %zu tokens\n", room.B, room.B == 1 ? "" : "s", t->T);
     printf("memory         ");
     print_memory(&memory);
     if (s->memory == NULL) { return true; }
@@ -549,13 +562,13 @@ static inline bool trainer_dry_run(Trainer *t, Error *err) {
         printf("largest        %zu sequence%s at once\n", largest, largest == 1 ? "" : "s");
         return true;
     }
-    limits.B = 1;
+    room.B = 1;
     return fail(
         err,
         "--memory %s: one sequence of %zu tokens needs %s\n"
         "       Less is needed with a shorter --seq-len, --recompute block, --master-weights off, --moments "
         "bf16.",
-        s->memory, t->T, format_bytes(text, olmo2_memory(&t->config, &limits).total));
+        s->memory, t->T, format_bytes(text, olmo2_memory(&t->config, &room, &form).total));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -686,7 +699,7 @@ static inline bool trainer_sample(Trainer *t, Error *err) {
     memset(&text, 0, sizeof text);
     memset(&w, 0, sizeof w);
     progress_print(&t->progress, "sample at step %lld:\n%s", (long long)t->step, prompt);
-    bool ok = generate(t->model, &t->text, &t->prompt, trainer_limits(t).cache_T, &sampler,
+    bool ok = generate(t->model, &t->text, &t->prompt, trainer_room(t).cache_T, &sampler,
                        (uint64_t)(s->seed + t->step), stdout, err);
     progress_print(&t->progress, "\n");
     json_append_text(&text, prompt);
@@ -770,17 +783,20 @@ static inline bool trainer_next_batch(Trainer *t, Error *err) {
 
 static inline bool trainer_run(Trainer *t, Error *err) {
     const Settings *s = t->settings;
+    Profile *profile = olmo2_profile(t->model);
     int64_t last = trainer_last_step(t);
     while (t->step < last && !stop_requested()) {
         StepReport report;
         double start = seconds_now();
-        if (t->timed_steps == 1) { profile_reset(); }  // the first is slower: the second forgets it
-        if (s->profile) { profile_start(); }
+        if (s->profile && t->timed_steps == 1) {
+            profile_reset(profile);
+        }  // the first is slower: the second forgets it
+        if (s->profile) { profile_start(profile); }
         if (!trainer_next_batch(t, err) || !trainer_step(t, &report, err) ||
             !trainer_report(t, &report, seconds_now() - start, err)) {
             return false;
         }
-        profile_stop();
+        if (s->profile) { profile_stop(profile); }
         bool final = t->step == t->schedule.total;
         bool evaluates = t->validation.file_count > 0 && (is_due(t->step, s->eval_every) || final);
         bool samples = is_due(t->step, s->sample_every) || (s->sample_every > 0 && final);
@@ -812,7 +828,7 @@ static inline void trainer_print_end(Trainer *t) {
     char program[4 * PATH_MAX], directory[4 * PATH_MAX];
     if (t->settings->profile) {
         progress_print(&t->progress, "\n");
-        profile_print(stdout);
+        profile_print(olmo2_profile(t->model), stdout);
         progress_print(&t->progress, "\n");
     }
     if (t->step >= t->schedule.total) {

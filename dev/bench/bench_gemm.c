@@ -32,9 +32,9 @@ typedef struct {
 static void run_gemm(Tensors t, Shape s, int layout) {
     const Matrix x = {t.x, s.K, 1}, w = {t.w, s.K, 1}, y = {t.y, s.N, 1};
     const Matrix w_turned = {t.w, 1, s.K}, y_turned = {t.y, 1, s.N};
-    if (layout == 0) { gemm(t.y, s.N, x, w_turned, s.M, s.N, s.K, false); }
-    if (layout == 1) { gemm(t.x, s.K, y, w, s.M, s.K, s.N, false); }
-    if (layout == 2) { gemm(t.w, s.K, y_turned, x, s.N, s.K, s.M, true); }
+    if (layout == 0) { gemm(t.y, s.N, x, w_turned, s.M, s.N, s.K, false, GEMM_FP32); }
+    if (layout == 1) { gemm(t.x, s.K, y, w, s.M, s.K, s.N, false, GEMM_FP32); }
+    if (layout == 2) { gemm(t.w, s.K, y_turned, x, s.N, s.K, s.M, true, GEMM_FP32); }
 }
 
 // An OpenBLAS, of one of two kinds: NumPy's has names of its own, and integers of 64 bits.

@@ -77,24 +77,23 @@ int main(int argc, char **argv) {
     OLMo2Config c = bench_config();
     size_t steps = 5, B = 4, T = 256;
     const char *data = NULL, *dtype = "fp32";
-    OLMo2Limits limits = {.train = true};
+    OLMo2Form form = olmo2_form();
     const BenchFlag flags[] = {{"steps", &steps, NULL}, {"data", NULL, &data}, {"dtype", NULL, &dtype},
                                {"B", &B, NULL},         {"T", &T, NULL},       {"C", &c.C, NULL},
                                {"L", &c.L, NULL},       {"NH", &c.NH, NULL},   {"F", &c.F, NULL},
                                {"V", &c.V, NULL}};
     bool ok = bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err) &&
-              bench_config_complete(&c, &err) && bench_dtype(dtype, &limits.bf16_products, &err);
-    limits.B = B;
-    limits.T = T;
+              bench_config_complete(&c, &err) && bench_dtype(dtype, &form.bf16_products, &err);
+    const OLMo2Room room = olmo2_room_to_train(B, T);
     const LoaderSettings loader = {.T = T, .V = c.V, .batch = B, .shuffle = true, .seed = 1};
     ok = ok && open_data(&r.data, data, &loader, &err) && batch_create(&r.batch, B, T, &err) &&
-         olmo2_create(&r.model, &c, &limits, &err) && bench_weights(r.model, &err);
+         olmo2_create(&r.model, &c, &room, &form, &err) && bench_weights(r.model, &err);
     if (ok) {
         char backend[64], notes[128];
-        olmo2_describe(&limits, backend, sizeof backend);
+        olmo2_describe(&room, &form, backend, sizeof backend);
         printf("%s, %.1fM parameters, B %zu, T %zu\n", backend, (double)parameter_total(&c) / 1e6, B, T);
         snprintf(notes, sizeof notes, "tokens %zu parameters %zu logits %zu", B * T, parameter_total(&c),
-                 classifier_rows(&c, &limits) * c.V * sizeof(float));
+                 classifier_rows(&c, &room) * c.V * sizeof(float));
         ok = bench_turns(steps, notes, train_step, &r, &err);
     }
     batch_free(&r.batch);

@@ -24,9 +24,10 @@ static bool convert_config(const char *in, const char *out, Error *err) {
 
 static bool convert_model(const char *in, const char *out, const char *tokenizer, Error *err) {
     OLMo2Config config;
-    OLMo2Limits limits = {.train = false};
+    const OLMo2Room room = olmo2_room_to_measure(0, 0);
+    const OLMo2Form form = olmo2_form();
     OLMo2 *m;
-    if (!checkpoint_load_config(&config, in, err) || !olmo2_create(&m, &config, &limits, err)) {
+    if (!checkpoint_load_config(&config, in, err) || !olmo2_create(&m, &config, &room, &form, err)) {
         return false;
     }
     bool ok = checkpoint_load_weights(m, in, err) && checkpoint_write_model(m, out, tokenizer, err);

@@ -7,6 +7,7 @@
 #define olmo2_create cpu_create
 #define olmo2_free cpu_free
 #define olmo2_config cpu_config
+#define olmo2_profile cpu_profile
 #define olmo2_forward cpu_forward
 #define olmo2_classify cpu_classify
 #define olmo2_backward cpu_backward

@@ -11,7 +11,8 @@ typedef struct CpuModel CpuModel;
 #ifdef __cplusplus
 extern "C" {
 #endif
-bool cpu_create(CpuModel **m, const OLMo2Config *config, const OLMo2Limits *limits, Error *err);
+bool cpu_create(CpuModel **m, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
+                Error *err);
 void cpu_free(CpuModel *m);
 const OLMo2Config *cpu_config(const CpuModel *m);
 void cpu_forward(CpuModel *m, const uint32_t *tokens, size_t B, size_t T);
@@ -28,9 +29,9 @@ void cpu_decode_reset(CpuModel *m, size_t slot);
 #ifdef __cplusplus
 }
 
-static inline bool olmo2_create(CpuModel **m, const OLMo2Config *config, const OLMo2Limits *limits,
-                                Error *err) {
-    return cpu_create(m, config, limits, err);
+static inline bool olmo2_create(CpuModel **m, const OLMo2Config *config, const OLMo2Room *room,
+                                const OLMo2Form *form, Error *err) {
+    return cpu_create(m, config, room, form, err);
 }
 static inline void olmo2_free(CpuModel *m) { cpu_free(m); }
 static inline const OLMo2Config *olmo2_config(const CpuModel *m) { return cpu_config(m); }

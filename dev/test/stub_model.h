@@ -9,8 +9,10 @@ struct OLMo2 {
     float *arrays[4];  // by OLMo2Array, each parameter_array_size(&config)
 };
 
-bool olmo2_create(OLMo2 **m, const OLMo2Config *config, const OLMo2Limits *limits, Error *err) {
-    (void)limits;
+bool olmo2_create(OLMo2 **m, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
+                  Error *err) {
+    (void)room;
+    (void)form;
     *m = (OLMo2 *)calloc(1, sizeof **m);
     if (*m == NULL) { return fail(err, "out of memory"); }
     (*m)->config = *config;

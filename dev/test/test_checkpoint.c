@@ -66,8 +66,9 @@ static OLMo2Config small_config(void) {
 
 static OLMo2 *make_model(const OLMo2Config *config, float first) {
     OLMo2 *m;
-    OLMo2Limits limits = {.train = true};
-    if (!olmo2_create(&m, config, &limits, &err)) {
+    const OLMo2Room room = olmo2_room_to_train(0, 0);
+    const OLMo2Form form = olmo2_form();
+    if (!olmo2_create(&m, config, &room, &form, &err)) {
         printf("%s\n", err.text);
         exit(1);
     }

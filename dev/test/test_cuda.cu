@@ -125,13 +125,7 @@ static OLMo2Config config_of(const Shape &s) {
     return c;
 }
 
-static OLMo2Limits training_of(const Shape &s) {
-    OLMo2Limits limits = {};
-    limits.B = s.B;
-    limits.T = s.T;
-    limits.train = true;
-    return limits;
-}
+static OLMo2Room training_of(const Shape &s) { return olmo2_room_to_train(s.B, s.T); }
 
 // Weights large enough that attention is far from uniform, the same in both backends and bf16 numbers where
 // that is their type.
@@ -150,11 +144,11 @@ static void randomize(Model *m) {
 }
 
 template <typename Model>
-static Model *new_model(const Shape &s, const OLMo2Limits &limits) {
+static Model *new_model(const Shape &s, const OLMo2Room &room, const OLMo2Form &form = olmo2_form()) {
     const OLMo2Config config = config_of(s);
     Error err;
     Model *m;
-    if (!olmo2_create(&m, &config, &limits, &err)) {
+    if (!olmo2_create(&m, &config, &room, &form, &err)) {
         printf("%s\n", err.text);
         exit(1);
     }
@@ -344,14 +338,14 @@ static void test_many_rows() {
 
 // Everything that two steps leave: weights, gradients and their norm, moments, the last logprobs.
 static Floats two_steps(const Shape &s, Recompute recompute, int order) {
-    OLMo2Limits limits = training_of(s);
-    limits.recompute = recompute;
+    OLMo2Form form = olmo2_form();
+    form.recompute = recompute;
 #ifdef CUDA_ON_CPU
     cuda_on_cpu_set_order(order, 1);  // of blocks and threads: what a GPU leaves open
 #else
     (void)order;
 #endif
-    OLMo2 *m = new_model<OLMo2>(s, limits);
+    OLMo2 *m = new_model<OLMo2>(s, training_of(s), form);
     Batch batch = batch_of(s);
     for (int step = 1; step <= 2; step++) {
         gradients(m, &batch, s.B);
@@ -390,9 +384,9 @@ static void test_micro_batches(const Shape &shape, bool bf16_gradients) {
     Shape s = shape;
     s.B = 4;
     s.T = 9;
-    OLMo2Limits limits = training_of(s);
-    limits.no_master_weights = bf16_gradients;
-    OLMo2 *m = new_model<OLMo2>(s, limits);
+    OLMo2Form form = olmo2_form();
+    form.master_weights = !bf16_gradients;
+    OLMo2 *m = new_model<OLMo2>(s, training_of(s), form);
     Batch batch = batch_of(s);
     gradients(m, &batch, 4);
     const Floats whole = read_all(m, OLMO2_GRADIENT);
@@ -453,13 +447,12 @@ static void test_decode(const Shape &shape, size_t T) {
     Shape s = shape;
     s.B = 2;
     s.T = T;
-    OLMo2Limits limits = training_of(s);
-    limits.train = false;
-    limits.slots = 3;
-    limits.cache_T = s.T;
+    OLMo2Room room = olmo2_room_to_measure(s.B, s.T);
+    room.slots = 3;
+    room.cache_T = s.T;
     const size_t slots[2] = {2, 0}, swapped[2] = {0, 2};
-    OLMo2 *cuda = new_model<OLMo2>(s, limits), *training = new_model<OLMo2>(s, training_of(s));
-    CpuModel *cpu = new_model<CpuModel>(s, limits);
+    OLMo2 *cuda = new_model<OLMo2>(s, room), *training = new_model<OLMo2>(s, training_of(s));
+    CpuModel *cpu = new_model<CpuModel>(s, room);
     Batch batch = batch_of(s), other = batch;
     for (size_t n = 0; n < s.B * s.T; n++) { batch.labels[n] = other.labels[n] = batch.tokens[n / 2]; }
     olmo2_forward(cuda, batch.tokens.data(), s.B, s.T);
@@ -491,28 +484,26 @@ static void test_decode(const Shape &shape, size_t T) {
 
 static const OLMo2Array arrays[] = {OLMO2_PARAMETER, OLMO2_GRADIENT, OLMO2_MOMENT1, OLMO2_MOMENT2};
 
-static bool is_coarse(const OLMo2Limits &limits, OLMo2Array array) {
-    const bool only_kept = limits.B == 0 && limits.slots == 0;  // for a soup: neither run nor decoded
-    if (array == OLMO2_PARAMETER) {
-        return IS_BF16 && !only_kept && (limits.no_master_weights || !limits.train);
-    }
-    if (array == OLMO2_GRADIENT) { return IS_BF16 && limits.no_master_weights; }
-    return limits.bf16_moments;
+static bool is_coarse(const OLMo2Room &room, const OLMo2Form &form, OLMo2Array array) {
+    const bool only_kept = room.B == 0 && room.slots == 0;  // for a soup: neither run nor decoded
+    if (array == OLMO2_PARAMETER) { return IS_BF16 && !only_kept && (!form.master_weights || !room.train); }
+    if (array == OLMO2_GRADIENT) { return IS_BF16 && !form.master_weights; }
+    return form.bf16_moments;
 }
 
 // All that is written comes back, in bf16 rounded to the nearest, and nothing else has changed.
-static void test_arrays(const Shape &s, const OLMo2Limits &limits) {
-    OLMo2 *m = new_model<OLMo2>(s, limits);
+static void test_arrays(const Shape &s, const OLMo2Room &room, const OLMo2Form &form) {
+    OLMo2 *m = new_model<OLMo2>(s, room, form);
     const size_t count = parameter_count(&m->config);
     bool all = true;
     std::vector<Floats> expected;
     for (OLMo2Array array : arrays) {
-        for (size_t i = 0; i < count && (limits.train || array == OLMO2_PARAMETER); i++) {
+        for (size_t i = 0; i < count && (room.train || array == OLMO2_PARAMETER); i++) {
             Floats values(parameter_at(&m->config, i).size);
             for (float &x : values) { x = (float)random_below(1u << 24) * 1.37e-7f - 1.1f; }
             olmo2_write(m, array, i, values.data());
             for (float &x : values) {
-                x = is_coarse(limits, array) ? __bfloat162float(__float2bfloat16_rn(x)) : x;
+                x = is_coarse(room, form, array) ? __bfloat162float(__float2bfloat16_rn(x)) : x;
             }
             values.push_back(7.0f);  // one beyond the end, to be left alone
             expected.push_back(values);
@@ -523,7 +514,7 @@ static void test_arrays(const Shape &s, const OLMo2Limits &limits) {
         olmo2_read(m, arrays[k / count], k % count, values.data());
         all = all && same_bits(values, expected[k]);
     }
-    CHECK(all && expected.size() == count * (limits.train ? 4 : 1));
+    CHECK(all && expected.size() == count * (room.train ? 4 : 1));
     if (m->master != nullptr) {  // the copy that the layers read is the rounded one
         Floats copy(parameter_at(&m->config, 0).size);
         download(copy.data(), m->weights, copy.size(), m->staging);
@@ -536,12 +527,13 @@ static void test_arrays(const Shape &s, const OLMo2Limits &limits) {
 // Tensors of more numbers than go through the staging buffer at a time.
 static void test_large_arrays() {
     const Shape s = {"large", 16, 1, 1, 1, 16, 16, STAGING_ELEMENTS / 16 + 40, 1, 2, false, false};
-    OLMo2Limits limits = training_of(s);
-    limits.bf16_moments = true;
+    const OLMo2Room room = training_of(s);
+    OLMo2Form form = olmo2_form();
+    form.bf16_moments = true;
     const OLMo2Config config = config_of(s);
     Error err;
     OLMo2 *m;
-    if (!CHECK(olmo2_create(&m, &config, &limits, &err))) { return; }
+    if (!CHECK(olmo2_create(&m, &config, &room, &form, &err))) { return; }
     const size_t index = parameter_count(&config) - 1, size = parameter_at(&config, index).size;
     Floats values(size), read(size);
     CHECK(size > STAGING_ELEMENTS);
@@ -557,14 +549,15 @@ static void test_large_arrays() {
 static void test_all_arrays() {
     for (bool train : {true, false}) {
         for (int coarse = 0; coarse < (train ? 4 : 1); coarse++) {
-            OLMo2Limits limits = training_of(shapes[ODD_HEADS]);
-            limits.train = train;
-            limits.no_master_weights = (coarse & 1) != 0;
-            limits.bf16_moments = (coarse & 2) != 0;
-            if (IS_BF16 || !limits.no_master_weights) { test_arrays(shapes[ODD_HEADS], limits); }
+            OLMo2Room room = training_of(shapes[ODD_HEADS]);
+            OLMo2Form form = olmo2_form();
+            room.train = train;
+            form.master_weights = (coarse & 1) == 0;
+            form.bf16_moments = (coarse & 2) != 0;
+            if (IS_BF16 || form.master_weights) { test_arrays(shapes[ODD_HEADS], room, form); }
         }
     }
-    test_arrays(shapes[ODD_HEADS], OLMo2Limits{});
+    test_arrays(shapes[ODD_HEADS], olmo2_room_to_measure(0, 0), olmo2_form());
     test_large_arrays();
 }
 
@@ -573,12 +566,12 @@ static void test_all_arrays() {
 
 // The last of 32 losses over the first, on one batch. The steps of 5e-4 are an eighth of the distance of two
 // bf16 numbers below 1, so that rounding to the nearest would leave most of the norms' weights alone.
-static double learn(bool no_master_weights, bool bf16_moments, Floats *weights) {
+static double learn(bool master_weights, bool bf16_moments, Floats *weights) {
     const Shape s = {"learning", 32, 2, 2, 2, 16, 48, 64, 1, 8, false, false};
-    OLMo2Limits limits = training_of(s);
-    limits.no_master_weights = no_master_weights;
-    limits.bf16_moments = bf16_moments;
-    OLMo2 *m = new_model<OLMo2>(s, limits);
+    OLMo2Form form = olmo2_form();
+    form.master_weights = master_weights;
+    form.bf16_moments = bf16_moments;
+    OLMo2 *m = new_model<OLMo2>(s, training_of(s), form);
     Batch batch = batch_of(s);
     double first = 0.0;
     for (int step = 1; step <= 32; step++) {
@@ -595,19 +588,19 @@ static double learn(bool no_master_weights, bool bf16_moments, Floats *weights) 
 // Fine weights and moments take the loss to a fraction of the first; coarse ones come within 5 % of it.
 static void test_learning() {
     Floats weights, again;
-    const double fine = learn(false, false, &weights);
+    const double fine = learn(true, false, &weights);
     within("learning", "last loss over the first", fine, 0.6);
     for (int coarse = 1; coarse < 4; coarse++) {
-        const bool no_master_weights = (coarse & 1) != 0, bf16_moments = (coarse & 2) != 0;
-        if (no_master_weights && !IS_BF16) { continue; }
+        const bool master_weights = (coarse & 1) == 0, bf16_moments = (coarse & 2) != 0;
+        if (!master_weights && !IS_BF16) { continue; }
         char figure[96];
-        snprintf(figure, sizeof figure, "the same, %s%s", no_master_weights ? "master weights off, " : "",
+        snprintf(figure, sizeof figure, "the same, %s%s", master_weights ? "" : "master weights off, ",
                  bf16_moments ? "bf16 moments" : "fp32 moments");
-        const double reached = learn(no_master_weights, bf16_moments, &weights);
+        const double reached = learn(master_weights, bf16_moments, &weights);
         within("learning", figure, reached, 0.6);
         within("learning", "  its distance from the fine run", relative(reached, fine), 0.05);
     }
-    learn(IS_BF16, true, &again);
+    learn(!IS_BF16, true, &again);
     CHECK(same_bits(weights, again));
 }
 
@@ -621,10 +614,10 @@ static void test_small_updates() {
     const Shape s = {"small updates", 4, 1, 1, 1, 4, 4, 1024, 1, 2, false, false};
     enum { UPDATES = 1000 };
     const double spacing = 1.0 / 256, q = 1e-4 / spacing, deviation = sqrt(UPDATES * q * (1.0 - q)) * spacing;
-    OLMo2Limits limits = training_of(s);
-    limits.no_master_weights = IS_BF16;
-    limits.bf16_moments = true;
-    OLMo2 *m = new_model<OLMo2>(s, limits);
+    OLMo2Form form = olmo2_form();
+    form.master_weights = !IS_BF16;
+    form.bf16_moments = true;
+    OLMo2 *m = new_model<OLMo2>(s, training_of(s), form);
     for (size_t i = 0; i < parameter_count(&m->config); i++) {
         const Floats ones(parameter_at(&m->config, i).size, 1.0f);
         olmo2_write(m, OLMO2_PARAMETER, i, ones.data());
@@ -668,13 +661,14 @@ static size_t device_memory_free() {
 static bool given_back(size_t before) { return !EMULATED || device_memory_free() == before; }
 
 // The plan is what olmo2_create takes from the device, to the byte, and olmo2_free gives it back.
-static void test_plan_is_exact(const Shape &s, const OLMo2Limits &limits, const char *what) {
+static void test_plan_is_exact(const Shape &s, const OLMo2Room &room, const OLMo2Form &form,
+                               const char *what) {
     const OLMo2Config config = config_of(s);
-    const OLMo2Memory plan = olmo2_memory(&config, &limits);
+    const OLMo2Memory plan = olmo2_memory(&config, &room, &form);
     CHECK(plan.total ==
           plan.weights + plan.gradients + plan.moments + plan.activations + plan.workspace + plan.cache);
     const size_t before = device_memory_free();
-    OLMo2 *m = new_model<OLMo2>(s, limits);
+    OLMo2 *m = new_model<OLMo2>(s, room, form);
     const size_t taken = before - device_memory_free();
     printf("%-22s planned %zu bytes, taken %zu: %s\n", s.name, plan.total, taken, what);
     CHECK(plan.total == taken || !EMULATED);
@@ -684,43 +678,44 @@ static void test_plan_is_exact(const Shape &s, const OLMo2Limits &limits, const 
 
 static void test_plans() {
     for (int i : {HEADS_OF_64, ODD_HEADS, INPUT_NORMS}) {
-        OLMo2Limits limits = training_of(shapes[i]);
-        test_plan_is_exact(shapes[i], limits, "training");
-        limits.recompute = RECOMPUTE_NONE;
-        test_plan_is_exact(shapes[i], limits, "--recompute none");
-        limits.recompute = RECOMPUTE_BLOCK;
-        limits.bf16_moments = true;
-        limits.no_master_weights = IS_BF16;
-        limits.slots = 3;
-        limits.cache_T = 50;
-        test_plan_is_exact(shapes[i], limits, "--recompute block, coarse, with samples");
-        limits.train = false;
-        test_plan_is_exact(shapes[i], limits, "evaluation and decoding");
-        limits.B = limits.T = 0;
-        test_plan_is_exact(shapes[i], limits, "decoding");
+        OLMo2Room room = training_of(shapes[i]);
+        OLMo2Form form = olmo2_form();
+        test_plan_is_exact(shapes[i], room, form, "training");
+        form.recompute = RECOMPUTE_NONE;
+        test_plan_is_exact(shapes[i], room, form, "--recompute none");
+        form.recompute = RECOMPUTE_BLOCK;
+        form.bf16_moments = true;
+        form.master_weights = !IS_BF16;
+        room.slots = 3;
+        room.cache_T = 50;
+        test_plan_is_exact(shapes[i], room, form, "--recompute block, coarse, with samples");
+        room.train = false;
+        test_plan_is_exact(shapes[i], room, form, "evaluation and decoding");
+        room.B = room.T = 0;
+        test_plan_is_exact(shapes[i], room, form, "decoding");
     }
 }
 
-static size_t bytes_of(const char *size, OLMo2Limits limits) {
+static size_t bytes_of(const char *size, const OLMo2Room &room, const OLMo2Form &form = olmo2_form()) {
     OLMo2Config config;
     CHECK(olmo2_preset(&config, size));
-    return olmo2_memory(&config, &limits).total;
+    return olmo2_memory(&config, &room, &form).total;
 }
 
 // More sequences and longer ones need more, and each level of recomputation less than the one before.
 static void test_plans_are_ordered() {
-    OLMo2Limits limits = {};
-    limits.train = true;
-    for (limits.B = 1; limits.B <= 5; limits.B++) {
-        for (limits.T = 16; limits.T <= 4096; limits.T *= 4) {
-            OLMo2Limits more = limits, longer = limits, none = limits, block = limits;
+    OLMo2Room room = olmo2_room_to_train(0, 0);
+    OLMo2Form none = olmo2_form(), block = olmo2_form();
+    none.recompute = RECOMPUTE_NONE;
+    block.recompute = RECOMPUTE_BLOCK;
+    for (room.B = 1; room.B <= 5; room.B++) {
+        for (room.T = 16; room.T <= 4096; room.T *= 4) {
+            OLMo2Room more = room, longer = room;
             more.B++;
             longer.T++;
-            none.recompute = RECOMPUTE_NONE;
-            block.recompute = RECOMPUTE_BLOCK;
-            const size_t bytes = bytes_of("1B", limits);
+            const size_t bytes = bytes_of("1B", room);
             CHECK(bytes_of("1B", more) > bytes && bytes_of("1B", longer) > bytes);
-            CHECK(bytes_of("1B", none) > bytes && bytes_of("1B", block) < bytes);
+            CHECK(bytes_of("1B", room, none) > bytes && bytes_of("1B", room, block) < bytes);
         }
     }
 }
@@ -728,79 +723,79 @@ static void test_plans_are_ordered() {
 // What the README says: the 1B on a card of 24 GB with 12 bytes a parameter, the 7B on one of 80 GB with 8.
 static void test_plans_of_sizes() {
     if (!IS_BF16) { return; }
-    OLMo2Limits limits = {};
-    limits.B = 1;
-    limits.T = 4096;
-    limits.train = true;
-    limits.no_master_weights = true;
-    within("1B", "bytes, elementwise, --master-weights off", (double)bytes_of("1B", limits), 22.6e9);
-    limits.bf16_moments = true;
-    limits.recompute = RECOMPUTE_BLOCK;
-    within("7B", "bytes, block, and --moments bf16", (double)bytes_of("7B", limits), 61e9);
+    const OLMo2Room room = olmo2_room_to_train(1, 4096);
+    OLMo2Form form = olmo2_form();
+    form.master_weights = false;
+    within("1B", "bytes, elementwise, --master-weights off", (double)bytes_of("1B", room, form), 22.6e9);
+    form.bf16_moments = true;
+    form.recompute = RECOMPUTE_BLOCK;
+    within("7B", "bytes, block, and --moments bf16", (double)bytes_of("7B", room, form), 61e9);
 }
 
 // ---------------------------------------------------------------------------------------------
 // what cannot be run
 
-static void refuse(const OLMo2Config &config, const OLMo2Limits &limits, const char *words) {
+static void refuse(const OLMo2Config &config, const OLMo2Room &room, const OLMo2Form &form,
+                   const char *words) {
     Error err;
     OLMo2 *m;
-    CHECK_ERROR(olmo2_create(&m, &config, &limits, &err), err, words);
+    CHECK_ERROR(olmo2_create(&m, &config, &room, &form, &err), err, words);
     CHECK(m == nullptr);
 }
 
 static void test_errors() {
     const Shape &s = shapes[HEADS_OF_64];
-    const OLMo2Limits limits = training_of(s);
+    const OLMo2Room room = training_of(s);
+    const OLMo2Form form = olmo2_form();
     const size_t before = device_memory_free();
     OLMo2Config config = config_of(s);
     config.HS = 258;
-    refuse(config, limits, "head_dim 258");
-    refuse(config, limits, "at most 256");
+    refuse(config, room, form, "head_dim 258");
+    refuse(config, room, form, "at most 256");
     config = config_of(s);
     config.C = 32768;
-    refuse(config, limits, "rows of 32768 channels");
+    refuse(config, room, form, "rows of 32768 channels");
     config = config_of(s);
     config.F = 97;
     config.C = 24;
-    refuse(config, limits, "multiples of 16");
-    refuse(config, limits, "hidden_size 24");
+    refuse(config, room, form, "multiples of 16");
+    refuse(config, room, form, "hidden_size 24");
     if (!IS_BF16) {
-        OLMo2Limits coarse = limits;
-        coarse.no_master_weights = true;
-        refuse(config_of(s), coarse, "--master-weights off");
-        refuse(config_of(s), coarse, "PRECISION=bf16");
+        OLMo2Form coarse = form;
+        coarse.master_weights = false;
+        refuse(config_of(s), room, coarse, "--master-weights off");
+        refuse(config_of(s), room, coarse, "PRECISION=bf16");
     }
 
     // 80 GB are not enough for the moments of a 32B: what is needed, what there is, what to do
     CHECK(olmo2_preset(&config, "32B"));
     char bytes[32];
-    const char *words[] = {format_bytes(bytes, olmo2_memory(&config, &limits).total),
+    const char *words[] = {format_bytes(bytes, olmo2_memory(&config, &room, &form).total),
                            "free of",
                            "--micro-batch-size",
                            "--seq-len",
                            "--recompute block",
                            "--master-weights off",
                            "--moments bf16"};
-    for (const char *word : words) { refuse(config, limits, word); }
+    for (const char *word : words) { refuse(config, room, form, word); }
     char free_bytes[32];
-    refuse(config, limits, format_bytes(free_bytes, before));
+    refuse(config, room, form, format_bytes(free_bytes, before));
     CHECK(given_back(before));  // nothing is kept of what was not made
 
 #ifdef CUDA_ON_CPU
     char text[128];
     setenv("CUDA_ON_CPU_DEVICES", "0", 1);
-    refuse(config_of(s), limits, "no CUDA device");
-    refuse(config_of(s), limits, "train_olmo2 is the same program for the CPU");
-    olmo2_describe(&limits, text, sizeof text);
+    refuse(config_of(s), room, form, "no CUDA device");
+    refuse(config_of(s), room, form, "train_olmo2 is the same program for the CPU");
+    olmo2_describe(&room, &form, text, sizeof text);
     CHECK(strstr(text, "no device found") != nullptr);
     setenv("CUDA_ON_CPU_DEVICES", "1", 1);
     setenv("CUDA_ON_CPU_CAPABILITY", "75", 1);
-    refuse(config_of(s), limits, "sm_75");
-    refuse(config_of(s), limits, "sm_80");
+    refuse(config_of(s), room, form, "sm_75");
+    refuse(config_of(s), room, form, "sm_80");
     unsetenv("CUDA_ON_CPU_CAPABILITY");
 #endif
-    OLMo2 *m = new_model<OLMo2>(s, limits);  // and a device that can, does
+    OLMo2 *m = new_model<OLMo2>(s, room);  // and a device that can, does
     olmo2_free(m);
     CHECK(given_back(before));
 }

@@ -697,17 +697,15 @@ static Model random_model(const OLMo2Config &c) {
 }
 
 static OLMo2 *create_model(Model *model, Recompute recompute, bool no_master) {
-    OLMo2Limits limits = {};
+    OLMo2Room room = olmo2_room_to_train(2, 7);
+    OLMo2Form form = olmo2_form();
     OLMo2 *m;
     Error err;
-    limits.B = 2;
-    limits.T = 7;
-    limits.train = true;
-    limits.slots = 3;
-    limits.cache_T = 7;
-    limits.recompute = recompute;
-    limits.no_master_weights = no_master;
-    if (!olmo2_create(&m, &model->c, &limits, &err)) {
+    room.slots = 3;
+    room.cache_T = 7;
+    form.recompute = recompute;
+    form.master_weights = !no_master;
+    if (!olmo2_create(&m, &model->c, &room, &form, &err)) {
         fprintf(stderr, "error: %s\n", err.text);
         exit(1);
     }

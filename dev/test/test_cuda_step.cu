@@ -136,7 +136,7 @@ static Hash train(OLMo2 *m, size_t T) {
 // more.
 static Hash decode(OLMo2 *m) {
     const double tolerance = sizeof(floatX) == sizeof(float) ? 1e-4 : 8e-2;
-    const size_t V = m->config.V, T = m->limits.cache_T, lag = 3, slots[2] = {2, 0};
+    const size_t V = m->config.V, T = m->room.cache_T, lag = 3, slots[2] = {2, 0};
     Hash hash = HASH_OF_NOTHING;
     Batch b = make_batch(&m->config, 2, T, 3);
     classify(m, &b, false);
@@ -171,17 +171,14 @@ static Hash decode(OLMo2 *m) {
 }
 
 // All of it with one model, whose hash is returned.
-static Hash run(const char *name, const OLMo2Config *c, const OLMo2Limits *options) {
-    OLMo2Limits limits = *options;
+static Hash run(const char *name, const OLMo2Config *c, const OLMo2Form *form) {
     OLMo2 *m;
     Error err;
     const size_t T = c->max_T / 2;
-    limits.B = 2;
-    limits.T = 2 * T;
-    limits.train = true;
-    limits.slots = 3;
-    limits.cache_T = T < 20 ? T : 20;
-    if (!olmo2_create(&m, c, &limits, &err)) {
+    OLMo2Room room = olmo2_room_to_train(2, 2 * T);
+    room.slots = 3;
+    room.cache_T = T < 20 ? T : 20;
+    if (!olmo2_create(&m, c, &room, form, &err)) {
         fprintf(stderr, "error: %s\n", err.text);
         exit(1);
     }
@@ -196,21 +193,21 @@ static Hash run(const char *name, const OLMo2Config *c, const OLMo2Limits *optio
 int main() {
     // One has rows of whole multiples of 16 bytes, the other is narrow and odd in everything.
     const OLMo2Config wide = config_of(136, 64, 88, 264, LONGEST), narrow = config_of(20, 6, 28, 37, 20);
-    OLMo2Limits options = {};
-    options.recompute = RECOMPUTE_NONE;
-    const Hash none = run("wide, nothing computed again", &wide, &options);
-    options.recompute = RECOMPUTE_ELEMENTWISE;
-    CHECK(run("wide, elementwise", &wide, &options) == none);
-    options.recompute = RECOMPUTE_BLOCK;
-    CHECK(run("wide, block", &wide, &options) == none);
+    OLMo2Form form = olmo2_form();
+    form.recompute = RECOMPUTE_NONE;
+    const Hash none = run("wide, nothing computed again", &wide, &form);
+    form.recompute = RECOMPUTE_ELEMENTWISE;
+    CHECK(run("wide, elementwise", &wide, &form) == none);
+    form.recompute = RECOMPUTE_BLOCK;
+    CHECK(run("wide, block", &wide, &form) == none);
 
-    options.bf16_moments = true;
-    options.no_master_weights = sizeof(floatX) < sizeof(float);  // the fp32 build has none to leave out
-    CHECK(run("wide, all in bf16", &wide, &options) != none);
-    run("narrow", &narrow, &options);
+    form.bf16_moments = true;
+    form.master_weights = sizeof(floatX) == sizeof(float);  // the fp32 build has none to leave out
+    CHECK(run("wide, all in bf16", &wide, &form) != none);
+    run("narrow", &narrow, &form);
     OLMo2Config study = narrow;
     study.no_qk_norm = study.pre_norm = true;
-    options = {};
-    run("narrow, pre-norm, no QK-norm", &study, &options);
+    form = olmo2_form();
+    run("narrow, pre-norm, no QK-norm", &study, &form);
     return check_report();
 }

@@ -254,17 +254,15 @@ typedef struct {
 static Step measure_step(size_t layers, Recompute recompute) {
     const size_t N = 64;
     OLMo2Config c;
-    OLMo2Limits limits = {};
+    const OLMo2Room room = olmo2_room_to_train(1, N);
+    OLMo2Form form = olmo2_form();
     OLMo2 *m = nullptr;
     Error err;
     if (!olmo2_preset(&c, "190M")) { error_write(&err, "no 190M"); }
     c.L = layers;
     c.V = 1024;
-    limits.B = 1;
-    limits.T = N;
-    limits.train = true;
-    limits.recompute = recompute;
-    if (!olmo2_create(&m, &c, &limits, &err)) {
+    form.recompute = recompute;
+    if (!olmo2_create(&m, &c, &room, &form, &err)) {
         fprintf(stderr, "error: %s\n", err.text);
         exit(1);
     }

@@ -14,6 +14,7 @@ typedef struct {
     Matrix A, B;
     float *a, *b, *c, *before;  // c (M, ldc) is the result, `before` what stood there
     double *sum, *size;         // (M, N): sum_k a b and sum_k |a b|
+    GemmType type;
 } Product;
 
 static uint64_t random_state = 1;
@@ -42,17 +43,18 @@ static Matrix stored(const float *data, size_t rows, size_t columns, bool transp
     return transposed ? turned : whole;
 }
 
-// The factor that the product takes: with gemm_bf16, the nearest number of 8 significant bits.
-static double element(Matrix m, size_t r, size_t c) {
+// The factor that the product takes: with GEMM_BF16, the nearest number of 8 significant bits.
+static double element(Matrix m, size_t r, size_t c, GemmType type) {
     const double x = (double)m.data[r * m.row_stride + c * m.column_stride];
     int exponent;
     const double mantissa = frexp(x, &exponent);
-    return gemm_bf16 ? ldexp(nearbyint(ldexp(mantissa, 8)), exponent - 8) : x;
+    return type == GEMM_BF16 ? ldexp(nearbyint(ldexp(mantissa, 8)), exponent - 8) : x;
 }
 
 // All data start one float past the allocation, where no vector is aligned.
-static Product product_new(Layout layout, size_t M, size_t N, size_t K) {
+static Product product_new(Layout layout, size_t M, size_t N, size_t K, GemmType type) {
     Product p;
+    p.type = type;
     p.M = M;
     p.N = N;
     p.K = K;
@@ -75,7 +77,7 @@ static Product product_new(Layout layout, size_t M, size_t N, size_t K) {
     for (size_t i = 0; i < M; i++) {
         for (size_t k = 0; k < K; k++) {
             for (size_t j = 0; j < N; j++) {
-                const double product = element(p.A, i, k) * element(p.B, k, j);
+                const double product = element(p.A, i, k, type) * element(p.B, k, j, type);
                 p.sum[i * N + j] += product;
                 p.size[i * N + j] += fabs(product);
             }
@@ -117,11 +119,12 @@ static double product_error(const Product *p, bool accumulate) {
     return worst;
 }
 
-typedef void (*Gemm)(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K, bool accumulate);
+typedef void (*Gemm)(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K, bool accumulate,
+                     GemmType type);
 
 static void product_run(Product *p, Gemm function, bool accumulate) {
     memcpy(p->c, p->before, (p->M * p->ldc + 1) * sizeof(float));
-    function(p->c + 1, p->ldc, p->A, p->B, p->M, p->N, p->K, accumulate);
+    function(p->c + 1, p->ldc, p->A, p->B, p->M, p->N, p->K, accumulate, p->type);
 }
 
 static bool same_bits(const Product *p, const float *c) {
@@ -131,7 +134,7 @@ static bool same_bits(const Product *p, const float *c) {
 // ---------------------------------------------------------------------------------------------
 // the tests
 
-static void test_values(void) {
+static void test_values(GemmType type) {
     // Beside random sizes: single rows and columns, sizes at and around the blocks of rows, columns and k, no
     // k.
     const size_t sizes[][3] = {
@@ -148,7 +151,7 @@ static void test_values(void) {
             const size_t M = n < fixed ? sizes[n][0] : random_size(1, 70);
             const size_t N = n < fixed ? sizes[n][1] : random_size(1, 70);
             const size_t K = n < fixed ? sizes[n][2] : random_size(0, 70);
-            Product p = product_new((Layout)layout, M, N, K);
+            Product p = product_new((Layout)layout, M, N, K, type);
             for (int accumulate = 0; accumulate < 2; accumulate++) {
                 product_run(&p, gemm, accumulate != 0);
                 worst = fmax(worst, product_error(&p, accumulate != 0));
@@ -164,21 +167,21 @@ static void test_values(void) {
     }
 }
 
-static void test_empty(void) {
+static void test_empty(GemmType type) {
     float c[2] = {1.0f, 2.0f}, x = 3.0f;
     const Matrix any = {&x, 1, 1};
-    gemm(c, 1, any, any, 0, 1, 1, false);
-    gemm(c, 1, any, any, 1, 0, 1, false);
+    gemm(c, 1, any, any, 0, 1, 1, false, type);
+    gemm(c, 1, any, any, 1, 0, 1, false, type);
     CHECK(c[0] == 1.0f && c[1] == 2.0f);
-    gemm(c, 1, any, any, 1, 1, 0, true);
+    gemm(c, 1, any, any, 1, 1, 0, true, type);
     CHECK(c[0] == 1.0f);
-    gemm(c, 1, any, any, 1, 1, 0, false);
+    gemm(c, 1, any, any, 1, 1, 0, false, type);
     CHECK(c[0] == 0.0f && c[1] == 2.0f);
 }
 
 // A NaN stays in its row of A, and what stood in C is not read unless it is accumulated to.
-static void test_nan(void) {
-    Product p = product_new(FORWARD, 20, 50, 30);
+static void test_nan(GemmType type) {
+    Product p = product_new(FORWARD, 20, 50, 30, type);
     p.a[1 + 7 * 30 + 29] = NAN;
     for (size_t i = 0; i < 20 * p.ldc; i++) { p.before[1 + i] = NAN; }
     product_run(&p, gemm, false);
@@ -198,13 +201,13 @@ static void set_threads(int n) {
 #endif
 }
 
-static void test_same_bits(void) {
+static void test_same_bits(GemmType type) {
     const size_t sizes[][3] = {
         {1, 1000, 600}, {64, 64, 64}, {130, 96, 513}, {300, 530, 300}, {600, 70, 1000}};
     const int threads = (int)thread_count();
     for (size_t n = 0; n < sizeof sizes / sizeof sizes[0]; n++) {
         for (int layout = 0; layout < LAYOUTS; layout++) {
-            Product p = product_new((Layout)layout, sizes[n][0], sizes[n][1], sizes[n][2]);
+            Product p = product_new((Layout)layout, sizes[n][0], sizes[n][1], sizes[n][2], type);
             product_run(&p, gemm_serial, true);
             float *serial = p.c;
             p.c = random_floats(p.M * p.ldc + 1);
@@ -220,7 +223,7 @@ static void test_same_bits(void) {
             const size_t row = p.M / 2;
             const Matrix one = {p.A.data + row * p.A.row_stride, p.A.row_stride, p.A.column_stride};
             memcpy(p.c, p.before, (p.M * p.ldc + 1) * sizeof(float));
-            gemm(p.c + 1 + row * p.ldc, p.ldc, one, p.B, 1, p.N, p.K, true);
+            gemm(p.c + 1 + row * p.ldc, p.ldc, one, p.B, 1, p.N, p.K, true, type);
             CHECK(memcmp(p.c + 1 + row * p.ldc, serial + 1 + row * p.ldc, p.N * sizeof(float)) == 0);
             free(serial);
             product_free(&p);
@@ -230,13 +233,13 @@ static void test_same_bits(void) {
 }
 
 // Many small products at once, as in attention, one on each thread.
-static void test_parallel_region(void) {
+static void test_parallel_region(GemmType type) {
     enum { PRODUCTS = 40 };
     Product p[PRODUCTS];
     double error[PRODUCTS];
     for (size_t n = 0; n < PRODUCTS; n++) {
-        p[n] =
-            product_new((Layout)(n % LAYOUTS), random_size(1, 70), random_size(1, 300), random_size(1, 300));
+        p[n] = product_new((Layout)(n % LAYOUTS), random_size(1, 70), random_size(1, 300),
+                           random_size(1, 300), type);
     }
 #pragma omp parallel for schedule(dynamic) num_threads(4)
     for (size_t n = 0; n < PRODUCTS; n++) {
@@ -267,21 +270,20 @@ static void test_bf16_rounding(void) {
     }
 }
 
-static void test_products(void) {
-    test_values();
-    test_empty();
-    test_nan();
-    test_same_bits();
-    test_parallel_region();
+static void test_products(GemmType type) {
+    test_values(type);
+    test_empty(type);
+    test_nan(type);
+    test_same_bits(type);
+    test_parallel_region(type);
 }
 
 int main(void) {
-    test_products();
+    test_products(GEMM_FP32);
     test_bf16_rounding();
     if (GEMM_HAS_BF16) {
-        gemm_bf16 = true;
         printf("bf16 factors\n");
-        test_products();
+        test_products(GEMM_BF16);
     } else {
         printf("skipped: products of bf16 (not built for a processor with AVX512-BF16)\n");
     }

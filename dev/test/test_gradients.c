@@ -280,12 +280,13 @@ static void test_model(const char *study, bool no_qk_norm, bool pre_norm) {
                                 .rope_theta = 10000.0,
                                 .no_qk_norm = no_qk_norm,
                                 .pre_norm = pre_norm};
-    const OLMo2Limits limits = {.B = 2, .T = 7, .train = true};
+    const OLMo2Room room = olmo2_room_to_train(2, 7);
+    const OLMo2Form form = olmo2_form();
     enum { N = 14 };
     uint32_t tokens[N], labels[N];
     Error err = {{0}};
     Whole s = {.tokens = tokens, .labels = labels, .B = 2, .T = 7};
-    if (!CHECK(olmo2_create(&s.m, &config, &limits, &err))) { return; }
+    if (!CHECK(olmo2_create(&s.m, &config, &room, &form, &err))) { return; }
     s.weights = randoms(N, 0.2, 0.1), s.logprobs = zeros(N), s.lse = zeros(N);
     for (size_t n = 0; n < N; n++) {
         tokens[n] = (uint32_t)((n * n * 7 + 3) % config.V);

@@ -69,15 +69,20 @@ static void randomize(OLMo2 *m) {
     }
 }
 
-static OLMo2 *new_model(const OLMo2Config *config, const OLMo2Limits *limits) {
+static OLMo2 *new_model_of(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form) {
     Error err = {{0}};
     OLMo2 *m;
-    if (!olmo2_create(&m, config, limits, &err)) {
+    if (!olmo2_create(&m, config, room, form, &err)) {
         printf("%s\n", err.text);
         exit(1);
     }
     randomize(m);
     return m;
+}
+
+static OLMo2 *new_model(const OLMo2Config *config, const OLMo2Room *room) {
+    const OLMo2Form form = olmo2_form();
+    return new_model_of(config, room, &form);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -153,16 +158,16 @@ static void step(OLMo2 *m, size_t b, float *logprobs, float *lse) {
 static void test_threads(void) {
 #ifdef _OPENMP
     const OLMo2Config config = small_config(40, 6, 2, 12);
-    const OLMo2Limits limits = {.B = B, .T = T, .train = true};
+    const OLMo2Room room = olmo2_room_to_train(B, T);
     const size_t size = parameter_array_size(&config) * sizeof(float);
     float logprobs[2][N], lse[2][N];
     const int threads_before = omp_get_max_threads();
     omp_set_num_threads(1);
-    OLMo2 *one = new_model(&config, &limits);
+    OLMo2 *one = new_model(&config, &room);
     step(one, B, logprobs[0], lse[0]);
     for (int threads = 2; threads <= 5; threads++) {
         omp_set_num_threads(threads);
-        OLMo2 *many = new_model(&config, &limits);
+        OLMo2 *many = new_model(&config, &room);
         step(many, B, logprobs[1], lse[1]);
         CHECK(memcmp(logprobs[0], logprobs[1], sizeof logprobs[0]) == 0);
         CHECK(memcmp(lse[0], lse[1], sizeof lse[0]) == 0);
@@ -190,13 +195,13 @@ static double difference(const float *a, const float *b, size_t size) {
 
 static void test_micro_batches(void) {
     const OLMo2Config config = small_config(40, 6, 2, 12);
-    const OLMo2Limits limits = {.B = B, .T = T, .train = true};
+    const OLMo2Room room = olmo2_room_to_train(B, T);
     float logprobs[2][N], lse[2][N];
-    OLMo2 *whole = new_model(&config, &limits);
+    OLMo2 *whole = new_model(&config, &room);
     step(whole, B, logprobs[0], lse[0]);
     for (size_t b = 1; b < B; b *= 2) {
-        const OLMo2Limits part_limits = {.B = b, .T = T, .train = true};
-        OLMo2 *parts = new_model(&config, &part_limits);
+        const OLMo2Room part_room = olmo2_room_to_train(b, T);
+        OLMo2 *parts = new_model(&config, &part_room);
         step(parts, b, logprobs[1], lse[1]);
         double worst = 0.0;
         for (size_t i = 0; i < parameter_count(&config); i++) {
@@ -214,6 +219,41 @@ static void test_micro_batches(void) {
     olmo2_free(whole);
 }
 
+// Two models whose products have different types, taking turns, give the bits of each by itself.
+static void test_two_models(void) {
+    if (!GEMM_HAS_BF16) {
+        printf("skipped: products of bf16 beside those of fp32 (not built for AVX512-BF16)\n");
+        return;
+    }
+    const OLMo2Config config = small_config(40, 6, 2, 12);
+    const OLMo2Room room = olmo2_room_to_train(B, T);
+    const size_t size = parameter_array_size(&config) * sizeof(float);
+    float alone[2][N], together[2][N], lse[N];
+    OLMo2 *m[2], *turns[2];
+    for (int i = 0; i < 2; i++) {
+        OLMo2Form form = olmo2_form();
+        form.bf16_products = i == 1;
+        m[i] = new_model_of(&config, &room, &form);
+        turns[i] = new_model_of(&config, &room, &form);
+        step(m[i], B, alone[i], lse);
+        olmo2_zero_gradients(turns[i]);
+    }
+    for (int i = 0; i < 2; i++) { olmo2_forward(turns[i], batch_tokens, B, T); }
+    for (int i = 0; i < 2; i++) {
+        olmo2_classify(turns[i], batch_labels, batch_weights, 1e-3f, together[i], lse);
+    }
+    for (int i = 0; i < 2; i++) { olmo2_backward(turns[i]); }
+    for (int i = 0; i < 2; i++) {
+        CHECK(memcmp(alone[i], together[i], sizeof alone[i]) == 0);
+        CHECK(memcmp(m[i]->gradients, turns[i]->gradients, size) == 0);
+    }
+    CHECK(memcmp(alone[0], alone[1], sizeof alone[0]) != 0);
+    for (int i = 0; i < 2; i++) {
+        olmo2_free(m[i]);
+        olmo2_free(turns[i]);
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 
 // Two sequences decoded token by token in slots 2 and 0 give the probabilities of the forward, for every
@@ -222,8 +262,8 @@ static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t lengt
     OLMo2Config config = small_config(C, NH, NKV, HS);
     config.no_qk_norm = study == 1;
     config.pre_norm = study == 2;
-    const OLMo2Limits limits = {.B = 2, .T = length, .slots = 3, .cache_T = length};
-    OLMo2 *m = new_model(&config, &limits);
+    const OLMo2Room room = {.B = 2, .T = length, .slots = 3, .cache_T = length};
+    OLMo2 *m = new_model(&config, &room);
     make_batch(config.V);
     uint32_t labels[N];
     float logprobs[N], lse[N], logits[2 * 101];
@@ -301,16 +341,17 @@ static void test_parameters(void) {
 // The parts of the plan add up, and a plan beyond the machine is refused with its figure.
 static void test_memory(void) {
     OLMo2Config config = small_config(40, 6, 2, 12);
-    const OLMo2Limits limits = {.B = 2, .T = 9, .train = true, .slots = 1, .cache_T = 12};
-    const OLMo2Memory memory = olmo2_memory(&config, &limits);
+    const OLMo2Room room = {.B = 2, .T = 9, .train = true, .slots = 1, .cache_T = 12};
+    const OLMo2Form form = olmo2_form();
+    const OLMo2Memory memory = olmo2_memory(&config, &room, &form);
     CHECK(memory.weights == parameter_array_size(&config) * sizeof(float));
     CHECK(memory.moments == 2 * memory.weights && memory.gradients == memory.weights);
     CHECK(memory.total == 4 * memory.weights + memory.activations + memory.workspace + memory.cache);
     Error err = {{0}};
     OLMo2 *m;
     CHECK(olmo2_preset(&config, "32B"));
-    const OLMo2Limits huge = {.B = 1024, .T = 4096, .train = true};
-    CHECK_ERROR(olmo2_create(&m, &config, &huge, &err), err, "out of memory");
+    const OLMo2Room huge = olmo2_room_to_train(1024, 4096);
+    CHECK_ERROR(olmo2_create(&m, &config, &huge, &form, &err), err, "out of memory");
     CHECK(m == NULL);
 }
 
@@ -339,10 +380,10 @@ static void test_pages(void) {
 static void test_allocations(void) {
 #ifdef COUNTS_ALLOCATIONS
     const OLMo2Config config = small_config(40, 6, 2, 12);
-    const OLMo2Limits limits = {.B = B, .T = T, .train = true, .slots = 1, .cache_T = 4};
+    const OLMo2Room room = {.B = B, .T = T, .train = true, .slots = 1, .cache_T = 4};
     float logprobs[N], lse[N], logits[101];
     allocations = 0;
-    OLMo2 *m = new_model(&config, &limits);
+    OLMo2 *m = new_model(&config, &room);
     CHECK(allocations > 0);
     const size_t slot = 0;
     for (int i = 0; i < 3; i++) {  // the first may start threads
@@ -363,6 +404,7 @@ int main(void) {
     test_rows();
     test_threads();
     test_micro_batches();
+    test_two_models();
     test_decode(24, 2, 2, 84, 9, 0);
     test_decode(48, 2, 1, 96, 17, 0);
     test_decode(20, 3, 1, 208, 5, 0);

@@ -91,7 +91,7 @@ MUTATIONS = [
     ("labels not shifted", [
         Edit("llmc/objectives.h", "labels[i] = trained ? tokens[i + 1]", "labels[i] = trained ? tokens[i]")]),
     ("= for += in a weight gradient", [
-        Edit(C, "O, I, N, true);", "O, I, N, false);")]),
+        Edit(C, "O, I, N, true, context.products);", "O, I, N, false, context.products);")]),
     ("= for += in a norm's gradient", [Edit(C, "dw[c0 + c] += sum[c];", "dw[c0 + c] = sum[c];")]),
     ("= for += in the embedding's gradient", [
         Edit(C, "dtable[tokens[n] * C + c] += dx", "dtable[tokens[n] * C + c] = dx")]),

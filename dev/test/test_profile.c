@@ -19,10 +19,11 @@ static const OLMo2Config config = {.C = 24,
                                    .init_std = 0.02f};
 
 static OLMo2 *new_model(void) {
-    const OLMo2Limits limits = {.B = B, .T = T, .train = true};
+    const OLMo2Room room = olmo2_room_to_train(B, T);
+    const OLMo2Form form = olmo2_form();
     Error err = {{0}};
     OLMo2 *m;
-    if (!olmo2_create(&m, &config, &limits, &err)) {
+    if (!olmo2_create(&m, &config, &room, &form, &err)) {
         printf("%s\n", err.text);
         exit(1);
     }
@@ -47,9 +48,9 @@ static void run_step(OLMo2 *m) {
 }
 
 // The entry of that name, or one of zeros.
-static ProfileEntry entry(const char *name) {
-    for (size_t i = 0; i < profile.count; i++) {
-        if (strcmp(profile.functions[i].name, name) == 0) { return profile.functions[i]; }
+static ProfileEntry entry(const Profile *p, const char *name) {
+    for (size_t i = 0; i < p->count; i++) {
+        if (strcmp(p->functions[i].name, name) == 0) { return p->functions[i]; }
     }
     return (ProfileEntry){name, 0.0, 0.0, 0.0, 0.0};
 }
@@ -67,95 +68,101 @@ static double matrix_parameters(void) {
 }
 
 static void test_off(OLMo2 *m) {
-    profile_reset();
+    Profile *p = olmo2_profile(m);
+    profile_reset(p);
     run_step(m);
-    profile_stop();
-    CHECK(profile.count == 0 && profile.steps == 0 && profile.running == NULL);
+    profile_stop(p);
+    CHECK(p->count == 0 && p->steps == 0 && p->running == NULL);
 }
 
 static void test_step(OLMo2 *m) {
+    Profile *p = olmo2_profile(m);
     const double floats = sizeof(float), parameters = (double)parameter_total(&config);
     double pairs = 0.0, named = 0.0;
     for (int i = 0; i < T; i++) { pairs += B * (double)config.NH * (i + 1); }
-    profile_reset();
+    profile_reset(p);
     for (int step = 0; step < 2; step++) {
-        profile_start();
+        profile_start(p);
         run_step(m);
-        profile_stop();
+        profile_stop(p);
         run_step(m);  // as a validation between two steps
     }
-    CHECK(profile.steps == 2 && profile.running == NULL);
+    CHECK(p->steps == 2 && p->running == NULL);
 
     // two flops a parameter and token forward, four backward; a layer has seven matrices, the model one more,
     // which takes the rows of its chunks of logits
-    const OLMo2Limits limits = {.B = B, .T = T, .train = true};
-    const size_t rows = classifier_rows(&config, &limits), chunks = (N + rows - 1) / rows;
+    const OLMo2Room room = olmo2_room_to_train(B, T);
+    const size_t rows = classifier_rows(&config, &room), chunks = (N + rows - 1) / rows;
     const double products = 7.0 * (double)config.L + (double)chunks;
-    CHECK(entry("matmul_forward").flops == 2 * 2.0 * N * matrix_parameters());
-    CHECK(entry("matmul_backward").flops == 2 * 4.0 * N * matrix_parameters());
-    CHECK(entry("matmul_forward").calls == 2 * products && entry("matmul_backward").calls == 2 * products);
+    CHECK(entry(p, "matmul_forward").flops == 2 * 2.0 * N * matrix_parameters());
+    CHECK(entry(p, "matmul_backward").flops == 2 * 4.0 * N * matrix_parameters());
+    CHECK(entry(p, "matmul_forward").calls == 2 * products &&
+          entry(p, "matmul_backward").calls == 2 * products);
     // two products for every visible pair forward, five backward
-    CHECK(entry("attention_forward").flops == 2 * 3 * pairs * 4.0 * (double)config.HS);
-    CHECK(entry("attention_backward").flops == 2 * 3 * pairs * 10.0 * (double)config.HS);
-    CHECK(entry("adamw_update").bytes == 2 * 7 * floats * parameters);
-    CHECK(entry("sum_of_squares").bytes == 2 * floats * parameters);
-    CHECK(entry("classifier_backward").bytes == 2 * 2 * floats * N * (double)config.V);
+    CHECK(entry(p, "attention_forward").flops == 2 * 3 * pairs * 4.0 * (double)config.HS);
+    CHECK(entry(p, "attention_backward").flops == 2 * 3 * pairs * 10.0 * (double)config.HS);
+    CHECK(entry(p, "adamw_update").bytes == 2 * 7 * floats * parameters);
+    CHECK(entry(p, "sum_of_squares").bytes == 2 * floats * parameters);
+    CHECK(entry(p, "classifier_backward").bytes == 2 * 2 * floats * N * (double)config.V);
     // the norms of queries and keys belong to qknorm_rope, those of the branches to rmsnorm_residual
-    CHECK(entry("qknorm_rope_forward").calls == 2 * 2 * 6.0 &&
-          entry("qknorm_rope_backward").calls == 2 * 6.0);
-    CHECK(entry("rmsnorm_residual_backward").calls == 2 * 6.0);
-    CHECK(entry("rmsnorm_forward").calls == 2.0 && entry("rmsnorm_backward").calls == 2.0);
-    CHECK(profile.count == 19);
-    for (size_t i = 0; i < profile.count; i++) {
-        CHECK(profile.functions[i].seconds >= 0.0 && profile.functions[i].bytes > 0.0);
-        named += profile.functions[i].seconds;
+    CHECK(entry(p, "qknorm_rope_forward").calls == 2 * 2 * 6.0 &&
+          entry(p, "qknorm_rope_backward").calls == 2 * 6.0);
+    CHECK(entry(p, "rmsnorm_residual_backward").calls == 2 * 6.0);
+    CHECK(entry(p, "rmsnorm_forward").calls == 2.0 && entry(p, "rmsnorm_backward").calls == 2.0);
+    CHECK(p->count == 19);
+    for (size_t i = 0; i < p->count; i++) {
+        CHECK(p->functions[i].seconds >= 0.0 && p->functions[i].bytes > 0.0);
+        named += p->functions[i].seconds;
     }
-    printf("named functions: %.1f %% of the steps\n", 100.0 * named / profile.seconds);
-    CHECK(named > 0.0 && named <= profile.seconds);
+    printf("named functions: %.1f %% of the steps\n", 100.0 * named / p->seconds);
+    CHECK(named > 0.0 && named <= p->seconds);
 }
 
-static void test_nested(void) {
+static void test_nested(Profile *p) {
+    context.profile = p;
     enum { C = 24 };
     static float x[N * C], y[N * C], dw[C], w[C], rstd[N], rope[T * 6];
-    profile_reset();
-    profile_start();
+    profile_reset(p);
+    profile_start(p);
     qknorm_rope_forward(y, rstd, x, w, rope, B, T, 4, 6, 1e-6f);
-    CHECK(profile.count == 1 && entry("qknorm_rope_forward").calls == 1.0);
-    CHECK(entry("qknorm_rope_forward").flops == 7.0 * N * C);
-    CHECK(entry("qknorm_rope_forward").bytes == sizeof(float) * 2.0 * N * C);
+    CHECK(p->count == 1 && entry(p, "qknorm_rope_forward").calls == 1.0);
+    CHECK(entry(p, "qknorm_rope_forward").flops == 7.0 * N * C);
+    CHECK(entry(p, "qknorm_rope_forward").bytes == sizeof(float) * 2.0 * N * C);
     rmsnorm_residual_backward(y, dw, x, x, w, rstd, N, C);
-    CHECK(profile.count == 2 && entry("rmsnorm_backward").calls == 0.0);
+    CHECK(p->count == 2 && entry(p, "rmsnorm_backward").calls == 0.0);
     rmsnorm_backward(y, dw, x, x, w, rstd, N, C);
     rmsnorm_backward(y, dw, x, x, w, rstd, N, C);
-    CHECK(entry("rmsnorm_backward").calls == 2.0 && entry("rmsnorm_backward").flops == 20.0 * N * C);
-    profile_stop();
+    CHECK(entry(p, "rmsnorm_backward").calls == 2.0 && entry(p, "rmsnorm_backward").flops == 20.0 * N * C);
+    profile_stop(p);
 }
 
-static void test_accumulated_bytes(void) {
+static void test_accumulated_bytes(Profile *p) {
+    context.profile = p;
     enum { I = 3, O = 5 };
     static float dx[N * I], dw[O * I], dy[N * O], x[N * I], w[O * I];
-    profile_reset();
-    profile_start();
+    profile_reset(p);
+    profile_start(p);
     matmul_backward(dx, dw, dy, x, w, N, I, O, false);
-    const double assigned = entry("matmul_backward").bytes;
+    const double assigned = entry(p, "matmul_backward").bytes;
     matmul_backward(dx, dw, dy, x, w, N, I, O, true);
-    profile_stop();
+    profile_stop(p);
     CHECK(assigned == sizeof(float) * (double)(N * O + 2 * N * I + 3 * O * I));
-    CHECK(entry("matmul_backward").bytes - 2.0 * assigned == sizeof(float) * (double)(N * I));
+    CHECK(entry(p, "matmul_backward").bytes - 2.0 * assigned == sizeof(float) * (double)(N * I));
 }
 
 // The table: 80 columns at most and its numbers under each other, sorted, the rest last, 100 % in all.
 static void test_table(OLMo2 *m) {
+    Profile *p = olmo2_profile(m);
     char *text = NULL;
     size_t size = 0, rows = 0, width = 0;
     double sum = 0.0, last = INFINITY;
-    profile_reset();
-    profile_print(stdout);  // no step, no table
-    profile_start();
+    profile_reset(p);
+    profile_print(p, stdout);  // no step, no table
+    profile_start(p);
     run_step(m);
-    profile_stop();
+    profile_stop(p);
     FILE *out = open_memstream(&text, &size);
-    profile_print(out);
+    profile_print(p, out);
     fclose(out);
     printf("%s", text);
     CHECK(strstr(text, "1 step, ") != NULL);
@@ -164,7 +171,7 @@ static void test_table(OLMo2 *m) {
     width = strcspn(line, "\n");
     for (line += width + 1; *line != '\0'; line += strcspn(line, "\n") + 1, rows++) {
         const char *percent = strchr(line, '%');
-        const bool rest = rows == profile.count;
+        const bool rest = rows == p->count;
         double ms, share, reached = -1.0, best = -1.0;
         char unit[16] = "";
         CHECK(percent != NULL && percent - line == 52);
@@ -177,18 +184,41 @@ static void test_table(OLMo2 *m) {
         sum += share;
     }
     printf("shares: %.1f %% in all\n", sum);
-    CHECK(rows == profile.count + 1 && fabs(sum - 100.0) <= 0.05 * (double)rows);
+    CHECK(rows == p->count + 1 && fabs(sum - 100.0) <= 0.05 * (double)rows);
     free(text);
+}
+
+// Each model counts for itself, and one that is not asked for its profile counts nothing.
+static void test_two_models(OLMo2 *m) {
+    OLMo2 *other = new_model();
+    Profile *p = olmo2_profile(m), *q = olmo2_profile(other);
+    profile_reset(p);
+    profile_start(p);
+    run_step(other);
+    run_step(m);
+    run_step(other);
+    profile_stop(p);
+    CHECK(q->count == 0 && q->steps == 0 && q->running == NULL);
+    CHECK(p->steps == 1 && entry(p, "attention_forward").calls == (double)config.L);
+    profile_start(q);
+    run_step(m);
+    run_step(other);
+    profile_stop(q);
+    CHECK(p->steps == 1 && entry(p, "attention_forward").calls == (double)config.L);
+    CHECK(q->steps == 1 && entry(q, "attention_forward").calls == (double)config.L);
+    olmo2_free(other);
 }
 
 int main(void) {
     OLMo2 *m = new_model();
     test_off(m);
     test_step(m);
-    test_nested();
-    test_accumulated_bytes();
+    test_nested(olmo2_profile(m));
+    test_accumulated_bytes(olmo2_profile(m));
     test_table(m);
+    test_two_models(m);
     olmo2_free(m);
+    CHECK(context.profile == NULL);  // nothing points at a model that is gone
     const double peak = fma_peak(), bandwidth = copy_bandwidth();
     CHECK(isfinite(peak) && peak > 0.0 && isfinite(bandwidth) && bandwidth > 0.0);
     return check_report();
