@@ -14,6 +14,7 @@
 
 #include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"  // the table of parameters: names, shapes, places
+#include "llmc/memory_limit.h"  // memory_suffices: before a model is allocated
 #include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product
 #include "llmc/profile.h"     // what a function costs, and with --profile how long it takes
 

@@ -3,14 +3,14 @@
 #ifndef LLMC_COMMANDS_H
 #define LLMC_COMMANDS_H
 
-#include "checkpoint.h"
 #include "dataloader.h"
 #include "flags.h"
 #include "log.h"
 #include "objectives.h"
 #include "sampler.h"
+#include "source.h"
 #include "stability.h"
-#include "tokenizer.h"
+#include "token_writer.h"
 
 // An error or a warning as a person sees it: on stderr, its further lines set in.
 static inline void print_message(const char *kind, const char *message) {
@@ -23,61 +23,6 @@ static inline void print_message(const char *kind, const char *message) {
         }
     }
     fputc('\n', stderr);
-}
-
-// ---------------------------------------------------------------------------------------------
-// the tokenizer of a model
-
-// A tokenizer, if there is one. All zeros is none.
-typedef struct {
-    bool present;
-    Tokenizer tokenizer;
-    char path[PATH_MAX];  // of its tokenizer.json
-    size_t *bytes;        // (V) bytes of text of each id: none for the end of a document and for padding rows
-} Text;
-
-static inline void text_close(Text *text) {
-    if (text->present) { tokenizer_free(&text->tokenizer); }
-    free(text->bytes);
-    memset(text, 0, sizeof *text);
-}
-
-// Opens a tokenizer.json or a directory that holds one. Release with text_close.
-static inline bool text_open(Text *text, const char *path, Error *err) {
-    memset(text, 0, sizeof *text);
-    snprintf(text->path, sizeof text->path, "%s", path);
-    if (path_is_directory(path) && !path_join(text->path, path, "tokenizer.json", err)) { return false; }
-    text->present = tokenizer_load(&text->tokenizer, text->path, err);
-    return text->present;
-}
-
-// Opens the tokenizer of that name or, if `name` is NULL, the one in the model's directory, if it has one.
-static inline bool text_open_beside(Text *text, const char *name, const char *dir, Error *err) {
-    char path[PATH_MAX];
-    memset(text, 0, sizeof *text);
-    if (name != NULL) { return text_open(text, name, err); }
-    if (dir == NULL) { return true; }
-    return path_join(path, dir, "tokenizer.json", err) && (!path_is_file(path) || text_open(text, path, err));
-}
-
-// Checks that the tokenizer can be this model's, and counts the bytes of its tokens.
-static inline bool text_fit(Text *text, const OLMo2Config *config, Error *err) {
-    if (!text->present) { return true; }
-    if (tokenizer_size(&text->tokenizer) > config->V) {
-        return fail(
-            err,
-            "%s: has ids up to %zu, the model has a vocabulary of %zu rows: it is the tokenizer of another "
-            "model",
-            text->path, tokenizer_size(&text->tokenizer) - 1, config->V);
-    }
-    text->bytes = (size_t *)allocate(config->V, sizeof *text->bytes, "the bytes of each token", err);
-    for (size_t id = 0; text->bytes != NULL && id < config->V; id++) {
-        size_t size = 0;
-        if (id != config->eos && tokenizer_piece(&text->tokenizer, (uint32_t)id, &size) != NULL) {
-            text->bytes[id] = size;
-        }
-    }
-    return text->bytes != NULL;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -252,7 +197,7 @@ static inline bool generate(OLMo2 *m, const Text *text, TokenBuffer *ids, size_t
         if (t + 1 < ids->length) { continue; }
         // The rows above the tokenizer's ids are padding.
         uint32_t next = sampler_next(logits, tokenizer_size(&text->tokenizer), sampler, &rng, scratch);
-        if (next == config->eos) { break; }
+        if (config_is_end(config, next)) { break; }
         ids->ids[ids->length++] = next;
         write_piece(text, next, out);
     }
@@ -271,31 +216,31 @@ static inline SamplerSettings sampler_settings(const Settings *s) {
 
 // A model that is loaded to be used.
 typedef struct {
-    char dir[PATH_MAX];
-    OLMo2Config config;
-    Text text;
+    Source source;
     OLMo2 *model;
 } LoadedModel;
 
 static inline void loaded_model_close(LoadedModel *m) {
-    text_close(&m->text);
+    source_close(&m->source);
     olmo2_free(m->model);
     m->model = NULL;
 }
 
 // The model directory that a person's DIR means, with a warning of damaged checkpoints that it passes over.
 static inline bool find_model(char dir[PATH_MAX], const char *path, Error *err) {
-    Error warning;
-    bool ok = checkpoint_resolve(dir, path, &warning, err);
+    Error warning = {""};
+    bool ok = run_resolve(dir, path, &warning, err);
     if (ok && warning.text[0] != '\0') { print_message("warning", warning.text); }
     return ok;
 }
 
 // Finds configuration and tokenizer; loaded_model_create brings the weights, loaded_model_close ends it.
 static inline bool loaded_model_open(LoadedModel *m, const Settings *s, Error *err) {
-    memset(m, 0, sizeof *m);
-    return find_model(m->dir, s->load, err) && checkpoint_load_config(&m->config, m->dir, err) &&
-           text_open_beside(&m->text, s->tokenizer, m->dir, err) && text_fit(&m->text, &m->config, err);
+    Error warning = {""};
+    m->model = NULL;
+    bool ok = source_open(&m->source, s->load, s->tokenizer, &warning, err);
+    if (warning.text[0] != '\0') { print_message("warning", warning.text); }
+    return ok;
 }
 
 // The form in which `generate` and `eval` compute.
@@ -307,8 +252,8 @@ static inline OLMo2Form loaded_model_form(const Settings *s) {
 
 static inline bool loaded_model_create(LoadedModel *m, const OLMo2Room *room, const OLMo2Form *form,
                                        Error *err) {
-    if (!olmo2_create(&m->model, &m->config, room, form, err)) { return false; }
-    return checkpoint_load_weights(m->model, m->dir, err);
+    if (!olmo2_create(&m->model, &m->source.config, room, form, err)) { return false; }
+    return checkpoint_load_weights(m->model, m->source.dir, err);
 }
 
 static inline bool command_generate(const Settings *s, Error *err) {
@@ -318,15 +263,15 @@ static inline bool command_generate(const Settings *s, Error *err) {
     TokenBuffer ids;
     SamplerSettings sampler = sampler_settings(s);
     memset(&ids, 0, sizeof ids);
-    bool ok = loaded_model_open(&m, s, err) && prompt_encode(&m.text, &m.config, s->prompt, &ids, err);
+    bool ok = loaded_model_open(&m, s, err) && prompt_encode(&m.source.text, &m.source.config, s->prompt, &ids, err);
     if (ok) {
-        positions = text_positions(&m.config, ids.length, (size_t)s->max_tokens);
+        positions = text_positions(&m.source.config, ids.length, (size_t)s->max_tokens);
         const OLMo2Room room = olmo2_room_to_decode(1, positions);
         ok = loaded_model_create(&m, &room, &form, err);
     }
     if (ok) {
         printf("%s", s->prompt != NULL ? s->prompt : "");
-        ok = generate(m.model, &m.text, &ids, positions, &sampler, (uint64_t)s->seed, stdout, err);
+        ok = generate(m.model, &m.source.text, &ids, positions, &sampler, (uint64_t)s->seed, stdout, err);
         printf("\n");
     }
     free(ids.ids);
@@ -367,18 +312,18 @@ static inline bool command_eval(const Settings *s, Error *err) {
     memset(&loader, 0, sizeof loader);
     memset(&batch, 0, sizeof batch);
     bool ok = loaded_model_open(&m, s, err);
-    const size_t B = (size_t)s->batch_size, T = s->seq_len > 0 ? (size_t)s->seq_len : m.config.max_T;
+    const size_t B = (size_t)s->batch_size, T = s->seq_len > 0 ? (size_t)s->seq_len : m.source.config.max_T;
     const OLMo2Room room = olmo2_room_to_measure(B, T);
-    ok = ok && check_batch(&m.config, B, T, err) && evaluation_open(&loader, &s->data, T, m.config.V, err) &&
+    ok = ok && check_batch(&m.source.config, B, T, err) && evaluation_open(&loader, &s->data, T, m.source.config.V, err) &&
          batch_create(&batch, B, T, err);
     size_t instances = ok ? evaluation_instances(&loader, s->eval_instances) : 0;
     ok =
         ok && evaluation_check(&loader, instances, &batch, err) && loaded_model_create(&m, &room, &form, err);
     if (ok) {
-        printf("model          %s\n", m.dir);
+        printf("model          %s\n", m.source.dir);
         printf("data           %zu sequences of %zu tokens\n", instances, T);
         fflush(stdout);
-        ok = evaluate(&e, m.model, &loader, instances, &batch, B, s->z_loss, &m.text, err);
+        ok = evaluate(&e, m.model, &loader, instances, &batch, B, s->z_loss, &m.source.text, err);
     }
     if (ok) { evaluation_print(&e); }
     batch_free(&batch);
@@ -421,7 +366,7 @@ static inline bool soup_mean(OLMo2 *m, char (*dirs)[PATH_MAX], size_t n, Error *
     bool ok = sum != NULL && values != NULL && inputs != NULL;
     size_t opened = 0;
     while (ok && opened < n) {
-        ok = checkpoint_open(&inputs[opened], dirs[opened], config, false, err);
+        ok = checkpoint_open(&inputs[opened], dirs[opened], &weights_file, config, err);
         opened += ok;
     }
     for (size_t index = 0; ok && index < parameter_count(config); index++) {
@@ -437,28 +382,32 @@ static inline bool soup_mean(OLMo2 *m, char (*dirs)[PATH_MAX], size_t n, Error *
 static inline bool command_soup(const Settings *s, Error *err) {
     size_t n = s->inputs.count;
     OLMo2 *m = NULL;
-    OLMo2Config config, other;
+    OLMo2Config other;
     const OLMo2Room room = olmo2_room_to_measure(0, 0);
     const OLMo2Form form = olmo2_form();
-    Text text;
-    memset(&text, 0, sizeof text);
+    Source first;
+    Error warning = {""}, ignored = {""};
+    memset(&first, 0, sizeof first);
     char(*dirs)[PATH_MAX] = (char(*)[PATH_MAX])allocate(n, sizeof *dirs, "the list of models", err);
     bool ok = dirs != NULL;
-    if (ok && access(s->out, F_OK) == 0) { ok = fail(err, "--out %s: exists; choose another name", s->out); }
-    for (size_t i = 0; ok && i < n; i++) {
-        ok = find_model(dirs[i], s->inputs.items[i], err) && checkpoint_load_config(&other, dirs[i], err);
-        if (i == 0) { config = other; }
-        if (ok && !config_equal(&config, &other)) {
+    if (ok && path_exists(s->out)) { ok = fail(err, "--out %s: exists; choose another name", s->out); }
+    ok = ok && source_open(&first, s->inputs.items[0], NULL, &warning, err);
+    if (ok) { snprintf(dirs[0], sizeof dirs[0], "%s", first.dir); }
+    for (size_t i = 1; ok && i < n; i++) {
+        ok = run_resolve(dirs[i], s->inputs.items[i], &warning, err) &&
+             config_read_directory(&other, NULL, dirs[i], &ignored, err);
+        if (ok && !config_equal(&first.config, &other)) {
             ok = fail(err, "%s and %s: their config.json differ, and only models of one shape have a mean",
                       dirs[0], dirs[i]);
         }
     }
-    ok = ok && text_open_beside(&text, NULL, dirs[0], err) && olmo2_create(&m, &config, &room, &form, err) &&
-         soup_mean(m, dirs, n, err) &&
-         checkpoint_write_model(m, s->out, text.present ? text.path : NULL, err);
+    CheckpointParts parts = {&first.said, first.text.present ? first.text.path : NULL, NULL};
+    ok = ok && olmo2_create(&m, &first.config, &room, &form, err) && soup_mean(m, dirs, n, err) &&
+         checkpoint_write_model(m, s->out, &parts, &warning, err);
+    if (warning.text[0] != '\0') { print_message("warning", warning.text); }
     if (ok) { printf("%s: the mean of %zu models\n", s->out, n); }
     free(dirs);
-    text_close(&text);
+    source_close(&first);
     olmo2_free(m);
     return ok;
 }
@@ -527,7 +476,7 @@ static inline bool command_tokenize(const Settings *s, Error *err) {
     Tokenizing t;
     memset(&t, 0, sizeof t);
     double start = seconds_now();
-    if (access(s->out, F_OK) == 0) { return fail(err, "--out %s: exists; choose another name", s->out); }
+    if (path_exists(s->out)) { return fail(err, "--out %s: exists; choose another name", s->out); }
     bool ok = text_open(&text, s->tokenizer, err);
     if (ok && !tokenizer_special(&text.tokenizer, "<|endoftext|>", &t.eos)) {
         ok = fail(err, "%s: has no token <|endoftext|>, which ends every document", text.path);
@@ -672,11 +621,13 @@ static inline bool command_inspect(const Settings *s, Error *err) {
     char dir[PATH_MAX] = "";
     size_t B = (size_t)s->batch_size;
     OLMo2Config config;
+    Error warning = {""};
     if (ends_with(path, ".safetensors")) { return print_tensors(path, err); }
     if (!olmo2_preset(&config, path)) {
         bool ok = path_is_directory(path)
-                      ? find_model(dir, path, err) && checkpoint_load_config(&config, dir, err)
-                      : config_read(&config, path, err);
+                      ? find_model(dir, path, err) && config_read_directory(&config, NULL, dir, &warning, err)
+                      : config_read(&config, path, &warning, err);
+        if (warning.text[0] != '\0') { print_message("warning", warning.text); }
         if (!ok) { return false; }
     }
     size_t T = s->seq_len > 0 ? (size_t)s->seq_len : config.max_T;

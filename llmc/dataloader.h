@@ -1,4 +1,4 @@
-// dataloader.h: token files in, batches out; and the writer of token files.
+// dataloader.h: token files in, batches out. token_writer.h writes them.
 //
 // A token file is OLMo-core's: raw little-endian uint32 ids, each document followed by its end token. A file
 // with a true NumPy header is recognised and read too. A label mask is a file of the same name with ".mask"
@@ -12,6 +12,7 @@
 
 #include <glob.h>
 
+#include "files.h"
 #include "rand.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files are copied as they are on disk");
@@ -375,77 +376,6 @@ static inline bool dataloader_next(DataLoader *l, size_t B, uint32_t *tokens, ui
             s->filter && ngram_repeats(tokens + b * s->T, s->T, s->min_period, s->max_period, s->max_count);
         l->state.position++;
     }
-    return true;
-}
-
-// ---------------------------------------------------------------------------------------------
-// writing a token file
-
-// The tokens go to a temporary file, ".writing-NAME" in the same directory, which takes its name only when it
-// is complete and on the disk: whatever happens, the name is the old file or the whole new one.
-typedef struct {
-    FILE *file;
-    char *path, *temporary, *directory;
-    size_t tokens;  // appended so far
-} TokensWriter;
-
-static inline void tokens_write_close(TokensWriter *w) {
-    if (w->file != NULL) { fclose(w->file); }
-    free(w->path);
-    free(w->temporary);
-    free(w->directory);
-    w->file = NULL;
-    w->path = w->temporary = w->directory = NULL;
-}
-
-// Gives the file up: nothing of it stays.
-static inline void tokens_write_cancel(TokensWriter *w) {
-    if (w->file != NULL) { unlink(w->temporary); }
-    tokens_write_close(w);
-}
-
-static inline bool tokens_write_fail(TokensWriter *w, const char *what, Error *err) {
-    fail(err, "%s: cannot be %s: %s", w->path, what, strerror(errno));
-    tokens_write_cancel(w);
-    return false;
-}
-
-// On success the caller goes on to tokens_write_end, or gives up with tokens_write_cancel. After a failure of
-// any of these functions the writer is closed and the temporary file is gone.
-static inline bool tokens_write_begin(TokensWriter *w, const char *path, Error *err) {
-    memset(w, 0, sizeof *w);
-    const char *slash = strrchr(path, '/'), *name = slash == NULL ? path : slash + 1;
-    int length = (int)(name - path);  // of the directory, its slash included
-    w->path = format_text("%s", path);
-    w->directory = format_text("%.*s", length > 0 ? length : 1, length > 0 ? path : ".");
-    w->temporary = format_text("%.*s.writing-%s", length, path, name);
-    if (w->path == NULL || w->directory == NULL || w->temporary == NULL) {
-        tokens_write_cancel(w);
-        return fail(err, "out of memory: the name %s", path);
-    }
-    if (*name == '\0' || path_is_directory(path)) {
-        errno = EISDIR;
-        return tokens_write_fail(w, "created", err);
-    }
-    w->file = fopen(w->temporary, "wb");
-    return w->file != NULL || tokens_write_fail(w, "created", err);
-}
-
-static inline bool tokens_write_append(TokensWriter *w, const uint32_t *tokens, size_t n, Error *err) {
-    if (fwrite(tokens, 4, n, w->file) != n) { return tokens_write_fail(w, "written", err); }
-    w->tokens += n;
-    return true;
-}
-
-// Puts the file on the disk and gives it its name; w->tokens stays to be read.
-static inline bool tokens_write_end(TokensWriter *w, Error *err) {
-    if (fflush(w->file) != 0 || fsync(fileno(w->file)) != 0) { return tokens_write_fail(w, "written", err); }
-    if (rename(w->temporary, w->path) != 0) { return tokens_write_fail(w, "given its name", err); }
-    int directory = open(w->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = directory >= 0 && fsync(directory) == 0;
-    if (directory >= 0) { close(directory); }
-    if (!ok) { return tokens_write_fail(w, "recorded in its directory", err); }
-    tokens_write_close(w);
     return true;
 }
 

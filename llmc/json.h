@@ -6,7 +6,7 @@
 #ifndef LLMC_JSON_H
 #define LLMC_JSON_H
 
-#include "utils.h"
+#include "files.h"
 
 // ---------------------------------------------------------------------------------------------
 // the tree

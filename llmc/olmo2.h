@@ -15,6 +15,8 @@
 
 #define OLMO2_NO_TOKEN UINT32_MAX  // no such token; as a label: this position has none
 
+enum { OLMO2_MORE_ENDS = 8 };
+
 typedef struct {
     size_t C;                // hidden_size
     size_t L;                // num_hidden_layers
@@ -27,10 +29,21 @@ typedef struct {
     float rms_eps;           // rms_norm_eps, 1e-6 in every release
     float rope_theta;        // 500000
     float init_std;          // initializer_range, 0.02
-    uint32_t bos, eos, pad;  // token ids, or OLMO2_NO_TOKEN
+    uint32_t bos, eos, pad;  // token ids, or OLMO2_NO_TOKEN; eos ends every document
+    uint32_t more_ends[OLMO2_MORE_ENDS];  // (more_end_count) ids besides eos at which generation stops
+    size_t more_end_count;
     bool no_qk_norm;         // study: queries and keys are not normalised
     bool pre_norm;           // study: the norms stand on the branch inputs, as before OLMo 2
 } OLMo2Config;
+
+// Whether generation stops at this token.
+static inline bool config_is_end(const OLMo2Config *config, uint32_t id) {
+    if (id == OLMO2_NO_TOKEN) { return false; }
+    for (size_t i = 0; i < config->more_end_count; i++) {
+        if (config->more_ends[i] == id) { return true; }
+    }
+    return id == config->eos;
+}
 
 // The sizes of the OLMo 2 family and of its model ladder. 1B is the released one; 1B-core is OLMo-core's
 // `olmo2_1B` with 18 layers. Sources: OLMo-core's TransformerConfig, the released config.json files.

@@ -17,8 +17,7 @@
 typedef struct {
     const char *program;  // argv[0]
     Settings *settings;   // main's
-    OLMo2Config config;
-    Text text;
+    Source from;          // the model's beginning, new or from a directory, and its tokenizer
     OLMo2 *model;
 
     size_t B, T, micro;  // sequences of a step, tokens of a sequence, sequences at once in memory
@@ -31,7 +30,7 @@ typedef struct {
     int64_t updates;  // of the weights: skipped steps make none
     SkipStep skip;
 
-    char source[PATH_MAX];      // the directory that the weights come from; empty for a new model
+    char source[PATH_MAX];      // from.dir, known before it is opened if the run is resumed
     char state_path[PATH_MAX];  // its trainer/state.json
     JsonDocument state;         // which is read if it is needed
     int lock;  // an open file that keeps other processes out of the run; -1 if there is none yet
@@ -49,7 +48,7 @@ static inline void trainer_close(Trainer *t) {
     batch_free(&t->batch);
     dataloader_close(&t->validation);
     dataloader_close(&t->data);
-    text_close(&t->text);
+    source_close(&t->from);
     olmo2_free(t->model);
     json_free(&t->state);
     if (t->lock >= 0) { close(t->lock); }
@@ -145,20 +144,20 @@ static inline int64_t trainer_tokens(const Trainer *t) { return t->step * (int64
 
 // Keeps other processes from writing to the run as long as this one lives.
 static inline bool run_lock(Trainer *t, const char *run, Error *err) {
-    t->lock = open(run, O_RDONLY | O_CLOEXEC);
-    if (t->lock < 0) { return fail(err, "%s: cannot be opened: %s", run, strerror(errno)); }
-    return flock(t->lock, LOCK_EX | LOCK_NB) == 0 ||
-           fail(err, "%s: another process is training this run; wait for it or stop it", run);
+    Error warning = {""};
+    bool ok = directory_lock(run, &t->lock, &warning, err);
+    if (warning.text[0] != '\0') { print_message("warning", warning.text); }
+    return ok;
 }
 
 // With --resume: the settings of the run, and over them the few flags that may be given anew.
 static inline bool trainer_resume_settings(Trainer *t, const Command *command, int argc, char **argv,
                                            Error *err) {
     Settings *s = t->settings;
-    Error warning;
+    Error warning = {""};
     char *run = strdup(s->resume);
     bool ok = run != NULL || fail(err, "out of memory: the name of a run");
-    ok = ok && run_lock(t, run, err) && checkpoint_newest(t->source, run, &warning, err);
+    ok = ok && run_lock(t, run, err) && run_newest(t->source, run, &warning, err);
     if (ok && warning.text[0] != '\0') { print_message("warning", warning.text); }
     ok = ok && state_open(t, err);
     if (ok) {
@@ -194,21 +193,10 @@ static inline SizeDefaults size_defaults(const OLMo2Config *config) {
     return rows[row];
 }
 
-// The special tokens of a new model are its tokenizer's; without one, OLMo 2's where the vocabulary has them.
-static inline void config_set_tokens(OLMo2Config *config, const Text *text) {
-    if (text->present) {
-        config->bos = config->eos = config->pad = OLMO2_NO_TOKEN;
-        tokenizer_special(&text->tokenizer, "<|endoftext|>", &config->eos);
-        tokenizer_special(&text->tokenizer, "<|pad|>", &config->pad);
-    }
-    if (config->eos >= config->V) { config->eos = OLMO2_NO_TOKEN; }
-    if (config->pad >= config->V) { config->pad = OLMO2_NO_TOKEN; }
-}
-
 // The configuration of a new model: of a size with a name, or of a file.
-static inline bool trainer_new_config(Trainer *t, Error *err) {
+static inline bool trainer_new_config(Trainer *t, Error *warning, Error *err) {
     const Settings *s = t->settings;
-    OLMo2Config *config = &t->config;
+    OLMo2Config *config = &t->from.config;
     bool preset = olmo2_preset(config, s->config);
     if (!preset && !ends_with(s->config, ".json") && !path_is_file(s->config)) {
         char words[256] = "", nearest[64];
@@ -220,25 +208,24 @@ static inline bool trainer_new_config(Trainer *t, Error *err) {
         return fail(err, "--config %s: no such file and no such size; did you mean %s? (The sizes are %s.)",
                     s->config, nearest, words);
     }
-    if (!preset && !config_read(config, s->config, err)) { return false; }
-    if (preset && s->seq_len > 0) { config->max_T = (size_t)s->seq_len; }
-    if (preset && t->text.present) { config->V = (tokenizer_size(&t->text.tokenizer) + 127) / 128 * 128; }
-    if (s->vocab_size > 0) { config->V = (size_t)s->vocab_size; }
-    if (preset) { config_set_tokens(config, &t->text); }
+    const size_t V = s->vocab_size > 0 ? (size_t)s->vocab_size : 0, T = s->seq_len > 0 ? (size_t)s->seq_len : 0;
+    if (!source_new(&t->from, s->config, V, T, s->tokenizer, warning, err)) { return false; }
     config->no_qk_norm = config->no_qk_norm || (s->ablate & ABLATE_QK_NORM) != 0;
     config->pre_norm = config->pre_norm || (s->ablate & ABLATE_POST_NORM) != 0;
-    return config_check(config, s->config, err);
+    return true;
 }
 
+// A run that is resumed uses the tokenizer in its checkpoint: the one that it began with may have moved.
 static inline bool trainer_open_model(Trainer *t, Error *err) {
     const Settings *s = t->settings;
-    if (s->resume == NULL && s->load != NULL && !find_model(t->source, s->load, err)) { return false; }
-    bool found = t->source[0] != '\0';
-    // A run that goes on uses the tokenizer in its checkpoint: the one that it began with may have moved.
-    const char *name = s->resume == NULL ? s->tokenizer : NULL;
-    if (!text_open_beside(&t->text, name, found ? t->source : NULL, err)) { return false; }
-    bool ok = found ? checkpoint_load_config(&t->config, t->source, err) : trainer_new_config(t, err);
-    return ok && text_fit(&t->text, &t->config, err);
+    Error warning = {""};
+    const char *path = s->resume != NULL ? t->source : s->load;
+    bool ok = path != NULL
+                  ? source_open(&t->from, path, s->resume == NULL ? s->tokenizer : NULL, &warning, err)
+                  : trainer_new_config(t, &warning, err);
+    if (warning.text[0] != '\0') { print_message("warning", warning.text); }
+    snprintf(t->source, sizeof t->source, "%s", t->from.dir);
+    return ok;
 }
 
 // Opens the validation data and reads what the run will be measured on: that is little, and an error in it
@@ -246,7 +233,7 @@ static inline bool trainer_open_model(Trainer *t, Error *err) {
 static inline bool trainer_open_validation(Trainer *t, Error *err) {
     const Settings *s = t->settings;
     if (s->val_data.count == 0) { return true; }
-    if (!evaluation_open(&t->validation, &s->val_data, t->T, t->config.V, err)) { return false; }
+    if (!evaluation_open(&t->validation, &s->val_data, t->T, t->from.config.V, err)) { return false; }
     size_t instances = evaluation_instances(&t->validation, s->eval_instances);
     return evaluation_check(&t->validation, instances, &t->batch, err);
 }
@@ -260,17 +247,17 @@ static inline size_t default_micro_batch(size_t B, size_t T) {
 
 static inline bool trainer_open_data(Trainer *t, Error *err) {
     const Settings *s = t->settings;
-    SizeDefaults defaults = size_defaults(&t->config);
+    SizeDefaults defaults = size_defaults(&t->from.config);
     LoaderSettings loader;
     memset(&loader, 0, sizeof loader);
-    t->T = s->seq_len > 0 ? (size_t)s->seq_len : t->config.max_T;
+    t->T = s->seq_len > 0 ? (size_t)s->seq_len : t->from.config.max_T;
     t->B = (size_t)(s->batch_size > 0 ? s->batch_size : defaults.batch_size);
     t->micro = s->micro_batch_size > 0 ? (size_t)s->micro_batch_size : default_micro_batch(t->B, t->T);
     if (t->micro > t->B) {
         return fail(err, "--micro-batch-size %zu: is more than the batch of %zu sequences", t->micro, t->B);
     }
     loader.T = t->T;
-    loader.V = t->config.V;
+    loader.V = t->from.config.V;
     loader.batch = t->B;
     loader.shuffle = true;
     loader.seed = (uint64_t)s->seed;
@@ -278,7 +265,7 @@ static inline bool trainer_open_data(Trainer *t, Error *err) {
     loader.min_period = (size_t)s->filter_min_period;
     loader.max_period = (size_t)s->filter_max_period;
     loader.max_count = (size_t)s->filter_max_count;
-    return check_batch(&t->config, t->micro, t->T, err) &&
+    return check_batch(&t->from.config, t->micro, t->T, err) &&
            dataloader_open(&t->data, (const char *const *)s->data.items, s->data.count, &loader, err) &&
            batch_create(&t->batch, t->B, t->T, err) && trainer_open_validation(t, err);
 }
@@ -293,7 +280,7 @@ static inline bool trainer_plan_length(Trainer *t, Error *err) {
     if (s->epochs > 0) { steps = s->epochs * (int64_t)per_epoch; }
     schedule->kind = (ScheduleKind)s->schedule;
     schedule->total = steps;
-    schedule->peak = isnan(s->lr) ? size_defaults(&t->config).lr : s->lr;
+    schedule->peak = isnan(s->lr) ? size_defaults(&t->from.config).lr : s->lr;
     schedule->warmup = s->warmup_steps >= 0 ? s->warmup_steps : steps / 10 < 2000 ? steps / 10 : 2000;
     schedule->decay = s->decay_steps >= 0 ? s->decay_steps : steps / 10;
     schedule->final_fraction = s->final_lr_fraction;
@@ -318,7 +305,7 @@ static inline OLMo2Room trainer_room(const Trainer *t) {
     OLMo2Room room = olmo2_room_to_train(t->micro, t->T);
     if (t->settings->sample_every > 0) {
         room.slots = 1;
-        room.cache_T = text_positions(&t->config, t->prompt.length, (size_t)t->settings->max_tokens);
+        room.cache_T = text_positions(&t->from.config, t->prompt.length, (size_t)t->settings->max_tokens);
     }
     return room;
 }
@@ -337,7 +324,7 @@ static inline void trainer_print_plan(const Trainer *t) {
     const Schedule *schedule = &t->schedule;
     OLMo2Room room = trainer_room(t);
     OLMo2Form form = trainer_form(t);
-    OLMo2Memory memory = olmo2_memory(&t->config, &room, &form);
+    OLMo2Memory memory = olmo2_memory(&t->from.config, &room, &form);
     char backend[128], tokens[32], name[64];
     size_t instances = dataloader_instances(&t->data), per_epoch = instances / t->B * t->B;
     double per_step = (double)(t->B * t->T);
@@ -346,8 +333,8 @@ static inline void trainer_print_plan(const Trainer *t) {
     choice_word(s, "schedule", name);
     printf("backend        %s\n", backend);
     printf("model          %s\n", t->source[0] != '\0' ? t->source : s->config);
-    print_config(&t->config);
-    print_parameters(&t->config);
+    print_config(&t->from.config);
+    print_parameters(&t->from.config);
     printf("memory         ");
     print_memory(&memory);
     printf("data           %zu sequences of %zu tokens in %zu file%s\n", instances, t->T, t->data.file_count,
@@ -367,11 +354,11 @@ static inline void trainer_print_plan(const Trainer *t) {
 static inline bool trainer_initialize(Trainer *t, Error *err) {
     Pcg64 rng;
     pcg64_seed(&rng, (uint64_t)t->settings->seed);
-    float *values = (float *)allocate(parameter_largest(&t->config), sizeof *values, "a tensor", err);
-    for (size_t index = 0; values != NULL && index < parameter_count(&t->config); index++) {
-        Parameter p = parameter_at(&t->config, index);
+    float *values = (float *)allocate(parameter_largest(&t->from.config), sizeof *values, "a tensor", err);
+    for (size_t index = 0; values != NULL && index < parameter_count(&t->from.config); index++) {
+        Parameter p = parameter_at(&t->from.config, index);
         for (size_t i = 0; i < p.size; i++) {
-            values[i] = p.row->init == INIT_ONE ? 1.0f : pcg64_truncated_normal(&rng, t->config.init_std);
+            values[i] = p.row->init == INIT_ONE ? 1.0f : pcg64_truncated_normal(&rng, t->from.config.init_std);
         }
         olmo2_write(t->model, OLMO2_PARAMETER, index, values);
     }
@@ -384,7 +371,7 @@ static inline bool trainer_create_model(Trainer *t, Error *err) {
     const Settings *s = t->settings;
     OLMo2Room room = trainer_room(t);
     OLMo2Form form = trainer_form(t);
-    if (!olmo2_create(&t->model, &t->config, &room, &form, err)) { return false; }
+    if (!olmo2_create(&t->model, &t->from.config, &room, &form, err)) { return false; }
     if (s->profile && olmo2_profile(t->model) == NULL) {
         return fail(
             err,
@@ -405,7 +392,7 @@ static inline bool run_check_unused(const char *run, Error *err) {
     char log[PATH_MAX];
     int64_t *steps = NULL;
     size_t count = 0;
-    if (!path_join(log, run, "log.jsonl", err) || !checkpoint_list(run, &steps, &count, err)) {
+    if (!path_join(log, run, "log.jsonl", err) || !run_list(run, &steps, &count, err)) {
         return false;
     }
     free(steps);
@@ -439,10 +426,10 @@ static inline bool log_run(Trainer *t, Error *err) {
     json_begin_object(&w, NULL);
     json_string(&w, "type", "run");
     json_string(&w, "backend", backend);
-    json_integer(&w, "parameters", (int64_t)parameter_total(&t->config));
+    json_integer(&w, "parameters", (int64_t)parameter_total(&t->from.config));
     json_integer(&w, "parameters_without_embeddings",
-                 (int64_t)parameter_total_without_embeddings(&t->config));
-    json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(&t->config, &room, &form).total);
+                 (int64_t)parameter_total_without_embeddings(&t->from.config));
+    json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(&t->from.config, &room, &form).total);
     json_integer(&w, "tokens_per_step", (int64_t)(t->B * t->T));
     json_integer(&w, "steps", t->schedule.total);
     settings_write(&w, "settings", t->settings);
@@ -450,25 +437,16 @@ static inline bool log_run(Trainer *t, Error *err) {
     return run_log_write(&t->log, &w, err);
 }
 
-// Copies the tokenizer to RUN/tokenizer, from where every checkpoint takes it: the files that it was read
-// from may move while the run lasts.
-static inline bool trainer_keep_tokenizer(Trainer *t, const char *run, Error *err) {
-    char writing[PATH_MAX], kept[PATH_MAX];
-    if (!t->text.present) { return true; }
-    return path_join(writing, run, ".writing-tokenizer", err) && path_join(kept, run, "tokenizer", err) &&
-           directory_create(writing, err) &&
-           checkpoint_write_tokenizer(&t->config, writing, t->text.path, err) &&
-           checkpoint_rename(run, writing, kept, "tokenizer", err) && checkpoint_clean(run, err) &&
-           path_join(t->text.path, kept, "tokenizer.json", err);
-}
-
 // Opens the run's directory and its log.
 static inline bool trainer_enter_run(Trainer *t, Error *err) {
     const char *run = t->settings->out;
+    Text *text = &t->from.text;
+    Error warning = {""};
     bool fresh, resumed = t->settings->resume != NULL;
-    return (resumed || (directory_create(run, err) && run_claim(t, run, err))) &&
-           checkpoint_clean(run, err) && trainer_keep_tokenizer(t, run, err) &&
-           run_log_open(&t->log, run, t->step, &fresh, err) && (!fresh || log_run(t, err));
+    bool ok = (resumed || (directory_create(run, err) && run_claim(t, run, err))) && run_clean(run, &warning, err) &&
+              (!text->present || run_keep_tokenizer(run, &t->from.config, text->path, &warning, err));
+    if (warning.text[0] != '\0') { print_message("warning", warning.text); }
+    return ok && run_log_open(&t->log, run, t->step, &fresh, err) && (!fresh || log_run(t, err));
 }
 
 // Everything up to the first step. Nothing is written before all input is known to be good, but for the ids
@@ -482,12 +460,12 @@ static inline bool trainer_open(Trainer *t, const Command *command, int argc, ch
     if (!trainer_open_model(t, err) || !trainer_open_data(t, err) || !trainer_plan_length(t, err)) {
         return false;
     }
-    if (s->sample_every > 0 && !prompt_encode(&t->text, &t->config, s->prompt, &t->prompt, err)) {
+    if (s->sample_every > 0 && !prompt_encode(&t->from.text, &t->from.config, s->prompt, &t->prompt, err)) {
         return false;
     }
     OLMo2Room room = trainer_room(t);
     OLMo2Form form = trainer_form(t);
-    if (!olmo2_check(&t->config, &room, &form, err)) { return false; }
+    if (!olmo2_check(&t->from.config, &room, &form, err)) { return false; }
     trainer_print_plan(t);
     return trainer_create_model(t, err) && trainer_enter_run(t, err);
 }
@@ -538,21 +516,21 @@ static inline bool trainer_dry_run(Trainer *t, Error *err) {
         !trainer_open_model(t, err)) {
         return false;
     }
-    t->T = s->seq_len > 0 ? (size_t)s->seq_len : t->config.max_T;
+    t->T = s->seq_len > 0 ? (size_t)s->seq_len : t->from.config.max_T;
     t->micro = s->micro_batch_size > 0 ? (size_t)s->micro_batch_size : 1;
     OLMo2Room room = trainer_room(t);
     OLMo2Form form = trainer_form(t);
-    if (!check_batch(&t->config, t->micro, t->T, err) || !olmo2_check(&t->config, &room, &form, err)) {
+    if (!check_batch(&t->from.config, t->micro, t->T, err) || !olmo2_check(&t->from.config, &room, &form, err)) {
         return false;
     }
-    const size_t largest = largest_micro_batch(&t->config, room, &form, bytes);
+    const size_t largest = largest_micro_batch(&t->from.config, room, &form, bytes);
     if (s->micro_batch_size <= 0 && largest > 0) { room.B = largest; }
-    OLMo2Memory memory = olmo2_memory(&t->config, &room, &form);
+    OLMo2Memory memory = olmo2_memory(&t->from.config, &room, &form);
     olmo2_describe(&room, &form, backend, sizeof backend);
     printf("backend        %s\n", backend);
     printf("model          %s\n", t->source[0] != '\0' ? t->source : s->config);
-    print_config(&t->config);
-    print_parameters(&t->config);
+    print_config(&t->from.config);
+    print_parameters(&t->from.config);
     printf("micro-batch    %zu sequence%s of %zu tokens\n", room.B, room.B == 1 ? "" : "s", t->T);
     printf("memory         ");
     print_memory(&memory);
@@ -568,7 +546,7 @@ static inline bool trainer_dry_run(Trainer *t, Error *err) {
         "--memory %s: one sequence of %zu tokens needs %s\n"
         "       Less is needed with a shorter --seq-len, --recompute block, --master-weights off, --moments "
         "bf16.",
-        s->memory, t->T, format_bytes(text, olmo2_memory(&t->config, &room, &form).total));
+        s->memory, t->T, format_bytes(text, olmo2_memory(&t->from.config, &room, &form).total));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -670,7 +648,7 @@ static inline bool trainer_evaluate(Trainer *t, Error *err) {
     memset(&w, 0, sizeof w);
     size_t instances = evaluation_instances(&t->validation, t->settings->eval_instances);
     if (!evaluate(&e, t->model, &t->validation, instances, &t->batch, t->micro, objective_z(t->settings),
-                  &t->text, err)) {
+                  &t->from.text, err)) {
         return false;
     }
     progress_print(&t->progress, "validation at step %lld: loss %.4f, perplexity %.2f", (long long)t->step,
@@ -699,13 +677,13 @@ static inline bool trainer_sample(Trainer *t, Error *err) {
     memset(&text, 0, sizeof text);
     memset(&w, 0, sizeof w);
     progress_print(&t->progress, "sample at step %lld:\n%s", (long long)t->step, prompt);
-    bool ok = generate(t->model, &t->text, &t->prompt, trainer_room(t).cache_T, &sampler,
+    bool ok = generate(t->model, &t->from.text, &t->prompt, trainer_room(t).cache_T, &sampler,
                        (uint64_t)(s->seed + t->step), stdout, err);
     progress_print(&t->progress, "\n");
     json_append_text(&text, prompt);
     for (size_t i = begin; i < t->prompt.length; i++) {
         size_t size = 0;
-        const char *piece = tokenizer_piece(&t->text.tokenizer, t->prompt.ids[i], &size);
+        const char *piece = tokenizer_piece(&t->from.text.tokenizer, t->prompt.ids[i], &size);
         if (piece != NULL) { json_append(&text, piece, size); }
     }
     t->prompt.length = begin;
@@ -736,16 +714,20 @@ static inline bool trainer_save(Trainer *t, Error *err) {
     char path[PATH_MAX], name[32];
     JsonWriter state;
     memset(&state, 0, sizeof state);
-    if (!path_join(path, s->out, checkpoint_name(name, t->step), err) || !log_save(t, err)) { return false; }
+    if (!path_join(path, s->out, run_checkpoint_name(name, t->step), err) || !log_save(t, err)) { return false; }
     state_write(&state, t);
     bool ok = !state.failed || fail(err, "out of memory: the state of a checkpoint");
-    ok = ok &&
-         checkpoint_save(t->model, s->out, t->step, t->text.present ? t->text.path : NULL, state.text, err);
+    const CheckpointParts parts = {&t->from.said, t->from.text.present ? t->from.text.path : NULL, state.text};
+    Error warning = {""};
+    ok = ok && run_write_checkpoint(t->model, s->out, t->step, &parts, &warning, err);
     json_writer_free(&state);
-    if (!ok) { return false; }
-    t->saved_step = t->step;
-    progress_print(&t->progress, "saved %s\n", path);
-    return s->keep == 0 || checkpoint_prune(s->out, s->keep, s->keep_every, err);
+    if (ok) {
+        t->saved_step = t->step;
+        progress_print(&t->progress, "saved %s\n", path);
+        ok = s->keep == 0 || run_prune(s->out, s->keep, s->keep_every, -1, &warning, err);
+    }
+    if (warning.text[0] != '\0') { print_message("warning", warning.text); }
+    return ok;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -901,6 +883,7 @@ static inline const Command *find_command(const char *name, Error *err) {
 static inline int trainer_main(int argc, char **argv) {
     Error err;
     Settings settings;
+    signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of write, not the end of the program
     memset(&settings, 0, sizeof settings);
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         program_help(argc < 2 ? stderr : stdout, argv[0]);

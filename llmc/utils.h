@@ -1,8 +1,22 @@
-// utils.h: errors, memory, files and text, for every other header of the library.
+// utils.h: errors, memory, threads and text, for every other header of the library.
+//
+// Doors:
+//   fail                              writes an error message and is false
+//   add_warning                       appends a line to a warning
+//   allocate, allocate_pages          zeroed memory, or an error that says for what it was needed
+//   multiply_sizes                    a product that must fit 64 bits
+//   format_text, format_bytes, ends_with
+//   thread_count, thread_number       OpenMP's, or 1 and 0 without it
+//   seconds_now                       a clock that never goes back
 //
 // Errors. A function that can fail returns bool, true for success, and takes an Error as its last argument.
-// On failure it has written there one message for a person: which file, flag or field, what was found, what
-// was expected, what to do. The caller passes it up with `return false`; only main() prints it and exits.
+// On failure it has written one message for a person: which file, flag or field, what was found, what was
+// expected, what to do. The caller passes it up with `return false`. Only llmc/main.h and llmc/commands/ print
+// messages and end the program.
+//
+// Warnings. A function that can succeed and still has something to say takes an Error called `warning` as well.
+// It appends one line for each thing to that text, so the caller begins with an empty one:
+//     Error err, warning = {""};
 //
 // All headers of llmc/ compile as C11 and as C++17, so that a backend may be written in either.
 #ifndef LLMC_UTILS_H
@@ -10,7 +24,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
@@ -21,7 +34,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
@@ -31,11 +43,12 @@
 // ---------------------------------------------------------------------------------------------
 // errors
 
+// Room for a few lines, each with a path as long as paths can be.
 typedef struct {
-    char text[4096];  // empty while nothing has failed
+    char text[4 * PATH_MAX];  // empty: no message
 } Error;
 
-// Writes the message. The arguments may include err->text itself, to put words before an earlier message.
+// Writes the message. The arguments may include err->text itself, to put words in front of an earlier message.
 __attribute__((format(printf, 2, 3))) static inline int error_write(Error *err, const char *format, ...) {
     char text[sizeof err->text];
     va_list arguments;
@@ -51,9 +64,13 @@ static inline bool error_return(int length) {
     return false;
 }
 
-// Writes the message and is false, so that `return fail(err, "...", ...)` is the whole story. A macro:
-// compilers do not look into a function with variable arguments and would not know that it is false.
+// Writes the message and is false: `return fail(err, "...", ...)`. It is a macro because compilers do not look
+// into functions with variable arguments and would not see that the value is always false.
 #define fail(err, ...) error_return(error_write(err, __VA_ARGS__))
+
+// add_warning(warning, "format", arguments): appends a line. The format is a literal with at least one argument.
+#define add_warning(warning, format, ...)                                                                             \
+    ((void)error_write(warning, "%s%s" format, (warning)->text, (warning)->text[0] != '\0' ? "\n" : "", __VA_ARGS__))
 
 // ---------------------------------------------------------------------------------------------
 // memory
@@ -99,10 +116,10 @@ static inline void *allocate(size_t count, size_t size, const char *what, Error 
     return memory;
 }
 
-// The same for arrays as large as a model, released with free_pages. A page takes memory only when it is
-// first written to, and then near the thread that does so. Linux gives pages of 2 MB for the asking: with
-// small ones, reading down a matrix spends time on finding the page of each row.
-#ifdef __SANITIZE_ADDRESS__  // which watches the ends of malloc's memory alone
+// The same for arrays as large as a model, released with free_pages. A page takes memory only when a thread first
+// writes to it, and then near that thread. Linux gives pages of 2 MB when asked: with small pages, reading down a
+// matrix spends its time on looking up the page of each row.
+#ifdef __SANITIZE_ADDRESS__  // it watches the ends of malloc's memory only
 static inline void *allocate_pages(size_t count, size_t size, const char *what, Error *err) {
     return allocate(count, size, what, err);
 }
@@ -119,7 +136,7 @@ static inline size_t whole_pages(size_t bytes) { return (bytes / LARGE_PAGE + 1)
 static inline void *allocate_pages(size_t count, size_t size, const char *what, Error *err) {
     size_t bytes;
     if (!allocation_size(&bytes, count, size, what, err)) { return NULL; }
-    // One page more than is needed has a boundary of large pages in it; what lies around is given back.
+    // One page more than needed contains a boundary of large pages; what lies before and after is unmapped.
     void *mapped = mmap(NULL, whole_pages(bytes) + LARGE_PAGE, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) { return allocation_failed(bytes, what, err); }
@@ -128,7 +145,7 @@ static inline void *allocate_pages(size_t count, size_t size, const char *what, 
     munmap(mapped, before);
     if (before < LARGE_PAGE) { munmap(memory + whole_pages(bytes), LARGE_PAGE - before); }
 #ifdef MADV_HUGEPAGE
-    madvise(memory, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);  // small ones for what is left
+    madvise(memory, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);  // the rest stays on small pages
 #endif
     return memory;
 }
@@ -138,23 +155,10 @@ static inline void free_pages(void *memory, size_t count, size_t size) {
 }
 #endif
 
-// Whether the machine has `bytes` of memory at all. Asking first matters where the system promises more than
-// it has and ends the program when it is used.
-static inline bool memory_suffices(size_t bytes, Error *err) {
-    long pages = sysconf(_SC_PHYS_PAGES), page_size = sysconf(_SC_PAGE_SIZE);
-    size_t machine = pages > 0 && page_size > 0 ? (size_t)pages * (size_t)page_size : SIZE_MAX;
-    if (bytes <= machine) { return true; }
-    char needed[32], found[32];
-    return fail(err,
-                "out of memory: the model and its buffers need %s, this machine has %s\n"
-                "       A smaller --micro-batch-size, --seq-len or --config needs less.",
-                format_bytes(needed, bytes), format_bytes(found, machine));
-}
-
 // ---------------------------------------------------------------------------------------------
 // threads; without OpenMP there is one
 
-// How many a parallel region has.
+// Threads of a parallel region.
 static inline size_t thread_count(void) {
 #ifdef _OPENMP
     return (size_t)omp_get_max_threads();
@@ -163,7 +167,7 @@ static inline size_t thread_count(void) {
 #endif
 }
 
-// Which one is asking, from 0.
+// The number of the calling thread, from 0.
 static inline size_t thread_number(void) {
 #ifdef _OPENMP
     return (size_t)omp_get_thread_num();
@@ -175,7 +179,7 @@ static inline size_t thread_number(void) {
 // ---------------------------------------------------------------------------------------------
 // text
 
-// A printf into fresh memory; the caller frees it. NULL only when there is no memory at all.
+// printf into fresh memory, which the caller frees. NULL only if there is no memory left.
 __attribute__((format(printf, 1, 2))) static inline char *format_text(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
@@ -193,88 +197,6 @@ __attribute__((format(printf, 1, 2))) static inline char *format_text(const char
 static inline bool ends_with(const char *text, const char *ending) {
     size_t length = strlen(text), ending_length = strlen(ending);
     return length >= ending_length && strcmp(text + length - ending_length, ending) == 0;
-}
-
-// ---------------------------------------------------------------------------------------------
-// files
-
-static inline bool path_is_directory(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-static inline bool path_is_file(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
-}
-
-// Writes "dir/name" to out, PATH_MAX bytes of the caller's.
-static inline bool path_join(char *out, const char *dir, const char *name, Error *err) {
-    int length = snprintf(out, PATH_MAX, "%s/%s", dir, name);
-    return (length >= 0 && length < PATH_MAX) ||
-           fail(err, "%s/%s: the path is longer than %d", dir, name, PATH_MAX);
-}
-
-// A file's bytes, mapped read-only: nothing is copied until it is read.
-typedef struct {
-    const char *data;  // NULL when the file is empty
-    size_t size;       // bytes
-} MappedFile;
-
-static inline bool file_map(MappedFile *file, const char *path, Error *err) {
-    file->data = NULL;
-    file->size = 0;
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) { return fail(err, "%s: cannot be opened: %s", path, strerror(errno)); }
-    struct stat info;
-    if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
-        close(descriptor);
-        return fail(err, "%s: is not a regular file", path);
-    }
-    if (info.st_size > 0) {
-        void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        if (data == MAP_FAILED) {
-            close(descriptor);
-            return fail(err, "%s: cannot be mapped into memory: %s", path, strerror(errno));
-        }
-        file->data = (const char *)data;
-        file->size = (size_t)info.st_size;
-    }
-    close(descriptor);
-    return true;
-}
-
-static inline void file_unmap(MappedFile *file) {
-    if (file->data != NULL) { munmap((void *)file->data, file->size); }
-    file->data = NULL;
-    file->size = 0;
-}
-
-// Writing a file: file_create, file_write as often as needed, file_finish.
-static inline bool file_create(int *descriptor, const char *path, Error *err) {
-    *descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    return *descriptor >= 0 || fail(err, "%s: cannot be created: %s", path, strerror(errno));
-}
-
-static inline bool file_write(int descriptor, const void *data, size_t size, const char *path, Error *err) {
-    for (size_t done = 0; done < size;) {
-        ssize_t written = write(descriptor, (const char *)data + done, size - done);
-        if (written < 0 && errno == EINTR) { continue; }
-        if (written <= 0) {
-            return fail(err, "%s: cannot be written: %s", path, strerror(written < 0 ? errno : ENOSPC));
-        }
-        done += (size_t)written;
-    }
-    return true;
-}
-
-// Closes the file after making sure that its data is on the disk, or removes it if `ok` is false or that
-// fails.
-static inline bool file_finish(int descriptor, bool ok, const char *path, Error *err) {
-    if (ok && fsync(descriptor) != 0) { ok = fail(err, "%s: cannot be written: %s", path, strerror(errno)); }
-    if (close(descriptor) != 0 && ok) { ok = fail(err, "%s: cannot be written: %s", path, strerror(errno)); }
-    if (!ok) { unlink(path); }
-    return ok;
 }
 
 // ---------------------------------------------------------------------------------------------

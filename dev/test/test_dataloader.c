@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include "llmc/dataloader.h"
+#include "llmc/token_writer.h"
 
 #include "check.h"
 
