@@ -120,12 +120,10 @@ static inline bool evaluation_check(DataLoader *loader, size_t instances, Batch 
 // at a time.
 static inline bool evaluate(Evaluation *e, OLMo2 *m, DataLoader *loader, size_t instances, Batch *batch,
                             size_t B, double z, const Text *text, Error *err) {
-    LoaderState start = loader->state;
     LmSums sums;
     memset(e, 0, sizeof *e);
     memset(&sums, 0, sizeof sums);
-    start.epoch = start.position = 0;
-    if (!dataloader_restore(loader, &start, err)) { return false; }
+    dataloader_rewind(loader);
     for (size_t done = 0; done < instances; done += B) {
         size_t n = instances - done < B ? instances - done : B;
         if (!batch_next(batch, loader, n, err)) { return false; }

@@ -79,7 +79,7 @@ static inline bool state_read_window(RollingWindow *window, const Json *values, 
 
 // The text of trainer/state.json.
 static inline void state_write(JsonWriter *w, const Trainer *t) {
-    const LoaderState *loader = &t->data.state;
+    const OrderState *loader = &t->data.order.state;
     json_begin_object(w, NULL);
     json_integer(w, "step", t->step);
     json_integer(w, "updates", t->updates);
@@ -122,7 +122,7 @@ static inline bool state_restore(Trainer *t, Error *err) {
         return false;
     }
     t->saved_step = t->step;
-    LoaderState loader = {(uint64_t)seed, (uint64_t)epoch, (uint64_t)position, (uint64_t)instances};
+    OrderState loader = {(uint64_t)seed, (uint64_t)epoch, (uint64_t)position, (uint64_t)instances};
     return dataloader_restore(&t->data, &loader, err) &&
            state_read_window(&t->skip.losses, json_member(skip, "losses"), source, err) &&
            state_read_window(&t->skip.norms, json_member(skip, "norms"), source, err);
@@ -751,10 +751,8 @@ static inline bool stop_requested(void) {
 
 // The next batch. If its data are bad, what the run has learned so far is saved.
 static inline bool trainer_next_batch(Trainer *t, Error *err) {
-    LoaderState before = t->data.state;
     Error unsaved;
     if (batch_next(&t->batch, &t->data, t->B, err)) { return true; }
-    t->data.state = before;
     if (t->step == 0) { return false; }
     if (t->saved_step != t->step && !trainer_save(t, &unsaved)) {
         return fail(err, "%s\n%s", err->text, unsaved.text);
