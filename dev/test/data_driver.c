@@ -1,6 +1,6 @@
-// data_driver.c: runs the library's data functions on inputs read from stdin, for reference_data.py to
-// compare with NumPy and OLMo-core. A command is a word and its arguments, its answer one line. Numbers with
-// a point are read and written in hexadecimal, so that no bit is lost.
+// data_driver.c: runs the library's data functions on inputs from stdin. reference_data.py compares its answers
+// with NumPy and OLMo-core. A command is a word and its arguments, an answer is one line. Numbers with a point
+// are read and written in hexadecimal, so no bit is lost.
 #include <inttypes.h>
 
 #include "llmc/dataloader.h"
@@ -72,6 +72,18 @@ static void command_repeats(void) {
     for (size_t t = 0; t < T; t++) { tokens[t] = (uint32_t)read_integer(); }
     printf("%d", ngram_repeats(tokens, T, low, high, count));
     free(tokens);
+}
+
+// labels MIN_PERIOD MAX_PERIOD MAX_COUNT T TOKENS MASK -> 0 or 1
+static void command_labels(void) {
+    size_t low = read_integer(), high = read_integer(), count = read_integer(), T = read_integer();
+    uint32_t *tokens = (uint32_t *)allocated(T, sizeof *tokens);
+    uint8_t *mask = (uint8_t *)allocated(T, 1);
+    for (size_t t = 0; t < T; t++) { tokens[t] = (uint32_t)read_integer(); }
+    for (size_t t = 0; t < T; t++) { mask[t] = (uint8_t)read_integer(); }
+    printf("%d", labels_repeat(tokens, mask, T, low, high, count));
+    free(tokens);
+    free(mask);
 }
 
 // schedule KIND PEAK WARMUP TOTAL DECAY FINAL FROM TO -> the rates of these steps
@@ -170,9 +182,10 @@ typedef struct {
 
 int main(void) {
     const Command commands[] = {
-        {"draws", command_draws},       {"shuffle", command_shuffle}, {"normal", command_normal},
-        {"repeats", command_repeats},   {"skip", command_skip},       {"monitor", command_monitor},
-        {"schedule", command_schedule}, {"score", command_score},     {"load", command_load},
+        {"draws", command_draws},     {"shuffle", command_shuffle},   {"normal", command_normal},
+        {"repeats", command_repeats}, {"labels", command_labels},     {"skip", command_skip},
+        {"monitor", command_monitor}, {"schedule", command_schedule}, {"score", command_score},
+        {"load", command_load},
     };
     char word[32];
     while (scanf("%31s", word) == 1) {

@@ -14,7 +14,7 @@ static void read_all(const char *beginning, size_t length, const uint8_t *data, 
     }
 
     const char *patterns[] = {path};
-    LoaderSettings settings = {T, 1u << 31, 1, size % 2 == 0, 1, true, 1, 2, 3};
+    LoaderSettings settings = {T, 1u << 31, 1, size % 2 == 0, 1, true, 1, 2, 3, true};
     uint32_t tokens[B * T];
     uint8_t mask[B * T];
     bool filtered[B];

@@ -152,6 +152,35 @@ def check_filter(checks: Checks, driver: Driver, rng: Generator) -> None:
     print(f"filter: {len(cases)} instances, {bad} of them bad, against OLMo-core's find_periodic_sequences")
 
 
+def labels_only(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """What the filter looks at: every token without a label is given an id that occurs nowhere else."""
+    return np.where(mask, tokens, 10**6 + np.arange(len(tokens)))
+
+
+def check_filter_of_labels(checks: Checks, driver: Driver, rng: Generator) -> None:
+    """With padding, prompts and single tokens masked: OLMo-core's own search, on the labels only."""
+    cases: List[Tuple[np.ndarray, np.ndarray]] = []
+    for number in range(4000):
+        tokens = random_instance(rng)
+        mask = np.ones(len(tokens), dtype=bool)
+        for _ in range(int(rng.integers(0, 4))):
+            start = int(rng.integers(len(tokens) + 1))
+            mask[start : start + int(rng.integers(1, 100))] = False
+        cases.append((tokens, mask if number % 4 else np.ones_like(mask)))
+    words = [(" ".join(map(str, a)), " ".join(str(int(m)) for m in mask)) for a, mask in cases]
+    commands = [
+        f"labels 1 13 8 {len(a)} {tokens} {mask}" for (a, _), (tokens, mask) in zip(cases, words)
+    ]
+    bad = spared = 0
+    for (a, mask), answer in zip(cases, driver.run(commands)):
+        expected = bad_instance(labels_only(a, mask), 1, 13, 8)
+        bad += expected
+        spared += bad_instance(a, 1, 13, 8) and not expected
+        checks.check(answer == [str(int(expected))], f"filter of labels {a.tolist()} {mask.tolist()}")
+    checks.check(bad > 100 and spared > 100, "the masks decide about many instances")
+    print(f"filter of labels: {len(cases)} instances, {bad} bad, {spared} more would be without their masks")
+
+
 def check_schedules(checks: Checks, driver: Driver) -> None:
     commands: List[str] = []
     rates: List[Tuple[Callable[[int], float], range]] = []
@@ -262,8 +291,9 @@ def check_spike_score(checks: Checks, driver: Driver, rng: Generator) -> None:
     print(f"spike score: {len(series)} series, against its definition in NumPy")
 
 
-def check_loader(checks: Checks, driver: Driver, rng: Generator, directory: Path) -> None:
-    """Two epochs of batches: tokens, labels, filtered instances and the normaliser."""
+def check_loader(checks: Checks, driver: Driver, rng: Generator, directory: Path, masked: bool) -> None:
+    """Two epochs of batches: tokens, labels, filtered instances and the normaliser. With masks, the instances
+    to filter are those that OLMo-core finds among the labels; its loader searches all tokens."""
     T, V, B, seed = 48, 200, 4, 6198
     files: List[Path] = []
     for i, n in enumerate((1000, 47, 613, 480)):
@@ -271,9 +301,11 @@ def check_loader(checks: Checks, driver: Driver, rng: Generator, directory: Path
         for start in range(0, n - 40, 200):  # so that some instances have too many repetitions
             tokens[start : start + 40] = np.resize(tokens[start : start + 3], 40)
         mask = rng.random(n) < 0.7
-        files.append(directory / f"part-{i}.npy")
+        files.append(directory / f"part-{i}-{masked}.npy")
         tokens.tofile(files[-1])
-        mask.tofile(f"{files[-1]}.mask")
+        if masked:
+            mask[:200] = True  # so that some repetitions are labels
+            mask.tofile(f"{files[-1]}.mask")
     files.append(files[2])  # a file listed twice is data repeated
 
     dataset = NumpyFSLDataset(
@@ -286,7 +318,7 @@ def check_loader(checks: Checks, driver: Driver, rng: Generator, directory: Path
         instance_filter_config=InstanceFilterConfig(
             repetition_max_period=13, repetition_min_period=1, repetition_max_count=8
         ),
-        label_mask_paths=[f"{f}.mask" for f in files],
+        label_mask_paths=[f"{f}.mask" for f in files] if masked else None,
     )
     loader = NumpyFSLDataLoader(
         dataset,
@@ -305,8 +337,13 @@ def check_loader(checks: Checks, driver: Driver, rng: Generator, directory: Path
     names = " ".join(map(str, files))
     (answer,) = driver.run([f"load {T} {V} {B} {seed + 1} 1 13 8 {len(batches)} {len(files)} {names}"])
     got = np.array(answer, dtype=np.int64).reshape(len(batches), 2 * B * T + B + 1)
-    filtered = 0
+    filtered = spared = 0
     for number, (batch, row) in enumerate(zip(batches, got)):
+        if masked:
+            rows = zip(batch["input_ids"].numpy(), batch["label_mask"].numpy())
+            good = torch.tensor([not bad_instance(labels_only(*row), 1, 13, 8) for row in rows])
+            spared += int((good & ~batch["instance_mask"]).sum())
+            batch["instance_mask"] = good
         labels, kept = get_labels(batch), batch["instance_mask"]
         normaliser = (labels != -100).sum() + (~kept).sum() * T
         filtered += int((~kept).sum())
@@ -323,8 +360,9 @@ def check_loader(checks: Checks, driver: Driver, rng: Generator, directory: Path
     checks.check(
         len(batches) > 20 and 0 < filtered < len(batches) * B, "the data has instances of both kinds"
     )
+    checks.check(spared > 0 or not masked, "the masks decide about some instances")
     figures = f"{len(batches)} batches of 2 epochs, {filtered} instances filtered"
-    print(f"loader: {figures}, against OLMo-core's loader")
+    print(f"loader{' with masks' if masked else ''}: {figures}, against OLMo-core's loader")
 
 
 def check_numpy_file(checks: Checks, driver: Driver, directory: Path) -> None:
@@ -353,11 +391,13 @@ def main() -> int:
         check_shuffles(checks, driver, rng)
         check_normal(checks, driver)
         check_filter(checks, driver, rng)
+        check_filter_of_labels(checks, driver, rng)
         check_schedules(checks, driver)
         check_skip_step(checks, driver, rng)
         check_monitor(checks, driver, rng)
         check_spike_score(checks, driver, rng)
-        check_loader(checks, driver, rng, directory)
+        for masked in (False, True):
+            check_loader(checks, driver, rng, directory, masked)
         check_numpy_file(checks, driver, directory)
     print(f"{checks.passed} passed, {checks.failed} failed")
     return 1 if checks.failed or not checks.passed else 0
