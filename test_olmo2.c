@@ -13,7 +13,7 @@
 #include "llmc/safetensors.h"
 #include "llmc/objectives.h"
 #include "llmc/schedule.h"
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #ifdef BACKEND
 #include BACKEND
 #include "dev/test/cuda_layers.cuh"

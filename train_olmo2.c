@@ -1104,8 +1104,4 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
 
 void olmo2_decode_reset(OLMo2 *m, size_t slot) { m->positions[slot] = 0; }
 
-#ifndef TESTING
-#include "llmc/trainer.h"  // trainer_main: the commands, the training loop
-
-int main(int argc, char **argv) { return trainer_main(argc, argv); }
-#endif
+#include "llmc/main.h"  // main: the commands, the training loop

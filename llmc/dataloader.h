@@ -1,4 +1,5 @@
-// dataloader.h: token files in, batches out; and the writer of token files.
+// dataloader.h: token files in, batches out.
+//
 //   dataloader_open, dataloader_close     the files of a list of names or patterns
 //   dataloader_next                       the next instances, with their masks
 //   dataloader_restore, dataloader_continue, dataloader_rewind     move to another place in the order

@@ -1,5 +1,9 @@
-// log.h: what a run tells: a line for the person who watches, and log.jsonl, one JSON object a line, for
-// everything that reads it later.
+// log.h: what a run reports: a line on the screen for the person who watches, and log.jsonl, one JSON object
+// a line, for every program that reads it later.
+//
+//   progress_print, progress_step        the screen
+//   run_log_open, _write, _step, _sync   log.jsonl
+//   run_history_read                     the losses and norms of a log
 #ifndef LLMC_LOG_H
 #define LLMC_LOG_H
 
@@ -37,21 +41,41 @@ static inline const char *format_duration(char buffer[32], double seconds) {
     return buffer;
 }
 
-// With that many decimals if it fits the width, else with an exponent and as many digits as fit.
+// With that many decimals if that fits the width; otherwise with an exponent and as many digits as fit.
 static inline const char *format_fixed(char buffer[32], double value, int width, int decimals) {
+    if (isnan(value)) { return "nan"; }  // printf may print the sign of its bits
     int length = snprintf(buffer, 32, "%.*f", decimals, value);
     if (length > width) { length = snprintf(buffer, 32, "%.1e", value); }
     if (length > width) { snprintf(buffer, 32, "%.0e", value); }
     return buffer;
 }
 
+static inline const char *format_exponent(char buffer[32], double value) {
+    if (isnan(value)) { return "nan"; }
+    snprintf(buffer, 32, "%.2e", value);
+    return buffer;
+}
+
 // ---------------------------------------------------------------------------------------------
 // the lines of a step
 
+// One number that an objective reports. log.h prints what it is given and knows no objective.
 typedef struct {
+    const char *name;
+    double value;
+    bool exponent;  // always printed with one
+} Figure;
+
+enum { FIGURES = 8 };  // the most an objective reports
+
+// What a step says of itself. The objective fills the first part, the run the rest.
+typedef struct {
+    Figure figures[FIGURES];
+    size_t figure_count;
+    double objective;  // the value whose spikes skip a step
+    size_t labels;     // tokens that were trained
+
     int64_t step, tokens;  // of the whole run so far
-    double loss;           // mean cross-entropy per label, in nats, without the z term; NAN without a label
-    double z;              // mean z term per label; NAN without a label
     double gradient_norm;  // before clipping
     double lr;
     double tokens_per_second;
@@ -60,19 +84,39 @@ typedef struct {
     bool skipped;   // no update was made
 } StepReport;
 
-static const char *const step_header = "   step  tokens     loss        z    norm       lr  tok/s    left";
+static inline void report_figure(StepReport *r, const char *name, double value, bool exponent) {
+    const Figure figure = {name, value, exponent};
+    assert(r->figure_count < FIGURES);
+    r->figures[r->figure_count++] = figure;
+}
 
-// The step in at most 80 characters, under step_header.
+// The heads of the columns of step_line.
+static inline void step_header(char line[256], const StepReport *r) {
+    int length = snprintf(line, 256, "%7s %7s", "step", "tokens");
+    for (size_t i = 0; i < r->figure_count; i++) {
+        length += snprintf(line + length, 256 - (size_t)length, " %8.8s", r->figures[i].name);
+    }
+    snprintf(line + length, 256 - (size_t)length, " %7s %8s %6s %7s", "norm", "lr", "tok/s", "left");
+}
+
+// The step in a line, in at most 80 characters for two figures.
 static inline void step_line(char line[256], const StepReport *r) {
-    char tokens[32], loss[32], norm[32], speed[32], left[32], masked[32] = "";
+    char text[32], norm[32], speed[32], left[32], masked[32] = "";
+    int length = snprintf(line, 256, "%7lld %7s", (long long)r->step, format_count(text, (double)r->tokens));
+    for (size_t i = 0; i < r->figure_count; i++) {
+        const Figure *figure = &r->figures[i];
+        const char *value =
+            figure->exponent ? format_exponent(text, figure->value) : format_fixed(text, figure->value, 8, 4);
+        length += snprintf(line + length, 256 - (size_t)length, " %8s", value);
+    }
     if (r->masked > 0) { snprintf(masked, sizeof masked, " mask %zu", r->masked); }
-    snprintf(line, 256, "%7lld %7s %8s %8.2e %7s %8.2e %6s %7s%s%s", (long long)r->step,
-             format_count(tokens, (double)r->tokens), format_fixed(loss, r->loss, 8, 4), r->z,
+    snprintf(line + length, 256 - (size_t)length, " %7s %8.2e %6s %7s%s%s",
              format_fixed(norm, r->gradient_norm, 7, 3), r->lr, format_count(speed, r->tokens_per_second),
              format_duration(left, r->seconds_left), r->skipped ? " skip" : "", masked);
 }
 
-// What stands on the screen. On a terminal a step's line is refreshed in place until one is to stay.
+// The state of the screen. On a terminal, each step's line overwrites the last one unless that one is to
+// stay.
 typedef struct {
     bool terminal;
     bool refreshed;  // the last line is one that the next may overwrite
@@ -91,11 +135,14 @@ __attribute__((format(printf, 2, 3))) static inline void progress_print(Progress
     fflush(stdout);
 }
 
-// Prints the step's line; one that is not to stay is shown on a terminal only.
+// Prints the step's line. One that is not to stay is shown only on a terminal.
 static inline void progress_step(Progress *p, const StepReport *report, bool stays) {
     char line[256];
     if (!stays && !p->terminal) { return; }
-    if (!p->headed) { progress_print(p, "%s\n", step_header); }
+    if (!p->headed) {
+        step_header(line, report);
+        progress_print(p, "%s\n", line);
+    }
     step_line(line, report);
     printf("%s%s%s", p->refreshed ? "\r\033[K" : "", line, stays ? "\n" : "");
     p->refreshed = !stays;
@@ -118,7 +165,7 @@ static inline void run_log_close(RunLog *log) {
     log->path = NULL;
 }
 
-// Whether the line tells of no more than the first `step` steps. A line that was cut short does not.
+// Whether the line is complete and belongs to the first `step` steps.
 static inline bool run_log_keeps(const char *line, size_t size, int64_t step) {
     JsonDocument doc;
     Error ignored;
@@ -129,7 +176,7 @@ static inline bool run_log_keeps(const char *line, size_t size, int64_t step) {
     return keeps;
 }
 
-// The bytes of the log's lines up to the first that tells of a step after `step`.
+// The length of the log in bytes, up to the first line of a step after `step`.
 static inline bool run_log_length(const char *path, int64_t step, size_t *length, Error *err) {
     MappedFile file;
     *length = 0;
@@ -144,8 +191,8 @@ static inline bool run_log_length(const char *path, int64_t step, size_t *length
     return true;
 }
 
-// Opens the log of a run that has made `step` steps. Lines about later ones, which a crash has left, are cut:
-// they will be written again. Release with run_log_close.
+// Opens the log of a run that has made `step` steps. A crash may have left lines of later steps; they are
+// cut, because the run writes them again. *fresh: the log is empty. Release with run_log_close.
 static inline bool run_log_open(RunLog *log, const char *run, int64_t step, bool *fresh, Error *err) {
     size_t length = 0;
     log->file = NULL;
@@ -162,7 +209,7 @@ static inline bool run_log_open(RunLog *log, const char *run, int64_t step, bool
     return true;
 }
 
-// Appends what the writer holds as one line, and frees it.
+// Appends the writer's text as one line and frees the writer.
 static inline bool run_log_write(RunLog *log, JsonWriter *line, Error *err) {
     json_append_text(line, "\n");
     bool memory = !line->failed;
@@ -173,7 +220,7 @@ static inline bool run_log_write(RunLog *log, JsonWriter *line, Error *err) {
     return written || fail(err, "%s: cannot be written: %s", log->path, strerror(errno));
 }
 
-// Makes sure that the log is on the disk: a checkpoint must not be newer than the log of its steps.
+// Syncs the log to the disk: a checkpoint must not be newer than the log of its steps.
 static inline bool run_log_sync(RunLog *log, Error *err) {
     return fsync(fileno(log->file)) == 0 ||
            fail(err, "%s: cannot be written: %s", log->path, strerror(errno));
@@ -186,8 +233,7 @@ static inline bool run_log_step(RunLog *log, const StepReport *r, Error *err) {
     json_string(&w, "type", "step");
     json_integer(&w, "step", r->step);
     json_integer(&w, "tokens", r->tokens);
-    json_number(&w, "loss", r->loss);
-    json_number(&w, "z", r->z);
+    for (size_t i = 0; i < r->figure_count; i++) { json_number(&w, r->figures[i].name, r->figures[i].value); }
     json_number(&w, "gradient_norm", r->gradient_norm);
     json_number(&w, "lr", r->lr);
     json_number(&w, "tokens_per_second", r->tokens_per_second);
@@ -197,7 +243,7 @@ static inline bool run_log_step(RunLog *log, const StepReport *r, Error *err) {
     return run_log_write(log, &w, err);
 }
 
-// The steps of a log with a label, in their order.
+// The steps of a log that had a label, in their order.
 typedef struct {
     double *losses, *norms;  // (count); NAN where the log has null
     size_t count, skipped;
@@ -219,7 +265,7 @@ static inline bool run_history_add(RunHistory *history, const Json *line, const 
         !json_get_bool(line, "skipped", false, &skipped, path, err)) {
         return false;
     }
-    // No loss beside a norm: every sequence was masked.
+    // A norm without a loss: no token was a label.
     if (strcmp(type, "step") != 0 || (isnan(loss) && isfinite(norm))) { return true; }
     history->losses[history->count] = loss;
     history->norms[history->count++] = norm;
@@ -227,7 +273,7 @@ static inline bool run_history_add(RunHistory *history, const Json *line, const 
     return true;
 }
 
-// Reads a log.jsonl; a last line that is still being written is left out. Release with run_history_free, also
+// Reads a log.jsonl, without a last line that is still being written. Release with run_history_free, also
 // after a failure.
 static inline bool run_history_read(RunHistory *history, const char *path, Error *err) {
     MappedFile file;

@@ -6,7 +6,7 @@
 //   allocate, allocate_pages          zeroed memory, or an error that says for what it was needed
 //   multiply_sizes                    a product that must fit 64 bits
 //   format_text, format_bytes, ends_with
-//   thread_count, thread_number       OpenMP's, or 1 and 0 without it
+//   use_threads, thread_count, thread_number       OpenMP's, or one thread without it
 //   seconds_now                       a clock that never goes back
 //
 // Errors. A function that can fail returns bool, true for success, and takes an Error as its last argument.
@@ -157,6 +157,15 @@ static inline void free_pages(void *memory, size_t count, size_t size) {
 
 // ---------------------------------------------------------------------------------------------
 // threads; without OpenMP there is one
+
+// Sets how many threads a parallel region has; 0 leaves OpenMP's choice.
+static inline void use_threads(int64_t threads) {
+#ifdef _OPENMP
+    if (threads > 0) { omp_set_num_threads((int)threads); }
+#else
+    (void)threads;
+#endif
+}
 
 // Threads of a parallel region.
 static inline size_t thread_count(void) {

@@ -3,7 +3,7 @@
 //                      [--C 512 --L 8 --NH 8 --F 2048 --V 50304]
 // bench_decode.py does the same with transformers; what both print, and what --steps 0 does, stands in
 // bench.h.
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "../../train_olmo2.c"
 #include "llmc/sampler.h"
 #include "bench.h"

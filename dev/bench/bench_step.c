@@ -4,7 +4,7 @@
 //                    [--B 4 --T 256 --C 512 --L 8 --NH 8 --F 2048 --V 50304]
 // Without flags, 5 steps of the 85M model on random tokens. bench_step.py does the same work in PyTorch; what
 // both print, and what --steps 0 does, stands in bench.h.
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #ifdef BACKEND
 #include BACKEND
 #else

@@ -11,7 +11,7 @@
 #ifndef DEV_CPU_LADDER_H
 #define DEV_CPU_LADDER_H
 
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "../../train_olmo2.c"
 #include "../../llmc/rand.h"
 #include "../test/check.h"

@@ -33,7 +33,7 @@
 #ifndef DEV_CUDA_LADDER_CUH
 #define DEV_CUDA_LADDER_CUH
 
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "../../train_olmo2.cu"
 #include "../test/check.h"
 

@@ -18,6 +18,6 @@
 #define olmo2_write cpu_write
 #define olmo2_decode cpu_decode
 #define olmo2_decode_reset cpu_decode_reset
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.c"
 #include "cpu_backend.h"  // the compiler compares what it declares

@@ -236,8 +236,10 @@ run generate --load ablated --max-tokens 3
 run "${new[@]}" --out linear --tokens 1000 --schedule linear --lr 1e-3 --warmup-steps 2
 equal "1000 tokens are 8 steps of 8 x 16" "$(value linear lr | cut -d' ' -f1,2,8)" "0.0005 0.001 0.0"
 repeats=(train --config config.json --data repeats.npy --batch-size 40)
-run "${repeats[@]}" --out masked --epochs 1 --filter-max-count 7
+"$program" "${repeats[@]}" --out masked --epochs 1 --filter-max-count 7 >output 2>errors
+equal "a run in which every instance repeats: exit code" "$?" 1
 says "mask 40"
+check "it says why" grep -q "no step of the run had a label" errors
 equal "every instance repeats" "$(value masked masked) $(value masked loss)" "40 None"
 run train --config config.json --data repeats.npy train.npy --batch-size 400 --epochs 1 --filter-max-count 7 \
     --out mixed
@@ -377,8 +379,9 @@ mending=(train --config config.json --steps 2 --batch-size 2 --seed 1 --data hig
 equal "exit code" "$?" 1
 check "the steps before are saved" grep -q "token 63 has id 260" errors
 check "and that is said" grep -q "The run is saved up to step 1: correct the file" errors
+check "with the flag" grep -q -- "--resume with --accept-changed-data" errors
 python 'import struct; open("high.npy", "wb").write(struct.pack("<64I", *([1] * 63 + [259])))'
-run train --resume mended
+run train --resume mended --accept-changed-data
 run "${mending[@]}" --out unbroken
 same mended 2 unbroken
 
@@ -456,12 +459,12 @@ cp -r whole/step-00000020 damaged
 python 'from pathlib import Path
 model = Path("damaged/model.safetensors")
 model.write_bytes(model.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")'
-run train --load damaged --data train.npy --out skips --steps 3 --batch-size 8
+run train --load damaged --data train.npy --out skips --steps 3 --batch-size 8 --skip-step on
 equal "updates that were skipped" "$(value skips skipped) $(value skips loss)" "True True True None None None"
 says " skip"
 check "the weights stay" cmp damaged/model.safetensors skips/step-00000003/model.safetensors
 "$program" train --load damaged --data train.npy --out stops --steps 3 --batch-size 8 \
-    --skip-step off >output 2>errors
+    >output 2>errors
 equal "a loss of nan" "$? $(grep -c "error: step 1: the loss is nan" errors)" "1 1"
 
 # ---------------------------------------------------------------------------------------------
@@ -488,7 +491,7 @@ for state in Path("moved").glob("step-*/trainer/state.json"):
     value = json.loads(state.read_text())
     value["settings"]["data"] = ["a.npy"]
     state.write_text(json.dumps(value))'
-refuse "the data or the sequence length has changed" train --resume moved
+refuse "a.npy: file 1 of 1 has 29784 bytes, was saved with 29680 as train.npy" train --resume moved
 python 'from pathlib import Path
 for state in Path("moved").glob("step-*/trainer/state.json"): state.write_text("{}")'
 refuse "settings" train --resume moved

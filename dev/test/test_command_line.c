@@ -1,8 +1,9 @@
-// The table of flags: what the parser takes and refuses, the help it makes, the configuration it saves.
+// The table of flags: what the parser accepts and refuses, the help it makes, the settings it saves.
 #include "dev/test/check.h"
-#include "llmc/flags.h"
+#include "llmc/help.h"
+#include "llmc/settings_json.h"
 
-// Parses a command line, in which spaces separate the arguments. The caller frees *s.
+// Parses a command line whose arguments are separated by spaces. The caller frees *s.
 static bool parse(Settings *s, const char *line, Error *err) {
     char text[1024], *argv[64], *rest = text;
     int argc = 0;
@@ -10,8 +11,7 @@ static bool parse(Settings *s, const char *line, Error *err) {
     for (char *word = strsep(&rest, " "); word != NULL; word = strsep(&rest, " ")) { argv[argc++] = word; }
     const Command *command = command_find(argv[0]);
     err->text[0] = '\0';
-    return settings_init(s, command, err) && flags_parse(s, command, argc - 1, argv + 1, err) &&
-           (command->bit != TRAIN || s->help || flags_check_train(s, err));
+    return settings_from_command_line(s, command, argc - 1, argv + 1, err);
 }
 
 static bool parses(const char *line) {
@@ -56,9 +56,9 @@ static void test_olmo2_defaults(void) {
     CHECK(parse(&s, "train --config 7B --data x --out r --tokens 4e12", &err));
     CHECK(s.beta1 == 0.9 && s.beta2 == 0.95 && s.adam_eps == 1e-8 && s.weight_decay == 0.1);
     CHECK(s.clip == 1.0 && s.z_loss == 1e-5 && s.schedule == SCHEDULE_COSINE && s.ablate == 0);
-    CHECK(s.instance_filter && s.filter_min_period == 1 && s.filter_max_period == 13 &&
-          s.filter_max_count == 32);
-    CHECK(s.skip_step && s.tokens == 4000000000000 && s.steps == -1 && isnan(s.lr) && s.load == NULL);
+    CHECK(s.filter_min_period == 1 && s.filter_max_period == 13 && s.filter_max_count == 32);
+    CHECK(s.instance_filter == UNSET && s.skip_step == UNSET);  // by size: plan.h
+    CHECK(s.tokens == 4000000000000 && s.steps == -1 && isnan(s.lr) && s.load == NULL);
     settings_free(&s);
 }
 
@@ -73,11 +73,12 @@ static void test_forms(void) {
     CHECK(strcmp(s.config, "1M") == 0 && s.steps == 1000 && s.seed == 1 && s.schedule == SCHEDULE_LINEAR);
     CHECK(s.data.count == 3 && strcmp(s.data.items[1], "b.npy") == 0 &&
           strcmp(s.data.items[2], "c*.npy") == 0);
-    CHECK(!s.skip_step && !s.instance_filter && s.ablate == (ABLATE_QK_NORM | ABLATE_Z_LOSS));
+    CHECK(s.skip_step == OFF && s.instance_filter == OFF && s.ablate == (ABLATE_QK_NORM | ABLATE_Z_LOSS));
     CHECK(flag_given(&s, command_find("train"), "seed") && !flag_given(&s, command_find("train"), "lr"));
     settings_free(&s);
 
-    CHECK(parse(&s, "train --load d --load-optimizer --data x --out r --epochs 2", &err) && s.load_optimizer);
+    CHECK(parse(&s, "train --load d --load-optimizer --data x --out r --epochs 2", &err));
+    CHECK(s.load_optimizer == ON);
     settings_free(&s);
     CHECK(parse(&s, "generate --load d --prompt=--x --temperature 0", &err));
     CHECK(strcmp(s.prompt, "--x") == 0 && s.temperature == 0.0 && s.seed == 1);
@@ -85,7 +86,7 @@ static void test_forms(void) {
     CHECK(parse(&s, "soup a --out d b c", &err) && s.inputs.count == 3 &&
           strcmp(s.inputs.items[2], "c") == 0);
     settings_free(&s);
-    CHECK(parse(&s, "train --lr x --help --nonsense", &err) && s.help);
+    CHECK(parse(&s, "train --lr x --help --nonsense", &err) && s.help == ON);
     settings_free(&s);
 }
 
@@ -100,8 +101,8 @@ static void test_refusals(void) {
     refuse("train --ablate qk-norm,postnorm", "did you mean post-norm?");
     refuse("train --skip-step=maybe", "expected on or off");
     refuse("train stray", "stray: is one argument too many");
-    refuse("generate", "--load: generate needs it");
-    refuse("eval --load d", "--data: eval needs it");
+    refuse("generate", "--load: is missing; generate requires it");
+    refuse("eval --load d", "--data: is missing; eval requires it");
     refuse("soup --out d a", "at least 2");
     refuse("tokenize --out x a.txt", "--tokenizer");
 }
@@ -166,8 +167,10 @@ static void test_contradictions(void) {
 
     CHECK(parses("train --resume r --threads 2 --log-every 5 --save-every 7 --stop-at 9 --sample-every 3"));
     refuse("train --resume r --lr 1e-3", "--lr: cannot be given with --resume");
-    refuse("train --resume r --data x", "--data: cannot be given with --resume");
-    refuse("train --resume r --steps 5", "--steps: cannot be given with --resume");
+    refuse("train --resume r --batch-size 4", "--batch-size: cannot be given with --resume");
+    CHECK(parses("train --resume r --data x y --val-data v --tokenizer t --micro-batch-size 2 --steps 5"));
+    CHECK(parses("train --resume r --master-weights off --moments bf16 --accept-changed-data"));
+    refuse("train --config 1M --data x --out r --steps 5 --accept-changed-data", "is for --resume");
 }
 
 // What is written, read and written again is the same text.
@@ -186,6 +189,7 @@ static void round_trip(const char *line) {
     settings_write(&second, NULL, &again);
     CHECK(strcmp(first.text, second.text) == 0);
     CHECK(strstr(first.text, "\"help\"") == NULL && strstr(first.text, "\"stop-at\"") == NULL);
+    CHECK(strstr(first.text, "null") == NULL);
     json_free(&doc);
     json_writer_free(&first);
     json_writer_free(&second);
@@ -210,11 +214,25 @@ static void test_saved(void) {
         "train --config c.json --data x \"y z --val-data=v --out r --tokens 123456789012 --lr 0.1 "
         "--beta1 0.123456789012345678 --clip 0 --schedule wsd --decay-steps 7 --ablate post-norm,z-loss "
         "--skip-step off --sample-every 3 --sample-prompt \xC3\xA9 --stop-at 4");
-    refuse_saved("{\"learning\": 1}", "unknown setting \"learning\"");
+    refuse_saved("{\"learning\": 1, \"seed\": 2, \"rate\": 1}", "does not know: \"learning\", \"rate\"");
     refuse_saved("{\"beta1\": 1.5}", "--beta1");
     refuse_saved("{\"steps\": 1.5}", "--steps");
     refuse_saved("{\"steps\": {}}", "--steps");
     refuse_saved("[]", "missing");
+}
+
+// What --resume is given goes over the saved settings: a list replaces a list, the rest stays.
+static void test_overlay(void) {
+    Settings s, typed;
+    Error err;
+    CHECK(parse(&s, "train --config 1M --data a b --out r --steps 5 --lr 0.1 --skip-step on", &err));
+    CHECK(parse(&typed, "train --resume q --data c --steps 7 --moments bf16 --sample-prompt x", &err));
+    CHECK(settings_overlay(&s, &typed, &err));
+    CHECK(s.data.count == 1 && strcmp(s.data.items[0], "c") == 0 && s.steps == 7 && s.lr == 0.1);
+    CHECK(s.moments == MOMENTS_BF16 && s.skip_step == ON && strcmp(s.prompt, "x") == 0);
+    CHECK(strcmp(s.config, "1M") == 0 && strcmp(s.out, "r") == 0);
+    settings_free(&s);
+    settings_free(&typed);
 }
 
 // The help of every command fits 80 columns, names every flag of the command and shows its default.
@@ -256,6 +274,7 @@ int main(void) {
     test_ranges();
     test_contradictions();
     test_saved();
+    test_overlay();
     test_help();
     test_edit_distance();
     return check_report();

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.cu"
 #include "cpu_backend.h"
 

@@ -3,7 +3,7 @@
 // of test_cuda_mutations.py; on a GPU it is a first look at whether anything works at all.
 //
 //     test_cuda_kernels [WORD...]     all groups of checks, or those whose name has one of the words in it
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.cu"
 #include "dev/test/check.h"
 

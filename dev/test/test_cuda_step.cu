@@ -3,7 +3,7 @@
 // weights, gradients, moments, log-probabilities and logits is printed: whatever the order in which
 // blocks, warps and lanes run, it must be the same (test_cuda_step.sh). On a GPU, two runs must print the
 // same.
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.cu"
 #include "dev/test/check.h"
 

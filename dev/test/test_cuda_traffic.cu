@@ -11,7 +11,7 @@
 //   sectors    pieces of 32 bytes that the warps' accesses touch, over the fewest that hold as much
 //   conflicts  extra passes through shared memory for each access of a warp
 // Then come whole training steps, and what they say of the 190M model with its 12 layers.
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.cu"
 #include "dev/test/check.h"
 

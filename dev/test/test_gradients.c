@@ -17,7 +17,7 @@
 #define powf pow
 #define cosf cos
 #define sinf sin
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.c"
 
 #define STEP 1e-5

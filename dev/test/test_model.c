@@ -3,7 +3,7 @@
 // probabilities; head sizes that are no power of two, NKV < NH, NH*HS != C, T from 1 up work; the exponential
 // keeps its stated error; and a step allocates nothing.
 #include "check.h"
-#define TESTING
+#define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.c"
 
 // With glibc a program may bring its own malloc, here one that counts. A sanitizer has brought one already,

@@ -6,6 +6,7 @@
 //   must(ok, err)          ends the program with the message unless ok
 //   warn(warning)          shows a warning, if there is one
 //   print_message(...)     either of them, as a person sees it
+//   output_written(err)    whether standard output took everything
 #ifndef LLMC_COMMANDS_MUST_H
 #define LLMC_COMMANDS_MUST_H
 
@@ -31,9 +32,18 @@ static inline void must(bool ok, const Error *err) {
     exit(1);
 }
 
-// Shows what a library function left in its `warning`; an empty text is no warning.
-static inline void warn(const Error *warning) {
+// Shows what library functions have added to `warning`, if anything, and empties it.
+static inline void warn(Error *warning) {
     if (warning->text[0] != '\0') { print_message("warning", warning->text); }
+    warning->text[0] = '\0';
+}
+
+// Whether everything that was printed has been written: a full disk or a reader that has left is an error.
+static inline bool output_written(Error *err) {
+    const bool flushed = fflush(stdout) == 0;
+    if (flushed && !ferror(stdout)) { return true; }
+    return fail(err, "standard output cannot be written: %s",
+                flushed ? "its reader has left, or its disk is full" : strerror(errno));
 }
 
 #endif

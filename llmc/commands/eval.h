@@ -1,0 +1,52 @@
+// eval.h: the command `eval`: a model measured on token files.
+#ifndef LLMC_COMMANDS_EVAL_H
+#define LLMC_COMMANDS_EVAL_H
+
+#include "llmc/evaluate.h"
+#include "llmc/settings.h"
+#include "llmc/source.h"
+#include "must.h"
+
+static inline void print_evaluation(const Evaluation *e) {
+    printf("cross-entropy  %.6f nats per token, %zu tokens\n", e->loss, e->labels);
+    printf("perplexity     %.4f\n", e->perplexity);
+    if (e->bytes > 0) { printf("bits per byte  %.6f, %zu bytes\n", e->bits_per_byte, e->bytes); }
+    printf("z term         %.6g\n", e->z);
+}
+
+static inline void eval(const Settings *s) {
+    Error err, warning = {""};
+    Source source;
+    DataLoader loader;
+    Batch batch;
+    OLMo2 *m;
+    Evaluation e;
+    OLMo2Form form = olmo2_form();
+    form.bf16_products = s->dtype == PRODUCTS_BF16;
+
+    must(source_open(&source, s->load, s->tokenizer, &warning, &err), &err);
+    warn(&warning);
+    const OLMo2Config *config = &source.config;
+    const size_t B = (size_t)s->batch_size, T = s->seq_len > 0 ? (size_t)s->seq_len : config->max_T;
+    must(check_batch(config, B, T, &err), &err);
+    must(evaluation_open(&loader, s->data.items, s->data.count, T, config->V, &err), &err);
+    must(batch_create(&batch, B, T, &err), &err);
+    const size_t instances = evaluation_instances(&loader, s->eval_instances);
+    must(evaluation_check(&loader, instances, &batch, &err), &err);
+    const OLMo2Room room = olmo2_room_to_measure(B, T);
+    must(olmo2_create(&m, config, &room, &form, &err), &err);
+    must(checkpoint_load_weights(m, source.dir, &err), &err);
+
+    printf("model          %s\n", source.dir);
+    printf("data           %zu sequences of %zu tokens\n", instances, T);
+    fflush(stdout);
+    must(evaluate(&e, m, &loader, instances, &batch, B, s->z_loss, &source.text, NULL, &err), &err);
+    print_evaluation(&e);
+
+    olmo2_free(m);
+    batch_free(&batch);
+    dataloader_close(&loader);
+    source_close(&source);
+}
+
+#endif

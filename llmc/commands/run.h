@@ -1,0 +1,518 @@
+// run.h: what comes before and after the gradient of a step. It knows no objective: the loop in train.h owns
+// the middle of the step, as the loops of other stages will own theirs.
+//
+//   run_begin(plan)            the run's directory, its model and its data, new or as a checkpoint left them
+//   run_goes_on(run)           whether there is another step to do
+//   run_next_batch(run)        the next sequences, in run->batch
+//   run_update(run, step)      the gradient's norm; then skip the step, or clip and let AdamW update
+//   run_record(run, step)      a line on the screen and in log.jsonl
+//   run_is_due(run, every)     whether what happens every so many steps happens now
+//   run_evaluate, run_sample, run_save
+//   run_end(run)               the last checkpoint, and how to resume if there is more to do
+//
+// These functions end the program with a message when they fail (must.h). The run's directory is whole at any
+// moment, so --resume goes on from the last checkpoint. Functions named try_ return an error instead.
+#ifndef LLMC_COMMANDS_RUN_H
+#define LLMC_COMMANDS_RUN_H
+
+#include "plan.h"
+#include "signals.h"
+#include "llmc/profile.h"
+
+// So many steps in a row whose loss or gradient norm is not finite end a run: its weights are lost.
+enum { NONFINITE_MOST = 10 };  // as not_finite says
+
+typedef struct {
+    Plan *plan;
+    OLMo2 *model;
+    Batch batch;  // (B, T): a whole step
+    RunState state;
+
+    RunLog log;
+    Progress progress;
+    int64_t saved_step;       // of the newest checkpoint; -1 for none
+    double step_begin;        // the time at which the step began
+    int64_t timed_steps;      // since the program's start
+    double seconds_per_step;  // a running average over them
+} Run;
+
+static inline bool try_save(Run *run, Error *err);
+
+// ---------------------------------------------------------------------------------------------
+// before the first step
+
+// Weights of a new model, in the order of the table.
+static inline bool initialize_weights(OLMo2 *m, uint64_t seed, Error *err) {
+    const OLMo2Config *config = olmo2_config(m);
+    Pcg64 rng;
+    pcg64_seed(&rng, seed);
+    float *values = (float *)allocate(parameter_largest(config), sizeof *values, "a tensor", err);
+    for (size_t index = 0; values != NULL && index < parameter_count(config); index++) {
+        Parameter p = parameter_at(config, index);
+        for (size_t i = 0; i < p.size; i++) {
+            values[i] = p.row->init == INIT_ONE ? 1.0f : pcg64_truncated_normal(&rng, config->init_std);
+        }
+        olmo2_write(m, OLMO2_PARAMETER, index, values);
+    }
+    free(values);
+    return values != NULL;
+}
+
+// Brings the counters and the data to where the checkpoint was.
+static inline bool restore_state(Run *run, Error *err) {
+    Plan *plan = run->plan;
+    RunState *state = &run->state;
+    if (!run_state_read(state, &plan->saved, err)) { return false; }
+    run->saved_step = state->step;
+    if (state->step > plan->schedule.total) {
+        return fail(err, "--steps %lld: the run has made %lld steps", (long long)plan->schedule.total,
+                    (long long)state->step);
+    }
+    if (plan->settings.accept_changed_data == ON) {
+        dataloader_continue(&plan->data, &state->order);
+        return true;
+    }
+    return dataloader_restore(&plan->data, &state->order, err);
+}
+
+// AdamW's step count from the checkpoint of another run.
+static inline bool load_updates(Run *run, Error *err) {
+    SavedState saved;
+    if (!saved_state_open(&saved, run->plan->source.dir, err)) { return false; }
+    bool ok = state_read_count(saved.json.root, "updates", true, &run->state.updates, saved.path, err);
+    json_free(&saved.json);
+    return ok;
+}
+
+// The model with its first weights, and with optimizer and counters when they come from a checkpoint.
+static inline bool create_model(Run *run, Error *err) {
+    const Plan *plan = run->plan;
+    const char *source = plan->source.dir;
+    if (!olmo2_create(&run->model, plan_config(plan), &plan->room, &plan->form, err)) { return false; }
+    if (plan->settings.profile == ON && olmo2_profile(run->model) == NULL) {
+        return fail(err, "--profile: this backend cannot time its functions");
+    }
+    if (source[0] == '\0') { return initialize_weights(run->model, (uint64_t)plan->settings.seed, err); }
+    if (!checkpoint_load_weights(run->model, source, err)) { return false; }
+    if (!plan->resumes && plan->settings.load_optimizer != ON) { return true; }
+    if (!checkpoint_load_optimizer(run->model, source, err)) { return false; }
+    return plan->resumes ? restore_state(run, err) : load_updates(run, err);
+}
+
+// A new run must not go where another one is.
+static inline bool check_unused(const char *run, Error *err) {
+    char log[PATH_MAX];
+    int64_t *steps = NULL;
+    size_t count = 0;
+    if (!path_join(log, run, "log.jsonl", err)) { return false; }
+    if (!run_list(run, &steps, &count, err)) { return false; }
+    free(steps);
+    if (count > 0) {
+        return fail(
+            err, "--out %s: holds another run; choose another directory, or resume that run by --resume %s",
+            run, run);
+    }
+    if (access(log, F_OK) != 0) { return true; }
+    return fail(err,
+                "--out %s: holds the log of a run that ended before its first checkpoint; remove %s to begin "
+                "again",
+                run, log);
+}
+
+// Makes an existing directory this new run's own.
+static inline bool claim_directory(Plan *plan, Error *err) {
+    Error warning = {""};
+    if (plan->lock < 0) {
+        if (!directory_lock(plan->settings.out, &plan->lock, &warning, err)) { return false; }
+        warn(&warning);
+    }
+    return check_unused(plan->settings.out, err);
+}
+
+// The log's first line: the plan.
+static inline bool log_run(Run *run, Error *err) {
+    const Plan *plan = run->plan;
+    const OLMo2Config *config = plan_config(plan);
+    char backend[128];
+    JsonWriter w;
+    memset(&w, 0, sizeof w);
+    olmo2_describe(&plan->room, &plan->form, backend, sizeof backend);
+    json_begin_object(&w, NULL);
+    json_string(&w, "type", "run");
+    json_string(&w, "backend", backend);
+    json_integer(&w, "parameters", (int64_t)parameter_total(config));
+    json_integer(&w, "parameters_without_embeddings", (int64_t)parameter_total_without_embeddings(config));
+    json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(config, &plan->room, &plan->form).total);
+    json_integer(&w, "tokens_per_step", (int64_t)(plan->B * plan->T));
+    json_integer(&w, "steps", plan->schedule.total);
+    settings_write(&w, "settings", &plan->settings);
+    json_end_object(&w);
+    return run_log_write(&run->log, &w, err);
+}
+
+// A line for what --resume has changed.
+static inline bool log_resume(Run *run, Error *err) {
+    JsonWriter w;
+    memset(&w, 0, sizeof w);
+    json_begin_object(&w, NULL);
+    json_string(&w, "type", "resume");
+    json_integer(&w, "step", run->state.step);
+    json_string(&w, "changed", run->plan->changed);
+    settings_write(&w, "settings", &run->plan->settings);
+    json_end_object(&w);
+    return run_log_write(&run->log, &w, err);
+}
+
+// Copies the tokenizer to RUN/tokenizer, where every checkpoint takes it from: the files that it was read
+// from may move while the run lasts.
+static inline bool keep_tokenizer(Plan *plan, Error *err) {
+    Text *text = &plan->source.text;
+    Error warning = {""};
+    if (!text->present) { return true; }
+    if (!run_keep_tokenizer(plan->settings.out, plan_config(plan), text->path, &warning, err)) {
+        return false;
+    }
+    warn(&warning);
+    return true;
+}
+
+static inline bool enter_directory(Run *run, Error *err) {
+    Plan *plan = run->plan;
+    const char *out = plan->settings.out;
+    Error warning = {""};
+    bool fresh;
+    if (!plan->resumes) {
+        if (!directory_create(out, err)) { return false; }
+        if (!claim_directory(plan, err)) { return false; }
+    }
+    if (!run_clean(out, &warning, err)) { return false; }
+    warn(&warning);
+    if (!keep_tokenizer(plan, err)) { return false; }
+    if (!run_log_open(&run->log, out, run->state.step, &fresh, err)) { return false; }
+    if (fresh) { return log_run(run, err); }
+    return plan->changed[0] == '\0' || log_resume(run, err);
+}
+
+// All input is checked before anything is written, except the ids of the training data: scanning terabytes
+// takes hours, so each batch is checked as it is read.
+static inline Run run_begin(Plan *plan) {
+    Error err;
+    Run run;
+    memset(&run, 0, sizeof run);
+    run.plan = plan;
+    run.saved_step = run.state.finite_checkpoint = -1;
+    run.progress.terminal = isatty(STDOUT_FILENO) == 1;
+    must(batch_create(&run.batch, plan->B, plan->T, &err), &err);
+    must(create_model(&run, &err), &err);
+    must(enter_directory(&run, &err), &err);
+    signals_catch();
+    return run;
+}
+
+// ---------------------------------------------------------------------------------------------
+// a step
+
+// Standard output that cannot be written, because its reader has left or its disk is full, ends the run as a
+// signal does: saved.
+static inline bool run_goes_on(const Run *run) {
+    return run->state.step < run->plan->last && !stop_requested && !ferror(stdout);
+}
+
+// Ends the program with the message after saving the steps that were made.
+static inline void end_saved(Run *run, const char *advice, Error *err) {
+    Error unsaved;
+    if (run->state.step == 0) { must(false, err); }
+    if (run->saved_step != run->state.step && !try_save(run, &unsaved)) {
+        fail(err, "%s\n%s", err->text, unsaved.text);
+        must(false, err);
+    }
+    fail(err, "%s\nThe run is saved up to step %lld%s", err->text, (long long)run->state.step, advice);
+    must(false, err);
+}
+
+static inline void run_next_batch(Run *run) {
+    DataLoader *data = &run->plan->data;
+    Error err;
+    run->state.order = data->order.state;
+    run->step_begin = seconds_now();
+    if (run->timed_steps == 1) { profile_reset(olmo2_profile(run->model)); }  // the first step is slower
+    if (run->plan->settings.profile == ON) { profile_start(olmo2_profile(run->model)); }
+    if (!batch_next(&run->batch, data, run->plan->B, &err)) {
+        end_saved(run, ": correct the file and resume by --resume with --accept-changed-data.", &err);
+    }
+}
+
+// One AdamW update with the gradient clipped to the norm that the settings allow.
+static inline void update_weights(Run *run, const StepReport *r) {
+    OLMo2AdamW adamw = run->plan->adamw;
+    const double clip = run->plan->settings.clip;
+    run->state.updates++;
+    adamw.lr = (float)r->lr;
+    adamw.gradient_scale = clip > 0.0 ? (float)fmin(1.0, clip / (r->gradient_norm + 1e-6)) : 1.0f;
+    adamw.t = run->state.updates;
+    olmo2_update(run->model, &adamw);
+}
+
+// The error of a run whose steps are not finite any more.
+static inline void not_finite(const Run *run, const StepReport *r, bool skips, Error *err) {
+    const long long good = run->state.finite_checkpoint;
+    char loss[32], norm[32], checkpoint[128] = "";
+    if (good >= 0) {
+        snprintf(checkpoint, sizeof checkpoint, " The newest checkpoint known to be good is step %lld.",
+                 good);
+    }
+    fail(err,
+         "step %lld: the loss is %s and the gradient norm %s%s; an update would destroy the weights\n"
+         "Try a smaller --lr%s.%s",
+         (long long)r->step, format_fixed(loss, r->objective, 12, 4),
+         format_fixed(norm, r->gradient_norm, 12, 4), skips ? ", for the 10th step in a row" : "",
+         skips ? "" : ", or --skip-step on", checkpoint);
+}
+
+// Ends a run whose loss or gradient norm is not finite: after NONFINITE_MOST such steps in a row if they are
+// skipped, at once if they are not, and then the steps before are saved. The newest checkpoint that a finite
+// step has followed is known to be good, and is never pruned.
+static inline void check_finite(Run *run, const StepReport *r) {
+    RunState *state = &run->state;
+    const bool skips = run->plan->settings.skip_step == ON;
+    Error err;
+    if (isfinite(r->objective) && isfinite(r->gradient_norm)) {
+        state->nonfinite = 0;
+        state->finite_checkpoint = run->saved_step;
+        return;
+    }
+    state->nonfinite++;
+    if (skips && state->nonfinite < NONFINITE_MOST) { return; }
+    not_finite(run, r, skips, &err);
+    if (skips) { must(false, &err); }
+    state->step--;
+    end_saved(run, ".", &err);
+}
+
+// Counters, learning rate and data go on when a step is skipped; AdamW's own count does not.
+static inline void run_update(Run *run, StepReport *r) {
+    RunState *state = &run->state;
+    const Plan *plan = run->plan;
+    state->step++;
+    r->step = state->step;
+    r->tokens = state->step * (int64_t)(plan->B * plan->T);
+    r->gradient_norm = olmo2_gradient_norm(run->model);
+    r->lr = schedule_lr(&plan->schedule, state->step);
+    for (size_t b = 0; b < plan->B; b++) { r->masked += run->batch.filtered[b]; }
+    check_finite(run, r);
+    state->labelled = state->labelled || r->labels > 0;
+    r->skipped = r->labels == 0;
+    if (!r->skipped && plan->settings.skip_step == ON) {
+        r->skipped = skip_step(&state->skip, r->objective, r->gradient_norm);
+    }
+    if (!r->skipped) { update_weights(run, r); }
+    state->order = run->plan->data.order.state;
+}
+
+static inline bool is_multiple(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+static inline void run_record(Run *run, StepReport *r) {
+    const Plan *plan = run->plan;
+    const double seconds = seconds_now() - run->step_begin;
+    Error err;
+    // The first step is slower, as it starts the threads and touches the memory: the second forgets it.
+    run->seconds_per_step = ++run->timed_steps <= 2 ? seconds : 0.9 * run->seconds_per_step + 0.1 * seconds;
+    r->seconds_left = run->seconds_per_step * (double)(plan->last - r->step);
+    r->tokens_per_second = (double)(plan->B * plan->T) / seconds;
+    bool stays =
+        is_multiple(r->step, plan->settings.log_every) || r->step == 1 || r->step == plan->last || r->skipped;
+    progress_step(&run->progress, r, stays);
+    must(run_log_step(&run->log, r, &err), &err);
+    profile_stop(olmo2_profile(run->model));
+}
+
+// ---------------------------------------------------------------------------------------------
+// once in a while: validate, sample, save
+
+// Every so many steps, and after the last step of the run.
+static inline bool run_is_due(const Run *run, int64_t every) {
+    return is_multiple(run->state.step, every) || run->state.step == run->plan->schedule.total;
+}
+
+static inline bool log_evaluation(Run *run, const Evaluation *e, Error *err) {
+    JsonWriter w;
+    memset(&w, 0, sizeof w);
+    json_begin_object(&w, NULL);
+    json_string(&w, "type", "eval");
+    json_integer(&w, "step", run->state.step);
+    json_integer(&w, "tokens", run->state.step * (int64_t)(run->plan->B * run->plan->T));
+    json_number(&w, "loss", e->loss);
+    json_number(&w, "perplexity", e->perplexity);
+    json_number(&w, "bits_per_byte", e->bits_per_byte);
+    json_number(&w, "z", e->z);
+    json_end_object(&w);
+    return run_log_write(&run->log, &w, err);
+}
+
+static inline void run_evaluate(Run *run) {
+    Plan *plan = run->plan;
+    DataLoader *validation = &plan->validation;
+    Evaluation e;
+    Error err;
+    size_t instances = evaluation_instances(validation, plan->settings.eval_instances);
+    must(evaluate(&e, run->model, validation, instances, &run->batch, plan->micro, plan->z,
+                  &plan->source.text, &stop_requested, &err),
+         &err);
+    if (e.labels == 0) { return; }  // a signal came
+    progress_print(&run->progress, "validation at step %lld: loss %.4f, perplexity %.2f",
+                   (long long)run->state.step, e.loss, e.perplexity);
+    if (e.bytes > 0) { progress_print(&run->progress, ", bits per byte %.4f", e.bits_per_byte); }
+    progress_print(&run->progress, "\n");
+    must(log_evaluation(run, &e, &err), &err);
+}
+
+static inline bool log_sample(Run *run, const char *prompt, size_t begin, Error *err) {
+    const TokenBuffer *ids = &run->plan->prompt;
+    JsonWriter text, w;
+    memset(&text, 0, sizeof text);
+    memset(&w, 0, sizeof w);
+    json_append_text(&text, prompt);
+    for (size_t i = begin; i < ids->length; i++) {
+        size_t size = 0;
+        const char *piece = tokenizer_piece(&run->plan->source.text.tokenizer, ids->ids[i], &size);
+        if (piece != NULL) { json_append(&text, piece, size); }
+    }
+    json_begin_object(&w, NULL);
+    json_string(&w, "type", "sample");
+    json_integer(&w, "step", run->state.step);
+    json_bytes(&w, "text", text.text, text.length);
+    json_end_object(&w);
+    json_writer_free(&text);
+    return run_log_write(&run->log, &w, err);
+}
+
+// Writes a text. Its draws depend only on the seed and the step, so a resumed run draws the same. A text that
+// cannot be written to the screen ends the run at the next step, saved.
+static inline void run_sample(Run *run) {
+    Plan *plan = run->plan;
+    const char *prompt = plan->settings.prompt != NULL ? plan->settings.prompt : "";
+    const size_t begin = plan->prompt.length;
+    Error err;
+    progress_print(&run->progress, "sample at step %lld:\n%s", (long long)run->state.step, prompt);
+    bool ok = generate_text(run->model, &plan->source.text, &plan->prompt, plan->room.cache_T, &plan->sampler,
+                            (uint64_t)(plan->settings.seed + run->state.step), stdout, &stop_requested, &err);
+    progress_print(&run->progress, "\n");
+    if (!ok && !ferror(stdout)) { print_message("warning", err.text); }
+    if (ok && !stop_requested) { must(log_sample(run, prompt, begin, &err), &err); }
+    plan->prompt.length = begin;
+}
+
+static inline bool log_save(Run *run, Error *err) {
+    JsonWriter w;
+    memset(&w, 0, sizeof w);
+    json_begin_object(&w, NULL);
+    json_string(&w, "type", "save");
+    json_integer(&w, "step", run->state.step);
+    json_end_object(&w);
+    if (!run_log_write(&run->log, &w, err)) { return false; }
+    return run_log_sync(&run->log, err);
+}
+
+static inline bool save_checkpoint(Run *run, Error *err) {
+    Plan *plan = run->plan;
+    Error warning = {""};
+    const Text *text = &plan->source.text;
+    CheckpointParts parts = {&plan->source.said, text->present ? text->path : NULL, NULL};
+    JsonWriter state;
+    memset(&state, 0, sizeof state);
+    run_state_write(&state, &run->state, &plan->settings, &plan->data);
+    bool ok = !state.failed || fail(err, "out of memory: the state of a checkpoint");
+    if (ok) {
+        parts.state = state.text;
+        ok = run_write_checkpoint(run->model, plan->settings.out, run->state.step, &parts, &warning, err);
+    }
+    warn(&warning);
+    json_writer_free(&state);
+    return ok;
+}
+
+// The log is written before the checkpoint: if the save fails, resuming cuts the log back.
+static inline bool try_save(Run *run, Error *err) {
+    const Settings *s = &run->plan->settings;
+    Error warning = {""};
+    char path[PATH_MAX], name[32];
+    if (!path_join(path, s->out, run_checkpoint_name(name, run->state.step), err)) { return false; }
+    if (!log_save(run, err)) { return false; }
+    if (!save_checkpoint(run, err)) { return false; }
+    run->saved_step = run->state.step;
+    progress_print(&run->progress, "saved %s\n", path);
+    if (s->keep == 0) { return true; }
+    bool pruned = run_prune(s->out, s->keep, s->keep_every, run->state.finite_checkpoint, &warning, err);
+    warn(&warning);
+    return pruned;
+}
+
+static inline void run_save(Run *run) {
+    Error err;
+    must(try_save(run, &err), &err);
+}
+
+// ---------------------------------------------------------------------------------------------
+// the end
+
+// The word as one types it for a shell: quoted if it holds anything that a shell might interpret.
+static inline const char *shell_word(char quoted[4 * PATH_MAX], const char *word) {
+    const char *plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+    if (word[0] != '\0' && word[strspn(word, plain)] == '\0') { return word; }
+    char *out = quoted;
+    *out++ = '\'';
+    for (; *word != '\0' && out < quoted + 4 * PATH_MAX - 6; word++) {
+        if (*word == '\'') { out = stpcpy(out, "'\\'"); }
+        *out++ = *word;
+    }
+    strcpy(out, "'");
+    return quoted;
+}
+
+static inline void print_end(Run *run) {
+    const Plan *plan = run->plan;
+    const long long step = run->state.step, total = plan->schedule.total;
+    char program[4 * PATH_MAX], directory[4 * PATH_MAX];
+    if (plan->settings.profile == ON) {
+        progress_print(&run->progress, "\n");
+        profile_print(olmo2_profile(run->model), stdout);
+        progress_print(&run->progress, "\n");
+    }
+    if (step >= total) {
+        progress_print(&run->progress, "%s: complete, %lld steps\n", plan->settings.out, step);
+        return;
+    }
+    progress_print(&run->progress, "stopped at step %lld of %lld; to resume:\n%s train --resume %s\n", step,
+                   total, shell_word(program, plan->program), shell_word(directory, plan->settings.out));
+}
+
+static inline void run_free(Run *run) {
+    run_log_close(&run->log);
+    batch_free(&run->batch);
+    olmo2_free(run->model);
+}
+
+// Frees the run. Its plan stays.
+static inline void run_end(Run *run) {
+    const Plan *plan = run->plan;
+    Error err;
+    if (run->saved_step != run->state.step) { run_save(run); }
+    if (run->state.step >= plan->schedule.total && !run->state.labelled) {
+        fail(&err,
+             "%s: no step of the run had a label: every token is masked or was filtered, and nothing was "
+             "learned; look at FILE.mask beside the token files, or try --instance-filter off",
+             plan->settings.out);
+        must(false, &err);
+    }
+    print_end(run);
+    if (ferror(stdout) && run->state.step < plan->last) {
+        fail(&err,
+             "standard output cannot be written, so the run stopped at step %lld of %lld; it is saved: "
+             "resume it by --resume %s",
+             (long long)run->state.step, (long long)plan->schedule.total, plan->settings.out);
+        must(false, &err);
+    }
+    run_free(run);
+}
+
+#endif

@@ -1,0 +1,47 @@
+// signals.h: how a run is asked to stop.
+//
+// SIGINT, SIGTERM and SIGHUP ask the run to finish its step, save and end. A second one ends the program at
+// once, which loses only the steps since the last checkpoint. SIGPIPE is ignored: whoever reads the output
+// may leave; the run notices when it writes, and stops in the same way.
+//
+// Before signals_catch a signal ends the program as usual: a run that is still being loaded has nothing to
+// save.
+#ifndef LLMC_COMMANDS_SIGNALS_H
+#define LLMC_COMMANDS_SIGNALS_H
+
+#include <signal.h>
+
+#include "llmc/utils.h"
+
+// A signal handler can reach nothing but static memory.
+static volatile sig_atomic_t stop_requested;
+static volatile double stop_requested_at;
+
+// One event often arrives as two signals: `timeout` sends one to its child and one to the child's group, and
+// a terminal that closes sends SIGHUP beside its shell's. Only a signal that comes later is a second one.
+static inline void request_stop(int number) {
+    const double now = seconds_now();
+    if (!stop_requested) {
+        stop_requested = 1;
+        stop_requested_at = now;
+    } else if (now - stop_requested_at > 0.5) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
+}
+
+// A signal that is ignored, as nohup ignores SIGHUP, stays ignored.
+static inline void signals_catch(void) {
+    const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = request_stop;
+    action.sa_flags = SA_RESTART;
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler == SIG_IGN) { continue; }
+        sigaction(signals[i], &action, NULL);
+    }
+    signal(SIGPIPE, SIG_IGN);
+}
+
+#endif

@@ -1,0 +1,58 @@
+// main.h: the program, for CPU and GPU. A command is a file of its name in llmc/commands/. The model is the
+// backend that includes this as its last line, train_olmo2.c or train_olmo2.cu; nothing here can tell which.
+#ifndef LLMC_MAIN_H
+#define LLMC_MAIN_H
+
+#include "commands/eval.h"
+#include "commands/generate.h"
+#include "commands/inspect.h"
+#include "commands/soup.h"
+#include "commands/tokenize.h"
+#include "commands/train.h"
+#include "llmc/help.h"
+
+// A stream that was closed when the program began would give its number to the first file that is opened, and
+// messages would go there.
+static inline void open_standard_streams(void) {
+    for (int stream = 0; stream <= 2; stream++) {
+        if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) { exit(1); }
+    }
+}
+
+static inline void run_command(const char *program, const Command *command, const Settings *settings) {
+    switch (command->bit) {
+    case TRAIN: train(program, settings); break;
+    case GENERATE: generate(settings); break;
+    case EVAL: eval(settings); break;
+    case SOUP: soup(settings); break;
+    case TOKENIZE: tokenize(settings); break;
+    case DETOKENIZE: detokenize(settings); break;
+    case INSPECT: inspect(settings); break;
+    }
+}
+
+int main(int argc, char **argv) {
+    Error err;
+    Settings settings;
+    open_standard_streams();
+    signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        program_help(argc < 2 ? stderr : stdout, argv[0]);
+        must(output_written(&err), &err);
+        return argc < 2;
+    }
+    const Command *command = command_named(argv[1], &err);
+    must(command != NULL, &err);
+    must(settings_from_command_line(&settings, command, argc - 2, argv + 2, &err), &err);
+    if (settings.help == ON) {
+        flags_help(stdout, argv[0], command);
+    } else {
+        use_threads(settings.threads);
+        run_command(argv[0], command, &settings);
+    }
+    settings_free(&settings);
+    must(output_written(&err), &err);
+    return 0;
+}
+
+#endif
