@@ -10,18 +10,18 @@ typedef struct {
     ScheduleKind kind;
     double peak;            // the learning rate at the end of the warmup
     int64_t warmup;         // steps that rise linearly from 0 to the peak; 0 for none
-    int64_t total;          // the step at which the fall ends, and after which the rate no longer changes
-    int64_t decay;          // WSD: the steps of the fall, the last before `total`; warmup + decay <= total
-    double final_fraction;  // the rate after the fall, as a fraction of the peak
+    int64_t total;          // the step at which the decay ends; after it the rate no longer changes
+    int64_t decay;          // WSD: the steps of the decay, which ends at `total`; warmup + decay <= total
+    double final_fraction;  // the rate after the decay, as a fraction of the peak
 } Schedule;
 
-// The learning rate of an update; step 1 is the first, so no update has rate 0 only because of the warmup.
-// Steps may be any unit that the settings use too: OLMo's own runs counted tokens.
+// The learning rate of an update. The first update is step 1, so the warmup gives no update a rate of 0. The
+// unit may be anything that the settings use too: OLMo's own runs counted tokens.
 //   warmup    peak * step / warmup
 //   cosine    from the peak to final along half a cosine, between the warmup and `total`
 //   linear    from the peak to final along a line, between the warmup and `total`
 //   WSD       the peak, then a line to final over the last `decay` steps (warmup, stable, decay)
-//   constant  the peak for ever
+//   constant  the peak
 static inline double schedule_lr(const Schedule *s, int64_t step) {
     const double pi = 3.14159265358979323846, final = s->final_fraction * s->peak;
     if (step < s->warmup) { return s->peak * (double)step / (double)s->warmup; }

@@ -1,5 +1,8 @@
-// stability.h: spikes of the loss and of the gradient norm. One function skips the update of a step that
-// spikes, two measure how often a run spikes; each follows its own source, and the three rules differ.
+// stability.h: spikes of the loss and of the gradient norm. Three rules, each with its own source:
+//
+//   skip_step      whether to skip the update of a step (OLMo-core's SkipStepAdamW)
+//   monitor_step   counts spikes (OLMo-core's StabilityMonitor)
+//   spike_score    the share of a series that spikes (the OLMo 2 paper)
 #ifndef LLMC_STABILITY_H
 #define LLMC_STABILITY_H
 
@@ -26,8 +29,8 @@ typedef struct {
     double squares;  // sum of (value - mean)^2
 } Moments;
 
-// Welford's recurrence: equal values give exactly their mean and squares of 0, so that a constant series has
-// no spike by a rounding error.
+// Welford's recurrence. Equal values give exactly their mean and squares of 0, so rounding cannot make a
+// spike in a constant series.
 static inline Moments moments_of(const double *values, size_t n) {
     Moments m = {0.0, 0.0};
     for (size_t i = 0; i < n; i++) {
@@ -46,17 +49,17 @@ typedef struct {
     RollingWindow losses, norms;
 } SkipStep;
 
-// value - mean <= 6 std, mean and unbiased deviation over the past values, of which there are two or more.
+// value - mean <= 6 std, with mean and unbiased deviation over the past values, two or more.
 static inline bool within_six_sigma(const RollingWindow *past, double value) {
     Moments m = moments_of(past->values, past->count);
     return value - m.mean <= 6.0 * sqrt(m.squares / (double)(past->count - 1));
 }
 
-// Whether the update of this step must be left out: the loss (the objective of the step, without the z
-// term) or the gradient norm before clipping lies more than 6 deviations above its last 128 values. From the
-// 64th step on; a spike enters the windows too, so that a lasting change of level is accepted after some
-// steps. One difference from OLMo-core: a loss or norm that is NaN or infinite is skipped at any step and
-// enters no window, where it would make every comparison of the next 128 steps false.
+// Whether to skip the update of this step: from the 64th step on, when the loss (the objective of the step,
+// without the z term) or the gradient norm before clipping is more than 6 deviations above its last 128
+// values. A spike enters the windows too, so a lasting change of level is accepted after some steps. One
+// difference from OLMo-core: a step whose loss or norm is NaN or infinite is always skipped and enters no
+// window, where it would make every comparison of the next 128 steps false.
 static inline bool skip_step(SkipStep *s, double loss, double gradient_norm) {
     if (!isfinite(loss) || !isfinite(gradient_norm)) { return true; }
     bool judged = s->losses.count + 1 >= STABILITY_WINDOW / 2;
@@ -78,8 +81,8 @@ typedef struct {
     int64_t steps, spikes;          // since the start of the run
 } StabilityMonitor;
 
-// More than 6 deviations (of the population) above the mean of the 128 values before, if there are as many. A
-// value that is no number is a spike, which OLMo-core would not count, and stays out of the window.
+// More than 6 deviations (of the population) above the mean of the previous 128 values, once there are as
+// many. A NaN or infinity is a spike, which OLMo-core would not count, and stays out of the window.
 static inline bool monitor_spike(RollingWindow *past, double value) {
     if (!isfinite(value)) { return true; }
     Moments m = moments_of(past->values, past->count);
@@ -104,7 +107,7 @@ static inline double monitor_total_score(const StabilityMonitor *monitor) {
     return monitor->steps > 0 ? (double)monitor->spikes / (double)monitor->steps : 0.0;
 }
 
-// The share of the last 10000 steps that spiked: OLMo-core's "spike/SpikeScore", which it gives from step
+// The share of the last 10000 steps that spiked: OLMo-core's "spike/SpikeScore", which it reports from step
 // 10000 on.
 static inline double monitor_running_score(const StabilityMonitor *monitor) {
     int64_t steps = MONITOR_STEPS, spikes = 0;
@@ -116,10 +119,10 @@ static inline double monitor_running_score(const StabilityMonitor *monitor) {
 // ---------------------------------------------------------------------------------------------
 // The spike score of the OLMo 2 paper
 
-// The share of the series (n) that lies at least 7 deviations from the mean of the 1000 values before it, on
-// either side. The paper leaves open what this makes precise: the deviation is the population's, the value
-// itself is not in its window, the first 1000 values have no full window and count as calm, a value that is
-// no number is a spike and enters no window.
+// The share of the series (n) that is at least 7 deviations away from the mean of the previous 1000 values,
+// on either side. The paper leaves the rest open; here the deviation is the population's, a value is not part
+// of its own window, the first 1000 values have no full window and count as calm, and NaN or infinity is a
+// spike that enters no window.
 static inline bool spike_score(double *score, const double *values, size_t n, Error *err) {
     enum { SPIKE_WINDOW = 1000 };
     double *finite = (double *)allocate(n, sizeof *finite, "the spike score of a series", err);
