@@ -177,60 +177,25 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
 }
 
 // The end of a branch: h = x + rmsnorm(o), OLMo 2's norm on its output (arXiv 2501.00656, section 2.1).
-// x, o (N, C), w (C) -> h (N, C), rstd (N). Without w (the pre-norm study), h = x + o.
+// x, o (N, C), w (C) -> h (N, C), rstd (N)
 static void rmsnorm_residual_forward(float *h, float *rstd, const float *x, const float *o, const float *w,
                                      size_t N, size_t C, float eps) {
     PROFILE(5.0 * N * C, sizeof(float) * 3 * N * C);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
         const float *x_n = x + n * C, *o_n = o + n * C;
-        if (w == NULL) {
-            for (size_t c = 0; c < C; c++) { h[n * C + c] = x_n[c] + o_n[c]; }
-            continue;
-        }
         float s = 1.0f / sqrtf(dot(o_n, o_n, C) / (float)C + eps);
         for (size_t c = 0; c < C; c++) { h[n * C + c] = x_n[c] + w[c] * (o_n[c] * s); }
         rstd[n] = s;
     }
 }
 
-// dh (N, C) -> do (N, C) assigned, dw (C) accumulated. The other summand has dx = dh: the residual stream's
-// gradient is left where it is.
+// dh (N, C) -> do (N, C) assigned, dw (C) accumulated. The other summand has dx = dh: the gradient of the
+// residual stream stays where it is.
 static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, const float *o, const float *w,
                                       const float *rstd, size_t N, size_t C) {
     PROFILE(10.0 * N * C, sizeof(float) * 3 * N * C);
-    if (w == NULL) {
-        memcpy(d_o, dh, N * C * sizeof(float));
-    } else {
-        rmsnorm_backward(d_o, dw, dh, o, w, rstd, N, C);
-    }
-}
-
-// The beginning of a branch: OLMo 2 reads the residual stream as it is. In the pre-norm study (w given) it
-// reads rmsnorm(x), written to y. Returns what the branch reads, (N, C).
-static const float *branch_input_forward(float *y, float *rstd, const float *x, const float *w, size_t N,
-                                         size_t C, float eps) {
-    if (w == NULL) { return x; }
-    rmsnorm_forward(y, rstd, x, w, N, C, eps);
-    return y;
-}
-
-// Where the gradient of a branch's input accumulates: in the residual stream's dx itself, or, in the pre-norm
-// study, in dy (N, C), which begins at zero and goes through the norm in branch_input_backward.
-static float *branch_input_gradient(float *dy, float *dx, const float *w, size_t N, size_t C) {
-    if (w == NULL) { return dx; }
-    memset(dy, 0, N * C * sizeof(float));
-    return dy;
-}
-
-// dy (N, C), which is overwritten -> dx (N, C) accumulated, dw (C) accumulated. Without w there is nothing to
-// do: the gradient is in dx already.
-static void branch_input_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
-                                  const float *rstd, size_t N, size_t C) {
-    if (w == NULL) { return; }
-    rmsnorm_backward(dy, dw, dy, x, w, rstd, N, C);
-#pragma omp parallel for
-    for (size_t i = 0; i < N * C; i++) { dx[i] += dy[i]; }
+    rmsnorm_backward(d_o, dw, dh, o, w, rstd, N, C);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -269,18 +234,11 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     }
 }
 
-// x (B, T, NH, HS), w (NH*HS), rope (T, HS) -> y (B, T, NH, HS), rstd (B, T):  y = R_t (w * x / rms(x)), with
-//   R_t (a, b) = (a cos - b sin, b cos + a sin) for each pair (a, b).
-// Without w (the study without QK-norm), y = R_t x.
-static void qknorm_rope_forward(float *y, float *rstd, const float *x, const float *w, const float *rope,
-                                size_t B, size_t T, size_t NH, size_t HS, float eps) {
-    PROFILE(7.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
+// y (B, T, NH, HS), rope (T, HS): y becomes R_t y in place, with R_t (a, b) = (a cos - b sin, b cos + a sin) for
+// each pair (a, b).
+static void rope_forward(float *y, const float *rope, size_t B, size_t T, size_t NH, size_t HS) {
+    PROFILE(3.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
     const size_t C = NH * HS, half = HS / 2;
-    if (w == NULL) {
-        memcpy(y, x, B * T * C * sizeof(float));
-    } else {
-        rmsnorm_forward(y, rstd, x, w, B * T, C, eps);
-    }
 #pragma omp parallel for
     for (size_t n = 0; n < B * T; n++) {
         const float *cosine = rope + n % T * HS, *sine = cosine + half;
@@ -294,14 +252,10 @@ static void qknorm_rope_forward(float *y, float *rstd, const float *x, const flo
     }
 }
 
-// dy (B, T, NH, HS) -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated; dx may be dy. dy is turned back in
-// place: a rotation's transpose is the rotation by the opposite angle,
-//   R_t^T (a, b) = (a cos + b sin, b cos - a sin).
-// What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
-static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
-                                 const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
-                                 size_t HS) {
-    PROFILE(13.0 * B * T * NH * HS, sizeof(float) * 3 * B * T * NH * HS);
+// dy (B, T, NH, HS) becomes dx in place. A rotation's transpose is the rotation by the opposite angle:
+//   R_t^T (a, b) = (a cos + b sin, b cos - a sin)
+static void rope_backward(float *dy, const float *rope, size_t B, size_t T, size_t NH, size_t HS) {
+    PROFILE(3.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
     const size_t C = NH * HS, half = HS / 2;
 #pragma omp parallel for
     for (size_t n = 0; n < B * T; n++) {
@@ -314,11 +268,24 @@ static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x
             }
         }
     }
-    if (w == NULL) {
-        memmove(dx, dy, B * T * C * sizeof(float));
-    } else {
-        rmsnorm_backward(dx, dw, dy, x, w, rstd, B * T, C);
-    }
+}
+
+// x (B, T, NH, HS), w (NH*HS), rope (T, HS) -> y (B, T, NH, HS), rstd (B, T):  y = R_t (w * x / rms(x))
+static void qknorm_rope_forward(float *y, float *rstd, const float *x, const float *w, const float *rope,
+                                size_t B, size_t T, size_t NH, size_t HS, float eps) {
+    PROFILE(7.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
+    rmsnorm_forward(y, rstd, x, w, B * T, NH * HS, eps);
+    rope_forward(y, rope, B, T, NH, HS);
+}
+
+// dy (B, T, NH, HS), overwritten -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated; dx may be dy. RMSNorm's
+// backward over the whole row couples all heads of a token.
+static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
+                                 const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
+                                 size_t HS) {
+    PROFILE(13.0 * B * T * NH * HS, sizeof(float) * 3 * B * T * NH * HS);
+    rope_backward(dy, rope, B, T, NH, HS);
+    rmsnorm_backward(dx, dw, dy, x, w, rstd, B * T, NH * HS);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -421,6 +388,26 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
     }
 }
 
+// attention_forward for the last position only: q (NH, HS), keys and values (positions, NKV, HS) ->
+// o (NH, HS) = sum_j softmax_j(q . k_j / sqrt(HS)) v_j. scores (NH, cache_T) is scratch.
+static void attention_decode(float *o, const float *q, const float *keys, const float *values, float *scores,
+                             size_t positions, size_t cache_T, size_t NH, size_t NKV, size_t HS) {
+    const size_t KV = NKV * HS;
+    const float scale = 1.0f / sqrtf((float)HS);
+#pragma omp parallel for
+    for (size_t h = 0; h < NH; h++) {
+        const size_t group = h / (NH / NKV) * HS;
+        float *s = scores + h * cache_T, *o_h = o + h * HS;
+        for (size_t j = 0; j < positions; j++) { s[j] = dot(q + h * HS, keys + j * KV + group, HS) * scale; }
+        float sum = exponentials(s, s, 1.0f, maximum(s, positions), positions);
+        memset(o_h, 0, HS * sizeof(float));
+        for (size_t j = 0; j < positions; j++) {
+            const float *v_j = values + j * KV + group;
+            for (size_t i = 0; i < HS; i++) { o_h[i] += s[j] / sum * v_j[i]; }
+        }
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 // SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z)
 
@@ -512,37 +499,31 @@ static void adamw_update(float *p, float *m, float *v, const float *g, size_t si
 // ---------------------------------------------------------------------------------------------
 // The model: its arrays
 
-// One layer's parameters (or their gradients), pointing into an array that holds all.
+// One layer's parameters, or their gradients: pointers into an array that holds all parameters.
 typedef struct {
     float *wq;                // (NH*HS, C)
     float *wk, *wv;           // (NKV*HS, C)
     float *wo;                // (C, NH*HS)
-    float *q_norm, *k_norm;   // (NH*HS), (NKV*HS); NULL in the study without QK-norm
-    float *attention_norm;    // (C)  at the end of the branch; NULL in the pre-norm study
-    float *attention_in;      // (C)  at its beginning, in the pre-norm study; NULL otherwise
+    float *q_norm, *k_norm;   // (NH*HS), (NKV*HS)
+    float *attention_norm;    // (C)
     float *w_gate, *w_up;     // (F, C)
     float *w_down;            // (C, F)
-    float *feedforward_norm;  // (C)  as for attention
-    float *feedforward_in;
+    float *feedforward_norm;  // (C)
 } LayerParameters;
 
 static LayerParameters layer_parameters(float *array, const OLMo2Config *c, size_t l) {
-    float *attention = array + parameter_offset(c, ATTENTION_NORM, l);
-    float *feedforward = array + parameter_offset(c, FEEDFORWARD_NORM, l);
     return (LayerParameters){
         .wq = array + parameter_offset(c, WQ, l),
         .wk = array + parameter_offset(c, WK, l),
         .wv = array + parameter_offset(c, WV, l),
         .wo = array + parameter_offset(c, WO, l),
-        .q_norm = c->no_qk_norm ? NULL : array + parameter_offset(c, Q_NORM, l),
-        .k_norm = c->no_qk_norm ? NULL : array + parameter_offset(c, K_NORM, l),
-        .attention_norm = c->pre_norm ? NULL : attention,
-        .attention_in = c->pre_norm ? attention : NULL,
+        .q_norm = array + parameter_offset(c, Q_NORM, l),
+        .k_norm = array + parameter_offset(c, K_NORM, l),
+        .attention_norm = array + parameter_offset(c, ATTENTION_NORM, l),
         .w_gate = array + parameter_offset(c, W_GATE, l),
         .w_up = array + parameter_offset(c, W_UP, l),
         .w_down = array + parameter_offset(c, W_DOWN, l),
-        .feedforward_norm = c->pre_norm ? NULL : feedforward,
-        .feedforward_in = c->pre_norm ? feedforward : NULL,
+        .feedforward_norm = array + parameter_offset(c, FEEDFORWARD_NORM, l),
     };
 }
 
@@ -571,19 +552,18 @@ typedef struct {
 typedef struct {
     float *q, *k;            // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
     float *act;              // (B, T, F)       silu(gate) * up
-    float *normed;           // (B, T, C)       a branch's input in the pre-norm study
     float *tiles;            // (threads, attention_tile_size(T))
     float *logits;           // (classifier rows, V)
     float *dx;               // (B, T, C)       gradient of the residual stream
     float *dbranch;          // (B, T, C)       gradient of a branch's output, before its norm
     float *dhidden;          // (B, T, C)       in dbranch's place: it is gone when the first branch begins
-    float *dnormed;          // (B, T, C)       of a branch's input in the pre-norm study
     float *dattention;       // (B, T, NH*HS)
     float *dq, *dk;          // (B, T, NH*HS), (B, T, NKV*HS)
     float *dq_raw, *dk_raw;  // in the places of dq and dk
     float *dv;               // (B, T, NKV*HS)
     float *dact;             // (B, T, F)
     float *dgate, *dup;      // (B, T, F)       in the places of dact and act
+    float *normed, *dnormed; // (B, T, C)       for dev/ablations, with pre-norm: a branch's input
 } Workspace;
 
 // Decoding: the keys and values of every slot's past, and one row of each activation a slot.
@@ -672,7 +652,6 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     w->dx = take(arena, N * c->C);
     w->dbranch = take(arena, N * c->C);
     w->dhidden = w->dbranch;
-    w->dnormed = take(arena, c->pre_norm ? N * c->C : 0);
     w->dattention = take(arena, N * Q);
     w->dq = take(arena, N * Q);
     w->dk = take(arena, N * KV);
@@ -682,6 +661,7 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     w->dact = take(arena, N * c->F);
     w->dgate = w->dact;
     w->dup = w->act;
+    w->dnormed = take(arena, c->pre_norm ? N * c->C : 0);
 }
 
 static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
@@ -827,7 +807,7 @@ const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
 Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
 
 // ---------------------------------------------------------------------------------------------
-// The model: forward, head, backward
+// The layer of OLMo 2: forward, backward, decoding
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
@@ -853,44 +833,125 @@ static Activations layer_activations(const OLMo2 *m, size_t l) {
     };
 }
 
-void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
-    enter(m);
+// Layer l, from its x to the next layer's x.
+static void layer_forward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
-    const size_t N = B * T, C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS;
     const float eps = c->rms_eps;
     const Workspace *s = &m->workspace;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
+
+    // attention branch: h = x + rmsnorm(W_o attention(q, k, v))
+    matmul_forward(a.q_raw, a.x, w.wq, N, C, Q);
+    matmul_forward(a.k_raw, a.x, w.wk, N, C, KV);
+    matmul_forward(a.v, a.x, w.wv, N, C, KV);
+    qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
+    qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
+    attention_forward(a.attention, a.lse, s->q, s->k, a.v, s->tiles, B, T, NH, NKV, HS);
+    matmul_forward(a.o, a.attention, w.wo, N, Q, C);
+    rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, C, eps);
+
+    // feed-forward branch: x' = h + rmsnorm(W_down (silu(W_gate h) * W_up h))
+    matmul_forward(a.gate, a.h, w.w_gate, N, C, F);
+    matmul_forward(a.up, a.h, w.w_up, N, C, F);
+    swiglu_forward(s->act, a.gate, a.up, N, F);
+    matmul_forward(a.down, s->act, w.w_down, N, F, C);
+    rmsnorm_residual_forward(next.x, a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N, C, eps);
+}
+
+// layer_forward from its last line to its first.
+static void layer_backward(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t Q = NH * HS, KV = NKV * HS;
+    const float eps = c->rms_eps;
+    const Workspace *s = &m->workspace;
+    const LayerParameters w = layer_parameters(m->weights, c, l), d = layer_parameters(m->gradients, c, l);
+    const Activations a = layer_activations(m, l);
+
+    // feed-forward branch
+    rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->dx, a.down, w.feedforward_norm,
+                              a.feedforward_rstd, N, C);
+    swiglu_forward(s->act, a.gate, a.up, N, F);
+    matmul_backward(s->dact, d.w_down, s->dbranch, s->act, w.w_down, N, F, C, false);
+    swiglu_backward(s->dgate, s->dup, s->dact, a.gate, a.up, N, F);
+    matmul_backward(s->dx, d.w_up, s->dup, a.h, w.w_up, N, C, F, true);
+    matmul_backward(s->dx, d.w_gate, s->dgate, a.h, w.w_gate, N, C, F, true);
+
+    // attention branch
+    rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->dx, a.o, w.attention_norm, a.attention_rstd, N,
+                              C);
+    matmul_backward(s->dattention, d.wo, s->dbranch, a.attention, w.wo, N, Q, C, false);
+    qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
+    qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
+    attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a.v, a.attention, a.lse, s->tiles, B,
+                       T, NH, NKV, HS);
+    qknorm_rope_backward(s->dk_raw, d.k_norm, s->dk, a.k_raw, w.k_norm, a.k_rstd, m->rope, B, T, NKV, HS);
+    qknorm_rope_backward(s->dq_raw, d.q_norm, s->dq, a.q_raw, w.q_norm, a.q_rstd, m->rope, B, T, NH, HS);
+    matmul_backward(s->dx, d.wv, s->dv, a.x, w.wv, N, C, KV, true);
+    matmul_backward(s->dx, d.wk, s->dk_raw, a.x, w.wk, N, C, KV, true);
+    matmul_backward(s->dx, d.wq, s->dq_raw, a.x, w.wq, N, C, Q, true);
+}
+
+// layer_forward for one position of each of n sequences, with the keys and values of the past in the cache.
+static void layer_decode(const OLMo2 *m, size_t l, const size_t *slots, size_t n) {
+    const OLMo2Config *c = &m->config;
+    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
+                 KV = NKV * HS;
+    const size_t cache_T = m->room.cache_T;
+    const float eps = c->rms_eps;
+    const Decoder *d = &m->decoder;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+
+    // attention branch
+    matmul_forward(d->q_raw, d->x, w.wq, n, C, Q);
+    matmul_forward(d->k_raw, d->x, w.wk, n, C, KV);
+    matmul_forward(d->v, d->x, w.wv, n, C, KV);
+    for (size_t i = 0; i < n; i++) {
+        const size_t t = m->positions[slots[i]], past = (slots[i] * L + l) * cache_T * KV;
+        const float *rope = m->rope + t * HS;  // a sequence of length 1 that begins at position t
+        float *q = d->q + i * Q, *keys = d->keys + past, *values = d->values + past;
+        qknorm_rope_forward(q, d->rstd, d->q_raw + i * Q, w.q_norm, rope, 1, 1, NH, HS, eps);
+        qknorm_rope_forward(keys + t * KV, d->rstd, d->k_raw + i * KV, w.k_norm, rope, 1, 1, NKV, HS, eps);
+        memcpy(values + t * KV, d->v + i * KV, KV * sizeof(float));
+        attention_decode(d->attention + i * Q, q, keys, values, d->scores + i * NH * cache_T, t + 1, cache_T,
+                         NH, NKV, HS);
+    }
+    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
+    rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
+
+    // feed-forward branch
+    matmul_forward(d->gate, d->h, w.w_gate, n, C, F);
+    matmul_forward(d->up, d->h, w.w_up, n, C, F);
+    swiglu_forward(d->act, d->gate, d->up, n, F);
+    matmul_forward(d->down, d->act, w.w_down, n, F, C);
+    rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
+}
+
+#include "dev/ablations/ablations.h"  // the same three lists for models that leave out a part of OLMo 2
+
+// ---------------------------------------------------------------------------------------------
+// The model: forward, head, backward
+
+void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
+    enter(m);
+    const OLMo2Config *c = &m->config;
+    const size_t N = B * T;
     m->B = B;
     m->T = T;
     memcpy(m->tokens, tokens, N * sizeof *tokens);
-
-    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, N, C);
-    for (size_t l = 0; l < L; l++) {
-        const LayerParameters w = layer_parameters(m->weights, c, l);
-        const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
-        const float *in;
-
-        // attention branch: h = x + rmsnorm(W_o attention(q, k, v))
-        in = branch_input_forward(s->normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
-        matmul_forward(a.q_raw, in, w.wq, N, C, Q);
-        matmul_forward(a.k_raw, in, w.wk, N, C, KV);
-        matmul_forward(a.v, in, w.wv, N, C, KV);
-        qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
-        qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
-        attention_forward(a.attention, a.lse, s->q, s->k, a.v, s->tiles, B, T, NH, NKV, HS);
-        matmul_forward(a.o, a.attention, w.wo, N, Q, C);
-        rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, C, eps);
-
-        // feed-forward branch: x' = h + rmsnorm(W_down (silu(W_gate h) * W_up h))
-        in = branch_input_forward(s->normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
-        matmul_forward(a.gate, in, w.w_gate, N, C, F);
-        matmul_forward(a.up, in, w.w_up, N, C, F);
-        swiglu_forward(s->act, a.gate, a.up, N, F);
-        matmul_forward(a.down, s->act, w.w_down, N, F, C);
-        rmsnorm_residual_forward(next.x, a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N, C, eps);
+    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, N, c->C);
+    for (size_t l = 0; l < c->L; l++) {
+        if (is_ablated(c)) {
+            ablated_layer_forward(m, l);
+        } else {
+            layer_forward(m, l);
+        }
     }
-    rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, L).x,
-                    m->weights + parameter_offset(c, FINAL_NORM, 0), N, C, eps);
+    rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
+                    m->weights + parameter_offset(c, FINAL_NORM, 0), N, c->C, c->rms_eps);
 }
 
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
@@ -916,50 +977,17 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
 void olmo2_backward(OLMo2 *m) {
     enter(m);
     const OLMo2Config *c = &m->config;
-    const size_t B = m->B, T = m->T, N = B * T;
-    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
-                 KV = NKV * HS;
-    const float eps = c->rms_eps;
+    const size_t N = m->B * m->T, C = c->C;
     const Workspace *s = &m->workspace;
-
     rmsnorm_backward(s->dx, m->gradients + parameter_offset(c, FINAL_NORM, 0), s->dhidden,
-                     layer_activations(m, L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
+                     layer_activations(m, c->L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
                      m->activations.hidden_rstd, N, C);
-    for (size_t l = L; l-- > 0;) {
-        const LayerParameters w = layer_parameters(m->weights, c, l),
-                              d = layer_parameters(m->gradients, c, l);
-        const Activations a = layer_activations(m, l);
-        const float *in;
-        float *din;
-
-        // feed-forward branch
-        rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->dx, a.down, w.feedforward_norm,
-                                  a.feedforward_rstd, N, C);
-        swiglu_forward(s->act, a.gate, a.up, N, F);
-        matmul_backward(s->dact, d.w_down, s->dbranch, s->act, w.w_down, N, F, C, false);
-        swiglu_backward(s->dgate, s->dup, s->dact, a.gate, a.up, N, F);
-        in = branch_input_forward(s->normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
-        din = branch_input_gradient(s->dnormed, s->dx, w.feedforward_in, N, C);
-        matmul_backward(din, d.w_up, s->dup, in, w.w_up, N, C, F, true);
-        matmul_backward(din, d.w_gate, s->dgate, in, w.w_gate, N, C, F, true);
-        branch_input_backward(s->dx, d.feedforward_in, din, a.h, w.feedforward_in, a.feedforward_rstd, N, C);
-
-        // attention branch
-        rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->dx, a.o, w.attention_norm,
-                                  a.attention_rstd, N, C);
-        matmul_backward(s->dattention, d.wo, s->dbranch, a.attention, w.wo, N, Q, C, false);
-        qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
-        qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
-        attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a.v, a.attention, a.lse, s->tiles,
-                           B, T, NH, NKV, HS);
-        qknorm_rope_backward(s->dk_raw, d.k_norm, s->dk, a.k_raw, w.k_norm, a.k_rstd, m->rope, B, T, NKV, HS);
-        qknorm_rope_backward(s->dq_raw, d.q_norm, s->dq, a.q_raw, w.q_norm, a.q_rstd, m->rope, B, T, NH, HS);
-        in = branch_input_forward(s->normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
-        din = branch_input_gradient(s->dnormed, s->dx, w.attention_in, N, C);
-        matmul_backward(din, d.wv, s->dv, in, w.wv, N, C, KV, true);
-        matmul_backward(din, d.wk, s->dk_raw, in, w.wk, N, C, KV, true);
-        matmul_backward(din, d.wq, s->dq_raw, in, w.wq, N, C, Q, true);
-        branch_input_backward(s->dx, d.attention_in, din, a.x, w.attention_in, a.attention_rstd, N, C);
+    for (size_t l = c->L; l-- > 0;) {
+        if (is_ablated(c)) {
+            ablated_layer_backward(m, l);
+        } else {
+            layer_backward(m, l);
+        }
     }
     embedding_backward(m->gradients + parameter_offset(c, EMBEDDING, 0), s->dx, m->tokens, N, C);
 }
@@ -1034,70 +1062,23 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Decoding: the forward for one position of each sequence, with the keys and values of the past in a cache
-
-// attention_forward for the last position alone: q (NH, HS), keys and values (positions, NKV, HS) ->
-// o (NH, HS) = sum_j softmax_j(q . k_j / sqrt(HS)) v_j. scores (NH, cache_T) is working space.
-static void attention_decode(float *o, const float *q, const float *keys, const float *values, float *scores,
-                             size_t positions, size_t cache_T, size_t NH, size_t NKV, size_t HS) {
-    const size_t KV = NKV * HS;
-    const float scale = 1.0f / sqrtf((float)HS);
-#pragma omp parallel for
-    for (size_t h = 0; h < NH; h++) {
-        const size_t group = h / (NH / NKV) * HS;
-        float *s = scores + h * cache_T, *o_h = o + h * HS;
-        for (size_t j = 0; j < positions; j++) { s[j] = dot(q + h * HS, keys + j * KV + group, HS) * scale; }
-        float sum = exponentials(s, s, 1.0f, maximum(s, positions), positions);
-        memset(o_h, 0, HS * sizeof(float));
-        for (size_t j = 0; j < positions; j++) {
-            const float *v_j = values + j * KV + group;
-            for (size_t i = 0; i < HS; i++) { o_h[i] += s[j] / sum * v_j[i]; }
-        }
-    }
-}
+// The model: decoding
 
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
     enter(m);
     const OLMo2Config *c = &m->config;
-    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
-                 KV = NKV * HS;
-    const size_t cache_T = m->room.cache_T;
-    const float eps = c->rms_eps;
+    const size_t C = c->C;
     const Decoder *d = &m->decoder;
-
     embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, n, C);
-    for (size_t l = 0; l < L; l++) {
-        const LayerParameters w = layer_parameters(m->weights, c, l);
-        const float *in;
-
-        // attention branch
-        in = branch_input_forward(d->normed, d->rstd, d->x, w.attention_in, n, C, eps);
-        matmul_forward(d->q_raw, in, w.wq, n, C, Q);
-        matmul_forward(d->k_raw, in, w.wk, n, C, KV);
-        matmul_forward(d->v, in, w.wv, n, C, KV);
-        for (size_t i = 0; i < n; i++) {
-            const size_t t = m->positions[slots[i]], past = (slots[i] * L + l) * cache_T * KV;
-            const float *rope = m->rope + t * HS;  // a sequence of length 1 that begins at position t
-            float *q = d->q + i * Q, *keys = d->keys + past, *values = d->values + past;
-            qknorm_rope_forward(q, d->rstd, d->q_raw + i * Q, w.q_norm, rope, 1, 1, NH, HS, eps);
-            qknorm_rope_forward(keys + t * KV, d->rstd, d->k_raw + i * KV, w.k_norm, rope, 1, 1, NKV, HS,
-                                eps);
-            memcpy(values + t * KV, d->v + i * KV, KV * sizeof(float));
-            attention_decode(d->attention + i * Q, q, keys, values, d->scores + i * NH * cache_T, t + 1,
-                             cache_T, NH, NKV, HS);
+    for (size_t l = 0; l < c->L; l++) {
+        if (is_ablated(c)) {
+            ablated_layer_decode(m, l, slots, n);
+        } else {
+            layer_decode(m, l, slots, n);
         }
-        matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-        rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
-
-        // feed-forward branch
-        in = branch_input_forward(d->normed, d->rstd, d->h, w.feedforward_in, n, C, eps);
-        matmul_forward(d->gate, in, w.w_gate, n, C, F);
-        matmul_forward(d->up, in, w.w_up, n, C, F);
-        swiglu_forward(d->act, d->gate, d->up, n, F);
-        matmul_forward(d->down, d->act, w.w_down, n, F, C);
-        rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
     }
-    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C, eps);
+    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C,
+                    c->rms_eps);
     matmul_forward(logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, C, c->V);
     for (size_t i = 0; i < n; i++) { m->positions[slots[i]]++; }
 }
