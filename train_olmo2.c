@@ -12,11 +12,12 @@
 // Vectors   Plain loops become vector code. `omp simd` says that a loop's steps are independent, where a
 //           compiler could not know: an array may take the place of another, element by element.
 
-#include "llmc/olmo2.h"       // OLMo2Config and the interface implemented here
-#include "llmc/parameters.h"  // the table of parameters: names, shapes, places
+#include "llmc/olmo2.h"         // OLMo2Config and the interface implemented here
+#include "llmc/parameters.h"    // the table of parameters: names, shapes, places
 #include "llmc/memory_limit.h"  // memory_suffices: before a model is allocated
-#include "llmc/gemm.h"        // gemm, gemm_serial: the matrix product
-#include "llmc/profile.h"     // what a function costs, and with --profile how long it takes
+#include "llmc/gemm.h"          // gemm, gemm_serial: the matrix product
+#include "llmc/exponential.h"   // exponential: e^x that becomes vector code
+#include "llmc/profile.h"       // what a function costs, and with --profile how long it takes
 
 // The model that runs. A layer function takes arrays and sizes, not a model; what else it needs of its model is
 // here. Every function of the interface that computes sets it first (enter).
@@ -60,34 +61,6 @@ static float maximum(const float *x, size_t n) {
     for (; i < n; i++) { lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0]; }
     for (size_t j = 1; j < LANES; j++) { lanes[0] = lanes[j] > lanes[0] ? lanes[j] : lanes[0]; }
     return lanes[0];
-}
-
-// e^x without a branch or a call, so that loops over it become vector code. With n = round(x / ln 2) and
-// r = x - n ln 2 in [-0.347, 0.347], e^x = 2^n e^r, and e^r is its Taylor polynomial of degree 7 (the next
-// term is below 6e-9). x is held within [-87, 88], where 2^n is a normal number; NaN stays NaN. The relative
-// error is below 2e-7 (dev/test/test_model.c).
-static inline float exponential(float x) {
-    if (sizeof(float) == sizeof(double)) { return (float)exp((double)x); }  // the finite-difference tests
-    const float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float shifted = x * 1.44269504f + round;
-    float n = shifted - round;
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact times n
-    float p = 1.0f / 5040.0f;
-    p = p * r + 1.0f / 720.0f;
-    p = p * r + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits << 23) + 0x3f800000u;  // n moved into the exponent: the bits of 2^n
-    float power = 0.0f;
-    memcpy(&power, &bits, sizeof bits);
-    return p * power;
 }
 
 // y_j = e^(scale x_j - shift), y may be x; returns the sum of y
@@ -411,14 +384,17 @@ static void attention_decode(float *o, const float *q, const float *keys, const 
 // ---------------------------------------------------------------------------------------------
 // SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z)
 
-// gate, up (N, F) -> a (N, F)
+// gate, up (N, F) -> a (N, F), which may be neither of them. Two loops: in one, GCC 12 would compute a second
+// quotient for every element, the one for a clamped exponential (e^88). That is denormal for ordinary gates,
+// and slow.
 static void swiglu_forward(float *a, const float *gate, const float *up, size_t N, size_t F) {
     PROFILE(4.0 * N * F, sizeof(float) * 3 * N * F);
 #pragma omp parallel for
     for (size_t n = 0; n < N; n++) {
-        for (size_t i = n * F; i < (n + 1) * F; i++) {
-            a[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
-        }
+#pragma omp simd
+        for (size_t i = n * F; i < (n + 1) * F; i++) { a[i] = exponential(-gate[i]); }
+#pragma omp simd
+        for (size_t i = n * F; i < (n + 1) * F; i++) { a[i] = gate[i] / (1.0f + a[i]) * up[i]; }
     }
 }
 
@@ -550,20 +526,20 @@ typedef struct {
 // Working space. What a layer leaves here the next one overwrites, but for dx; the backward computes q, k and
 // act again.
 typedef struct {
-    float *q, *k;            // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
-    float *act;              // (B, T, F)       silu(gate) * up
-    float *tiles;            // (threads, attention_tile_size(T))
-    float *logits;           // (classifier rows, V)
-    float *dx;               // (B, T, C)       gradient of the residual stream
-    float *dbranch;          // (B, T, C)       gradient of a branch's output, before its norm
-    float *dhidden;          // (B, T, C)       in dbranch's place: it is gone when the first branch begins
-    float *dattention;       // (B, T, NH*HS)
-    float *dq, *dk;          // (B, T, NH*HS), (B, T, NKV*HS)
-    float *dq_raw, *dk_raw;  // in the places of dq and dk
-    float *dv;               // (B, T, NKV*HS)
-    float *dact;             // (B, T, F)
-    float *dgate, *dup;      // (B, T, F)       in the places of dact and act
-    float *normed, *dnormed; // (B, T, C)       for dev/ablations, with pre-norm: a branch's input
+    float *q, *k;             // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
+    float *act;               // (B, T, F)       silu(gate) * up
+    float *tiles;             // (threads, attention_tile_size(T))
+    float *logits;            // (classifier rows, V)
+    float *dx;                // (B, T, C)       gradient of the residual stream
+    float *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
+    float *dhidden;           // (B, T, C)       in dbranch's place: it is gone when the first branch begins
+    float *dattention;        // (B, T, NH*HS)
+    float *dq, *dk;           // (B, T, NH*HS), (B, T, NKV*HS)
+    float *dq_raw, *dk_raw;   // in the places of dq and dk
+    float *dv;                // (B, T, NKV*HS)
+    float *dact;              // (B, T, F)
+    float *dgate, *dup;       // (B, T, F)       in the places of dact and act
+    float *normed, *dnormed;  // (B, T, C)       for dev/ablations, with pre-norm: a branch's input
 } Workspace;
 
 // Decoding: the keys and values of every slot's past, and one row of each activation a slot.

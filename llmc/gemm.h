@@ -37,8 +37,7 @@
 
 #include "utils.h"
 
-// Where float is another type, as in the tests by finite differences, there is no such product.
-#if defined(__AVX512BF16__) && !defined(float)
+#ifdef __AVX512BF16__
 #include <immintrin.h>
 #define GEMM_HAS_BF16 1
 #else

@@ -1,7 +1,8 @@
 // test_model.c: what must be equal in the CPU backend. Any number of threads gives the same bits; a batch
 // split into micro-batches gives the same gradients; decoding with the cache gives the forward's
-// probabilities; head sizes that are no power of two, NKV < NH, NH*HS != C, T from 1 up work; the exponential
-// keeps its stated error; and a step allocates nothing.
+// probabilities; head sizes that are not powers of two, NKV < NH, NH*HS != C, and T from 1 up work; with nothing
+// ablated, dev/ablations gives OLMo 2's bits; the exponential keeps its stated error; and a step allocates
+// nothing.
 #include "check.h"
 #define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.c"
@@ -260,8 +261,8 @@ static void test_two_models(void) {
 // shape.
 static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t length, int study) {
     OLMo2Config config = small_config(C, NH, NKV, HS);
-    config.no_qk_norm = study == 1;
-    config.pre_norm = study == 2;
+    config.no_qk_norm = (study & 1) != 0;
+    config.pre_norm = (study & 2) != 0;
     const OLMo2Room room = {.B = 2, .T = length, .slots = 3, .cache_T = length};
     OLMo2 *m = new_model(&config, &room);
     make_batch(config.V);
@@ -300,6 +301,95 @@ static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t lengt
            NH, NKV, HS, length, study, worst);
     CHECK(worst <= 1e-5);
     olmo2_free(m);
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// What one step and four decoded positions leave, by the lists of dev/ablations if `apart`, by OLMo 2's own
+// otherwise: logprobs, lse, gradients, logits. The calls around the layers are those of olmo2_forward,
+// olmo2_backward and olmo2_decode.
+static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float *logits) {
+    const OLMo2Config *c = &m->config;
+    const Workspace *s = &m->workspace;
+    const Decoder *d = &m->decoder;
+    olmo2_zero_gradients(m);
+    m->B = B;
+    m->T = T;
+    memcpy(m->tokens, batch_tokens, sizeof batch_tokens);
+    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
+    for (size_t l = 0; l < c->L; l++) {
+        if (apart) {
+            ablated_layer_forward(m, l);
+        } else {
+            layer_forward(m, l);
+        }
+    }
+    rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
+                    m->weights + parameter_offset(c, FINAL_NORM, 0), N, c->C, c->rms_eps);
+    olmo2_classify(m, batch_labels, batch_weights, 1e-3f, logprobs, lse);
+    rmsnorm_backward(s->dx, m->gradients + parameter_offset(c, FINAL_NORM, 0), s->dhidden,
+                     layer_activations(m, c->L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
+                     m->activations.hidden_rstd, N, c->C);
+    for (size_t l = c->L; l-- > 0;) {
+        if (apart) {
+            ablated_layer_backward(m, l);
+        } else {
+            layer_backward(m, l);
+        }
+    }
+    embedding_backward(m->gradients + parameter_offset(c, EMBEDDING, 0), s->dx, m->tokens, N, c->C);
+    for (size_t t = 0; t < 4; t++) {
+        const size_t slots[] = {1, 0};
+        embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), batch_tokens + 2 * t, 2,
+                          c->C);
+        for (size_t l = 0; l < c->L; l++) {
+            if (apart) {
+                ablated_layer_decode(m, l, slots, 2);
+            } else {
+                layer_decode(m, l, slots, 2);
+            }
+        }
+        matmul_forward(logits + 2 * t * c->V, d->x, m->weights + parameter_offset(c, LM_HEAD, 0), 2, c->C,
+                       c->V);
+        for (size_t i = 0; i < 2; i++) { m->positions[slots[i]]++; }
+    }
+}
+
+// With nothing ablated, the lists of dev/ablations give OLMo 2's bits: no change to a layer can be made in one
+// list only. Each ablation gives others.
+static void test_ablations(void) {
+    enum { LOGITS = 4 * 2 * 101 };
+    const OLMo2Room room = {.B = B, .T = T, .train = true, .slots = 2, .cache_T = 4};
+    float logprobs[2][N], lse[2][N], logits[2][LOGITS];
+    for (int study = 0; study < 4; study++) {
+        OLMo2Config config = small_config(40, 6, 2, 12);
+        const size_t size = parameter_array_size(&config) * sizeof(float);
+        OLMo2 *own = new_model(&config, &room);
+        config.no_qk_norm = (study & 1) != 0;
+        config.pre_norm = (study & 2) != 0;
+        OLMo2 *apart = new_model(&config, &room);
+        run_layers(own, false, logprobs[0], lse[0], logits[0]);
+        run_layers(apart, true, logprobs[1], lse[1], logits[1]);
+        const bool equal = study == 0;
+        CHECK(is_ablated(&config) == !equal);
+        CHECK((memcmp(logprobs[0], logprobs[1], sizeof logprobs[0]) == 0) == equal);
+        CHECK((memcmp(lse[0], lse[1], sizeof lse[0]) == 0) == equal);
+        CHECK((memcmp(logits[0], logits[1], sizeof logits[0]) == 0) == equal);
+        CHECK((memcmp(own->gradients, apart->gradients, size) == 0) == equal);
+
+        // and the interface takes the list that the configuration asks for
+        float *gradients = (float *)malloc(size);
+        memcpy(gradients, apart->gradients, size);
+        olmo2_zero_gradients(apart);
+        olmo2_forward(apart, batch_tokens, B, T);
+        olmo2_classify(apart, batch_labels, batch_weights, 1e-3f, logprobs[0], lse[0]);
+        olmo2_backward(apart);
+        CHECK(memcmp(logprobs[0], logprobs[1], sizeof logprobs[0]) == 0);
+        CHECK(memcmp(gradients, apart->gradients, size) == 0);
+        free(gradients);
+        olmo2_free(own);
+        olmo2_free(apart);
+    }
 }
 
 // The angle is an fp32 product: at far positions an exact one differs by 7e-5. The constants are PyTorch's:
@@ -412,6 +502,8 @@ int main(void) {
     test_decode(12, 4, 2, 4, 1, 0);
     test_decode(40, 6, 2, 12, 66, 1);
     test_decode(40, 6, 2, 12, 66, 2);
+    test_decode(40, 6, 2, 12, 66, 3);
+    test_ablations();
     test_rope_table();
     test_parameters();
     test_memory();

@@ -32,19 +32,15 @@ class Edit(NamedTuple):
 
 # name, edits
 MUTATIONS = [
-    ("no QK-norm", [
-        Edit(C, "if (w == NULL) {\n        memcpy(y, x, B * T", "if (true) {\n        memcpy(y, x, B * T")]),
+    ("no QK-norm", [Edit(C, "m->config = *config;", "m->config = *config; m->config.no_qk_norm = true;")]),
     ("QK-norm head by head", [
-        Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, C, eps);",
+        Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, NH * HS, eps);",
              "for (size_t i = 0; i < B * T * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, "
              "x + i * HS, w + i % NH * HS, 1, HS, eps); }")]),
     ("QK-norm after RoPE", [
-        Edit(C, "    if (w == NULL) {\n        memcpy(y, x, B * T * C * sizeof(float));\n    } else {\n"
-                "        rmsnorm_forward(y, rstd, x, w, B * T, C, eps);\n    }\n",
-             "    memcpy(y, x, B * T * C * sizeof(float));\n"),
-        Edit(C, "head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n",
-             "head[i + half] = b * cosine[i] + a * sine[i];\n            }\n        }\n    }\n"
-             "    rmsnorm_forward(y, rstd, y, w, B * T, C, eps);\n")]),
+        Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, NH * HS, eps);\n    rope_forward(y, rope, B, T, NH, HS);",
+             "memcpy(y, x, B * T * NH * HS * sizeof(float));\n    rope_forward(y, rope, B, T, NH, HS);\n"
+             "    rmsnorm_forward(y, rstd, y, w, B * T, NH * HS, eps);")]),
     ("interleaved RoPE", [
         Edit(C, "head[i + half]", "head[2 * i + 1]"),
         Edit(C, "head[i]", "head[2 * i]")]),
@@ -54,15 +50,7 @@ MUTATIONS = [
         Edit(C, "float angle = (float)t * frequency;", "float angle = (float)(t + t / 4) * frequency;")]),
     ("theta 10000", [Edit(C, "config->HS, config->rope_theta);", "config->HS, 10000.0f);")]),
     ("eps 1e-5", [Edit(C, "const float eps = c->rms_eps;", "const float eps = 1e-5f;")]),
-    ("pre-norm", [
-        Edit(C, "c->pre_norm ? N * c->C : 0", "N * c->C"),
-        Edit(C, "a.attention_rstd, a.x, w.attention_in, N, C, eps",
-             "a.attention_rstd, a.x, w.attention_norm, N, C, eps"),
-        Edit(C, "a.attention_rstd, a.x, a.o, w.attention_norm, N", "a.attention_rstd, a.x, a.o, NULL, N"),
-        Edit(C, "a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps",
-             "a.feedforward_rstd, a.h, w.feedforward_norm, N, C, eps"),
-        Edit(C, "a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N",
-             "a.feedforward_rstd, a.h, a.down, NULL, N")]),
+    ("pre-norm", [Edit(C, "m->config = *config;", "m->config = *config; m->config.pre_norm = true;")]),
     ("up and gate swapped", [
         Edit(C, "swiglu_forward(s->act, a.gate, a.up", "swiglu_forward(s->act, a.up, a.gate")]),
     ("sigmoid for silu", [Edit(C, "a[i] = gate[i] / (1.0f +", "a[i] = 1.0f / (1.0f +")]),
@@ -78,10 +66,12 @@ MUTATIONS = [
         Edit(C, "*lm_head = m->weights + parameter_offset(c, LM_HEAD, 0)",
              "*lm_head = m->weights + parameter_offset(c, EMBEDDING, 0)")]),
     ("feed-forward reads x", [
-        Edit(C, "a.feedforward_rstd, a.h, w.feedforward_in", "a.feedforward_rstd, a.x, w.feedforward_in")]),
+        Edit(C, "matmul_forward(a.gate, a.h,", "matmul_forward(a.gate, a.x,"),
+        Edit(C, "matmul_forward(a.up, a.h,", "matmul_forward(a.up, a.x,")]),
     ("last layer dropped", [
-        Edit(C, "l < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights",
-             "l + 1 < L; l++) {\n        const LayerParameters w = layer_parameters(m->weights")]),
+        Edit(C, "for (size_t l = 0; l < c->L; l++) {\n        if (is_ablated(c)) {\n            ablated_layer_forward",
+             "for (size_t l = 0; l + 1 < c->L; l++) {\n        if (is_ablated(c)) {\n"
+             "            ablated_layer_forward")]),
     ("padding columns left out of the softmax", [
         Edit(C, "for (size_t j = 0; j < V; j += 256)", "for (size_t j = 0; j < V - 4; j += 256)"),
         Edit(C, "V - j < 256 ? V - j : 256", "V - 4 - j < 256 ? V - 4 - j : 256")]),
@@ -104,8 +94,8 @@ MUTATIONS = [
     ("rmsnorm backward without its mean", [
         Edit(C, "dx_n[c] = s * (dx_n[c] - x_n[c] * s * mean);", "dx_n[c] = s * dx_n[c];")]),
     ("branch gradient not added to the residual", [
-        Edit(C, "matmul_backward(din, d.wv, s->dv, in, w.wv, N, C, KV, true);",
-             "matmul_backward(din, d.wv, s->dv, in, w.wv, N, C, KV, false);")]),
+        Edit(C, "matmul_backward(s->dx, d.wv, s->dv, a.x, w.wv, N, C, KV, true);",
+             "matmul_backward(s->dx, d.wv, s->dv, a.x, w.wv, N, C, KV, false);")]),
     ("decay on embeddings", [
         Edit(C, "p.row->decay ? settings->weight_decay : 0.0f", "settings->weight_decay")]),
     ("no decay on norms", [
@@ -138,6 +128,7 @@ def verdict(name: str, edits: List[Edit]) -> str:
         (copy / "dev").mkdir()
         (copy / "dev/reference").symlink_to(ROOT / "dev/reference")
         (copy / "dev/test").symlink_to(ROOT / "dev/test")
+        (copy / "dev/ablations").symlink_to(ROOT / "dev/ablations")
         for edit in edits:
             text = (copy / edit.file).read_text()
             if edit.old not in text:
