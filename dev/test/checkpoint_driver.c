@@ -14,12 +14,13 @@ static bool write_preset(const char *name, const char *out, Error *err) {
     OLMo2Config config;
     if (!olmo2_preset(&config, name)) { return fail(err, "%s: no such size", name); }
     printf("%zu\n", parameter_total(&config));
-    return config_write(&config, out, err);
+    return config_write(&config, NULL, out, err);
 }
 
 static bool convert_config(const char *in, const char *out, Error *err) {
     OLMo2Config config;
-    return config_read(&config, in, err) && config_write(&config, out, err);
+    Error warning = {""};
+    return config_read(&config, in, &warning, err) && config_write(&config, NULL, out, err);
 }
 
 static bool convert_model(const char *in, const char *out, const char *tokenizer, Error *err) {
@@ -27,10 +28,14 @@ static bool convert_model(const char *in, const char *out, const char *tokenizer
     const OLMo2Room room = olmo2_room_to_measure(0, 0);
     const OLMo2Form form = olmo2_form();
     OLMo2 *m;
-    if (!checkpoint_load_config(&config, in, err) || !olmo2_create(&m, &config, &room, &form, err)) {
+    ConfigFiles said;
+    Error warning = {""};
+    if (!config_read_directory(&config, &said, in, &warning, err) || !olmo2_create(&m, &config, &room, &form, err)) {
         return false;
     }
-    bool ok = checkpoint_load_weights(m, in, err) && checkpoint_write_model(m, out, tokenizer, err);
+    const CheckpointParts parts = {&said, tokenizer, NULL};
+    bool ok = checkpoint_load_weights(m, in, err) && checkpoint_write_model(m, out, &parts, &warning, err);
+    config_files_free(&said);
     olmo2_free(m);
     return ok;
 }

@@ -8,9 +8,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static char path[] = "/tmp/fuzz_config_XXXXXX";
     JsonDocument doc;
     OLMo2Config config, again;
-    Error err;
+    Error err, warning = {""};
     if (!json_parse(&doc, (const char *)data, size, "fuzz", &err)) { return 0; }
-    bool ok = config_read_root(&config, doc.root, "fuzz", &err);
+    bool ok = config_from_json(&config, doc.root, "fuzz", &warning, &err);
     json_free(&doc);
     if (!ok) {
         if (strncmp(err.text, "fuzz: ", 6) != 0) { abort(); }
@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (strcmp(path + strlen(path) - 6, "XXXXXX") == 0 && mkstemp(path) < 0) { abort(); }
     unlink(path);
-    if (!config_write(&config, path, &err) || !config_read(&again, path, &err) ||
+    if (!config_write(&config, NULL, path, &err) || !config_read(&again, path, &warning, &err) ||
         memcmp(&config, &again, sizeof config) != 0) {
         abort();
     }

@@ -1,0 +1,270 @@
+// test_run_checkpoints.c: the checkpoints of a run: saved, found, pruned, on full disks and when killed.
+#include "llmc/run_checkpoints.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "small_model.h"
+
+// Whether a save or a deletion was broken off in a run.
+static bool has_leftovers(const char *run) {
+    bool found = false;
+    DIR *listing = opendir(in_dir(run));
+    if (!CHECK(listing != NULL)) { return false; }
+    for (struct dirent *entry = readdir(listing); entry != NULL; entry = readdir(listing)) {
+        found = found || strncmp(entry->d_name, ".writing-", 9) == 0 ||
+                strncmp(entry->d_name, ".deleting-", 10) == 0;
+    }
+    closedir(listing);
+    return found;
+}
+
+// ---------------------------------------------------------------------------------------------
+// the checkpoints of a run
+
+static bool save_state(const OLMo2 *m, const char *run, int64_t step, const char *state) {
+    const CheckpointParts parts = {NULL, NULL, state};
+    return run_write_checkpoint(m, in_dir(run), step, &parts, no_warning(), &err) && warning.text[0] == '\0';
+}
+
+static void save(const OLMo2 *m, const char *run, int64_t step) {
+    char state[64];
+    snprintf(state, sizeof state, "{\"step\": %d}", (int)step);
+    if (!CHECK(save_state(m, run, step, state))) { printf("       %s\n", err.text); }
+}
+
+static void test_save_and_load(void) {
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f), *back = make_model(&config, 9.0f);
+    char newest[PATH_MAX];
+    CHECK(directory_create(in_dir("runs/a/.writing-step-00000050/trainer"), &err));
+    write_text("runs/a/.writing-step-00000050/trainer/state.json", "{");
+    CHECK(directory_create(in_dir("runs/a/.deleting-step-00000001"), &err));
+    write_text("runs/a/log.jsonl", "{}\n");
+    save(m, "runs/a", 100);
+    CHECK(count_entries("runs/a") == 2 && exists("runs/a/log.jsonl"));  // and what the crash left is gone
+    CHECK(count_entries("runs/a/step-00000100") == 4 && count_entries("runs/a/step-00000100/trainer") == 2);
+    CHECK(run_newest(newest, in_dir("runs/a"), no_warning(), &err) && warning.text[0] == '\0');
+    CHECK(ends_with(newest, "runs/a/step-00000100"));
+    CHECK(checkpoint_load_weights(back, newest, &err) && checkpoint_load_optimizer(back, newest, &err));
+    CHECK(same_array(m, back, OLMO2_PARAMETER) && same_array(m, back, OLMO2_MOMENT1));
+    CHECK(same_array(m, back, OLMO2_MOMENT2) && !same_array(m, back, OLMO2_GRADIENT));
+    char *state = checkpoint_read_state(newest, &err);
+    CHECK(state != NULL && strcmp(state, "{\"step\": 100}\n") == 0);
+    free(state);
+    // the same step again replaces it; the one replaced is removed by the next save
+    m->arrays[0][0] = 77.0f;
+    save(m, "runs/a", 100);
+    save(m, "runs/a", 200);
+    CHECK(checkpoint_load_weights(back, in_dir("runs/a/step-00000100"), &err) && back->arrays[0][0] == 77.0f);
+    CHECK(count_entries("runs/a") == 3);
+    // without a state: the model alone
+    CHECK(save_state(m, "runs/b", 7, NULL) &&
+          count_entries("runs/b/step-00000007") == 3);
+    olmo2_free(m);
+    olmo2_free(back);
+}
+
+static void test_newest_and_resolve(void) {
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f);
+    char found[PATH_MAX];
+    CHECK_ERROR(run_newest(found, in_dir("absent"), no_warning(), &err), err, "absent: cannot be opened");
+    CHECK(directory_create(in_dir("runs/c"), &err));
+    CHECK_ERROR(run_newest(found, in_dir("runs/c"), no_warning(), &err), err,
+                "holds no checkpoint (step-...)");
+    save(m, "runs/c", 9);
+    save(m, "runs/c", 10);
+    save(m, "runs/c", 100000000);
+    // names that are not a step's
+    CHECK(directory_create(in_dir("runs/c/step-11"), &err) && directory_create(in_dir("runs/c/step-"), &err));
+    CHECK(directory_create(in_dir("runs/c/step-00000012x"), &err));
+    CHECK(directory_create(in_dir("runs/c/step-99999999999999999999"), &err));
+    write_text("runs/c/step-00000013", "a file");
+    CHECK(run_resolve(found, in_dir("runs/c"), no_warning(), &err) && ends_with(found, "step-100000000"));
+    CHECK(run_resolve(found, in_dir("runs/c/step-00000009"), no_warning(), &err) &&
+          ends_with(found, "-00000009"));
+    CHECK_ERROR(run_resolve(found, in_dir("absent"), no_warning(), &err), err, "is not a directory");
+    CHECK_ERROR(run_resolve(found, in_dir("runs"), no_warning(), &err), err,
+                "holds neither config.json nor a checkpoint (step-...)");
+
+    // each way of damage in the newest: it is passed over and named
+    static const struct {
+        const char *file, *text, *words;
+    } damages[] = {
+        {"model.safetensors", "", "model.safetensors: has 0 bytes"},
+        {"config.json", "{\"model_type\"", "config.json:1:14: found the end"},
+        {"trainer/optimizer.safetensors", NULL, "optimizer.safetensors: cannot be opened"},
+        {"trainer/state.json", "", "state.json:1:1: found the end of the text"},
+        {"trainer/state.json", NULL, "state.json: cannot be opened"},
+    };
+    for (size_t i = 0; i < sizeof damages / sizeof damages[0]; i++) {
+        char name[PATH_MAX];
+        save(m, "runs/c", 20);
+        snprintf(name, sizeof name, "runs/c/step-00000020/%s", damages[i].file);
+        if (damages[i].text == NULL) {
+            CHECK(unlink(in_dir(name)) == 0);
+        } else {
+            write_text(name, damages[i].text);
+        }
+        CHECK(directory_remove(in_dir("runs/c/step-100000000"), &err) || i > 0);
+        CHECK(run_newest(found, in_dir("runs/c"), no_warning(), &err) &&
+              ends_with(found, "step-00000010"));
+        CHECK(strstr(warning.text, "passed over a damaged checkpoint") &&
+              strstr(warning.text, damages[i].words));
+    }
+    // cut short in the data, where only the size tells
+    save(m, "runs/c", 20);
+    struct stat info;
+    CHECK(stat(in_dir("runs/c/step-00000020/model.safetensors"), &info) == 0);
+    CHECK(truncate(in_dir("runs/c/step-00000020/model.safetensors"), info.st_size - 1) == 0);
+    CHECK(run_newest(found, in_dir("runs/c"), no_warning(), &err) && ends_with(found, "step-00000010"));
+    CHECK(strstr(warning.text, "is cut short") != NULL);
+    // none that is whole
+    write_text("runs/c/step-00000009/config.json", "");
+    write_text("runs/c/step-00000010/config.json", "");
+    CHECK_ERROR(run_newest(found, in_dir("runs/c"), no_warning(), &err), err,
+                "holds no checkpoint that is whole");
+    CHECK(strstr(err.text, "step-00000009/config.json") && strstr(err.text, "step-00000010/config.json"));
+    olmo2_free(m);
+}
+
+static void test_prune(void) {
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f);
+    for (int step = 10; step <= 60; step += 10) { save(m, "runs/p", step); }
+    CHECK(run_prune(in_dir("runs/p"), 2, 20, -1, no_warning(), &err));  // 20, 40 by number; 50, 60 the last
+    CHECK(count_entries("runs/p") == 4 && !exists("runs/p/step-00000010") && !exists("runs/p/step-00000030"));
+    CHECK(run_prune(in_dir("runs/p"), 9, 0, -1, no_warning(), &err) && count_entries("runs/p") == 4);
+    CHECK(run_prune(in_dir("runs/p"), 0, 0, -1, no_warning(), &err));  // the newest stays whatever is asked
+    CHECK(count_entries("runs/p") == 1 && exists("runs/p/step-00000060"));
+    CHECK_ERROR(run_prune(in_dir("absent"), 1, 0, -1, no_warning(), &err), err, "absent: cannot be opened");
+    // a damaged checkpoint takes no whole one's place
+    save(m, "runs/d", 5);
+    save(m, "runs/d", 10);
+    save(m, "runs/d", 20);
+    CHECK(truncate(in_dir("runs/d/step-00000020/model.safetensors"), 1000) == 0);
+    CHECK(run_prune(in_dir("runs/d"), 1, 0, -1, no_warning(), &err) && !exists("runs/d/step-00000005"));
+    CHECK(exists("runs/d/step-00000010") && exists("runs/d/step-00000020"));
+    save(m, "runs/d", 30);
+    CHECK(run_prune(in_dir("runs/d"), 1, 0, -1, no_warning(), &err) && count_entries("runs/d") == 1);
+    olmo2_free(m);
+}
+
+// A file-size limit stands for the full disk: at every size from 0 on the save fails, says so, and leaves the
+// earlier checkpoint and nothing else.
+static void test_full_disk(void) {
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f);
+    char found[PATH_MAX];
+    save(m, "runs/full", 1);
+    struct stat info;
+    CHECK(stat(in_dir("runs/full/step-00000001/trainer/optimizer.safetensors"), &info) == 0);
+    struct rlimit before, limit;
+    CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
+    signal(SIGXFSZ, SIG_IGN);
+    int failures = 0;
+    for (off_t size = 0; size < info.st_size; size += info.st_size / 20) {
+        limit = before;
+        limit.rlim_cur = (rlim_t)size;
+        CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+        bool saved = save_state(m, "runs/full", 2, "{}");
+        CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+        CHECK(!saved && strstr(err.text, "cannot be written: File too large") != NULL);
+        CHECK(strstr(err.text, "Checkpoint step-00000002 was not saved; those before it are whole.") != NULL);
+        CHECK(count_entries("runs/full") == 1);
+        CHECK(run_newest(found, in_dir("runs/full"), no_warning(), &err) && warning.text[0] == '\0');
+        failures++;
+    }
+    printf("saves on a full disk: %d refused, the earlier checkpoint whole each time\n", failures);
+    save(m, "runs/full", 2);
+    olmo2_free(m);
+
+    // the kernel's own full device
+    int descriptor = open("/dev/full", O_WRONLY);
+    if (descriptor >= 0) {
+        CHECK_ERROR(file_write(descriptor, "x", 1, "/dev/full", &err), err,
+                    "cannot be written: No space left on device");
+        close(descriptor);
+    }
+}
+
+static void fill_model(OLMo2 *m, float value) {
+    for (int a = 0; a < 4; a++) {
+        for (size_t i = 0; i < parameter_array_size(&m->config); i++) { m->arrays[a][i] = value; }
+    }
+}
+
+// Every number of the checkpoint is its step.
+static bool is_whole(const char *path, const OLMo2Config *config, int64_t step) {
+    OLMo2 *m = make_model(config, -1.0f), *expected = make_model(config, -1.0f);
+    fill_model(expected, (float)step);
+    bool whole = checkpoint_load_weights(m, path, &err) && checkpoint_load_optimizer(m, path, &err) &&
+                 same_array(m, expected, OLMO2_PARAMETER) && same_array(m, expected, OLMO2_MOMENT1) &&
+                 same_array(m, expected, OLMO2_MOMENT2);
+    olmo2_free(m);
+    olmo2_free(expected);
+    return whole;
+}
+
+// The child's work: save, say so, prune, step after step, until it is killed.
+static void save_for_ever(const OLMo2Config *config, int64_t step, int saved) {
+    OLMo2 *m = make_model(config, 0.0f);
+    while (true) {
+        fill_model(m, (float)++step);
+        if (!save_state(m, "runs/k", step, "{}") || write(saved, "", 1) != 1 ||
+            !run_prune(in_dir("runs/k"), 2, 0, -1, no_warning(), &err)) {
+            printf("%s\n", err.text);
+            _exit(1);
+        }
+    }
+}
+
+// Killed at any moment of pruning and saving, the newest checkpoint is whole, and no save that was done is
+// lost.
+static void test_killed(void) {
+    enum { ROUNDS = 25 };
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f);
+    double start = seconds_now();
+    save(m, "runs/k", 1);
+    uint32_t longest = (uint32_t)(1.5e6 * (seconds_now() - start)) + 1;  // microseconds, longer than a save
+    olmo2_free(m);
+    int64_t step = 1;
+    uint32_t random = 1;
+    int inside = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        int saved[2], status;
+        char byte, newest[PATH_MAX];
+        if (!CHECK(pipe(saved) == 0)) { break; }
+        pid_t child = fork();
+        if (child == 0) { save_for_ever(&config, step, saved[1]); }
+        close(saved[1]);
+        CHECK(read(saved[0], &byte, 1) == 1);
+        random = random * 1664525u + 1013904223u;
+        usleep((random >> 8) % longest);
+        kill(child, SIGKILL);
+        CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+        close(saved[0]);
+        inside += has_leftovers("runs/k");
+        if (!CHECK(run_newest(newest, in_dir("runs/k"), no_warning(), &err))) { break; }
+        int64_t found = run_checkpoint_step(strrchr(newest, '/') + 1);
+        CHECK(warning.text[0] == '\0' && found > step && is_whole(newest, &config, found));
+        step = found;
+    }
+    printf(
+        "killed %d times, %d of them inside a save or a deletion: %d steps saved, the newest always whole\n",
+        ROUNDS, inside, (int)step);
+}
+
+int main(void) {
+    if (!scratch_begin()) { return check_report(); }
+    test_save_and_load();
+    test_newest_and_resolve();
+    test_prune();
+    test_full_disk();
+    test_killed();
+    scratch_end();
+    return check_report();
+}
