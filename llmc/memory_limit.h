@@ -63,7 +63,8 @@ static inline void memory_limit_groups(MemoryLimit *limit, const char *mount, co
     int length = snprintf(path, PATH_MAX, "%s%s", mount, group);
     if (length < 0 || length >= PATH_MAX) { return; }
     for (size_t end = (size_t)length, first = strlen(mount);; end--) {
-        if (end > first && path[end] != '\0' && path[end] != '/') { continue; }
+        const bool ends_name = (path[end] == '\0' || path[end] == '/') && path[end - 1] != '/';
+        if (end > first && !ends_name) { continue; }
         snprintf(path + end, sizeof path - end, "/%s", name);
         memory_limit_file(limit, path);
         if (end <= first) { return; }

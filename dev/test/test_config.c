@@ -189,11 +189,164 @@ static void test_bad_configs(void) {
                 "absent/config.json: cannot be opened");
 }
 
+// ---------------------------------------------------------------------------------------------
+// token ids
+
+static bool ends_are(const OLMo2Config *config, size_t count, const uint32_t *ids) {
+    if (config->eos != (count > 0 ? ids[0] : OLMO2_NO_TOKEN) || config->more_end_count + 1 < count) { return false; }
+    for (size_t i = 1; i < count; i++) {
+        if (config->more_ends[i - 1] != ids[i] || !config_is_end(config, ids[i])) { return false; }
+    }
+    return config->more_end_count == (count > 0 ? count - 1 : 0);
+}
+
+static void test_token_ids(void) {
+    OLMo2Config config;
+    const uint32_t two[] = {9, 7}, nine[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    CHECK(read_changed("eos_token_id", "[9, 7]", &config) && ends_are(&config, 2, two));
+    CHECK(config_is_end(&config, 9) && config_is_end(&config, 7) && !config_is_end(&config, 8));
+    CHECK(!config_is_end(&config, OLMO2_NO_TOKEN) && warning.text[0] == '\0');
+    CHECK(read_changed("eos_token_id", "[9, 9, 7, 9]", &config) && ends_are(&config, 2, two));
+    CHECK(read_changed("eos_token_id", "[]", &config) && ends_are(&config, 0, NULL));
+    CHECK(!config_is_end(&config, OLMO2_NO_TOKEN));
+    CHECK(read_changed("eos_token_id", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", &config) && ends_are(&config, 9, nine));
+    CHECK(strstr(warning.text, "\"eos_token_id\" has more than 9 ids: 10 is ignored") != NULL);
+
+    // ids that the vocabulary of 1,000 rows does not have
+    static const struct {
+        const char *key, *value, *words;
+    } ignored[] = {
+        {"eos_token_id", "1000", "\"eos_token_id\" is 1000, the vocabulary has 1000 rows: ignored"},
+        {"pad_token_id", "1000", "\"pad_token_id\" is 1000, the vocabulary has 1000 rows: ignored"},
+        {"bos_token_id", "50279", "\"bos_token_id\" is 50279, the vocabulary has 1000 rows: ignored"},
+        {"eos_token_id", "-1", "\"eos_token_id\" is -1, which is not a token id: ignored"},
+        {"pad_token_id", "-1", "\"pad_token_id\" is -1, which is not a token id: ignored"},
+        {"pad_token_id", "4294967295", "\"pad_token_id\" is 4294967295, which is not a token id: ignored"},
+        {"eos_token_id", "[1000, 1001]", "\"eos_token_id\" is 1001, the vocabulary has 1000 rows: ignored"},
+    };
+    for (size_t i = 0; i < sizeof ignored / sizeof ignored[0]; i++) {
+        CHECK(read_changed(ignored[i].key, ignored[i].value, &config));
+        if (!CHECK(strstr(warning.text, ignored[i].words) != NULL)) { printf("       %s\n", warning.text); }
+        CHECK(config.eos == (strcmp(ignored[i].key, "eos_token_id") == 0 ? OLMO2_NO_TOKEN : 7));
+        CHECK(config.pad == (strcmp(ignored[i].key, "pad_token_id") == 0 ? OLMO2_NO_TOKEN : 8));
+        CHECK(config.bos == OLMO2_NO_TOKEN);
+    }
+    CHECK(read_changed("eos_token_id", "[1000, 9, 2000, 7]", &config) && ends_are(&config, 2, two));
+    CHECK(strstr(warning.text, "is 1000") != NULL && strstr(warning.text, "is 2000") != NULL);
+    // and when the vocabulary is made smaller
+    config.V = 9;
+    config_ignore_tokens(&config, "x", no_warning());
+    CHECK(ends_are(&config, 1, two + 1) && strstr(warning.text, "x: \"eos_token_id\" is 9") != NULL);
+}
+
+// ---------------------------------------------------------------------------------------------
+// what the files of a directory said
+
+static void make_directory(const char *generation) {
+    CHECK(directory_create(in_dir("m"), &err));
+    write_text("m/config.json",
+               "{\"model_type\": \"olmo2\", \"hidden_size\": 64, \"num_hidden_layers\": 2,"
+               "\"num_attention_heads\": 4, \"intermediate_size\": 128, \"vocab_size\": 3000,"
+               "\"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-06, \"rope_theta\": 500000,"
+               "\"attention_dropout\": 0.10, \"use_cache\":false ,\n \"eos_token_id\": [2027, 13],"
+               "\"note \\\"}{\": {\"a\":[1,  2.50,\"}\\\\\"], \"b\\u00e9\": {}} , \"last\" : -0e0\n}");
+    unlink(in_dir("m/generation_config.json"));
+    if (generation != NULL) { write_text("m/generation_config.json", generation); }
+}
+
+// Reads the directory, writes it to out/ and leaves both texts there. The caller frees them.
+static ConfigFiles written_again(OLMo2Config *config) {
+    ConfigFiles said, out = {NULL, NULL};
+    CHECK(directory_remove(in_dir("out"), &err) && directory_create(in_dir("out"), &err));
+    if (!CHECK(config_read_directory(config, &said, in_dir("m"), no_warning(), &err))) { return out; }
+    CHECK(config_write(config, said.config, in_dir("out/config.json"), &err));
+    CHECK(generation_config_write(config, said.generation, in_dir("out/generation_config.json"), &err));
+    config_files_free(&said);
+    out.config = file_read_text(in_dir("out/config.json"), 100000, &err);
+    out.generation = file_read_text(in_dir("out/generation_config.json"), 100000, &err);
+    CHECK(out.config != NULL && out.generation != NULL);
+    return out;
+}
+
+static bool says(const char *text, const char *words) {
+    bool found = text != NULL && strstr(text, words) != NULL;
+    if (!CHECK(found)) { printf("       expected %s in %s\n", words, text == NULL ? "nothing" : text); }
+    return found;
+}
+
+static void test_said(void) {
+    OLMo2Config config, again;
+    const uint32_t both[] = {2027, 13};
+    make_directory("{\"eos_token_id\": [2027,13], \"temperature\": 0.60, \"top_p\": 0.95,\n"
+                   " \"bos_token_id\": 5, \"stop\": [\"a\", {}]}");
+    ConfigFiles out = written_again(&config);
+    CHECK(warning.text[0] == '\0' && ends_are(&config, 2, both));
+    says(out.config, "\n  \"attention_dropout\": 0.10,\n");
+    says(out.config, "\n  \"use_cache\":false,\n");
+    says(out.config, "\n  \"eos_token_id\": [2027, 13],\n");
+    says(out.config, "\n  \"note \\\"}{\": {\"a\":[1,  2.50,\"}\\\\\"], \"b\\u00e9\": {}},\n  \"last\" : -0e0\n}\n");
+    says(out.generation, "\n  \"eos_token_id\": [2027,13],\n");
+    says(out.generation, "\n  \"temperature\": 0.60,\n  \"top_p\": 0.95,\n  \"stop\": [\"a\", {}]\n}\n");
+    says(out.generation, "\n  \"bos_token_id\": 5,\n");
+    CHECK(config_read(&again, in_dir("out/config.json"), no_warning(), &err) && same_config(&config, &again));
+    // what was written and read is written the same
+    write_text("m/config.json", out.config);
+    write_text("m/generation_config.json", out.generation);
+    ConfigFiles twice = written_again(&config);
+    CHECK(strcmp(out.config, twice.config) == 0 && strcmp(out.generation, twice.generation) == 0);
+    config_files_free(&out);
+    config_files_free(&twice);
+
+    // the list of generation_config.json counts, and config.json keeps its own
+    make_directory("{\"eos_token_id\": [2027, 14, 15]}");
+    out = written_again(&config);
+    CHECK(config.eos == 2027 && !config_is_end(&config, 13) && config_is_end(&config, 14) && config_is_end(&config, 15));
+    says(out.config, "\"eos_token_id\": [\n    2027,\n    14,\n    15\n  ]");  // 13 is not true any more
+    says(out.generation, "\"eos_token_id\": [2027, 14, 15]");
+    config_files_free(&out);
+    // ids that do not exist are not kept
+    make_directory("{\"eos_token_id\": [2027, 5000], \"pad_token_id\": 6000}");
+    out = written_again(&config);
+    says(warning.text, "generation_config.json: \"eos_token_id\" is 5000, the vocabulary has 3000 rows: ignored");
+    says(out.generation, "\"eos_token_id\": 2027,\n  \"pad_token_id\": null\n}");
+    config_files_free(&out);
+    make_directory(NULL);
+    out = written_again(&config);
+    CHECK(ends_are(&config, 2, both));
+    says(out.generation, "\"eos_token_id\": [\n    2027,\n    13\n  ]");
+    config_files_free(&out);
+    // a generation_config.json that cannot be used is passed over
+    static const char *const useless[] = {"[]", "{", "", "{\"eos_token_id\": \"x\"}"};
+    for (size_t i = 0; i < sizeof useless / sizeof useless[0]; i++) {
+        make_directory(useless[i]);
+        out = written_again(&config);
+        says(warning.text, "m/generation_config.json");
+        says(warning.text, "The file is ignored.");
+        CHECK(ends_are(&config, 2, both));
+        config_files_free(&out);
+    }
+}
+
+// A file that cannot be a configuration is not read into memory.
+static void test_huge_config(void) {
+    OLMo2Config config;
+    write_text("config.json", "{}");
+    CHECK(truncate(in_dir("config.json"), (off_t)1 << 30) == 0);
+    CHECK_ERROR(config_read(&config, in_dir("config.json"), no_warning(), &err), err,
+                "config.json: has 1.07 GB, expected a file of this kind to have at most 16.78 MB");
+    write_text("config.json", "{}");
+    CHECK(truncate(in_dir("config.json"), 100) == 0);
+    CHECK_ERROR(config_read(&config, in_dir("config.json"), no_warning(), &err), err, "holds a NUL byte");
+}
+
 int main(void) {
     if (!scratch_begin()) { return check_report(); }
     test_config_round_trips();
     test_config_keys();
     test_bad_configs();
+    test_token_ids();
+    test_said();
+    test_huge_config();
     scratch_end();
     return check_report();
 }
