@@ -152,6 +152,134 @@ static void test_prune(void) {
     olmo2_free(m);
 }
 
+// The newest checkpoint that is known to be finite stays, however old it is.
+static void test_protected_step(void) {
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f);
+    for (int step = 1; step <= 5; step++) { save(m, "runs/f", step); }
+    CHECK(run_prune(in_dir("runs/f"), 2, 0, 2, no_warning(), &err) && warning.text[0] == '\0');
+    CHECK(count_entries("runs/f") == 3 && exists("runs/f/step-00000002"));
+    CHECK(run_prune(in_dir("runs/f"), 1, 0, 2, no_warning(), &err));
+    CHECK(count_entries("runs/f") == 2 && exists("runs/f/step-00000002") && exists("runs/f/step-00000005"));
+    CHECK(run_prune(in_dir("runs/f"), 1, 0, 5, no_warning(), &err) && count_entries("runs/f") == 1);
+    olmo2_free(m);
+}
+
+// Only what this run wrote is removed, and not while it is being written.
+static void test_clean(void) {
+    static const char *const leftovers[] = {".writing-step-00000050", ".deleting-step-00000050", ".writing-tokenizer",
+                                            ".deleting-tokenizer",    ".writing-step-00000050.1"};
+    static const char *const others[] = {".writing-soup",     ".deleting-soup",          ".writing-x.npy", ".writing-",
+                                         ".writing-step-x",   ".writing-step-00000050x", ".writing-tokenizers",
+                                         ".hidden",           "writing-step-00000050",   "tokenizer"};
+    enum { LEFTOVERS = sizeof leftovers / sizeof leftovers[0], OTHERS = sizeof others / sizeof others[0] };
+    char name[PATH_MAX];
+    Aside live;
+    for (int i = 0; i < LEFTOVERS; i++) {
+        snprintf(name, sizeof name, "runs/l/%s/trainer", leftovers[i]);
+        CHECK(directory_create(in_dir(name), &err));
+    }
+    for (int i = 0; i < OTHERS; i++) {
+        snprintf(name, sizeof name, "runs/l/%s", others[i]);
+        CHECK(directory_create(in_dir(name), &err));
+    }
+    CHECK(aside_begin_directory(&live, in_dir("runs/l/step-00000060"), &err));
+    CHECK(run_clean(in_dir("runs/l"), no_warning(), &err) && warning.text[0] == '\0');
+    CHECK(count_entries("runs/l") == OTHERS + 1 && exists("runs/l/.writing-step-00000060"));
+    aside_cancel(&live);
+    CHECK(count_entries("runs/l") == OTHERS);
+    CHECK_ERROR(run_clean(in_dir("absent"), no_warning(), &err), err, "absent: cannot be opened");
+}
+
+// A directory that cannot be emptied, as on NFS, ends neither a save nor a deletion.
+static bool save_beside_stuck_files(void) {
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f);
+    save(m, "stuck/run", 1);
+    save(m, "stuck/run", 2);
+    CHECK(directory_create(in_dir("stuck/run/.writing-step-00000009"), &err));
+    write_text("stuck/run/.writing-step-00000009/.nfs01", "");
+    CHECK(chmod(in_dir("stuck/run/.writing-step-00000009"), 0555) == 0);
+    CHECK(!save_state(m, "stuck/run", 3, "{}") && exists("stuck/run/step-00000003/config.json"));
+    CHECK(strstr(warning.text, ".writing-step-00000009: cannot be removed: Directory not empty") != NULL);
+    CHECK(chmod(in_dir("stuck/run/step-00000001"), 0555) == 0);
+    CHECK(run_prune(in_dir("stuck/run"), 1, 0, -1, no_warning(), &err));
+    CHECK(strstr(warning.text, ".deleting-step-00000001: cannot be removed: Directory not empty") != NULL);
+    CHECK(!exists("stuck/run/step-00000001") && !exists("stuck/run/step-00000002"));
+    CHECK(chmod(in_dir("stuck/run"), 0555) == 0);
+    const CheckpointParts parts = {NULL, NULL, NULL};
+    CHECK_ERROR(run_write_checkpoint(m, in_dir("stuck/run"), 4, &parts, no_warning(), &err), err,
+                "step-00000004: cannot be created: Permission denied\nCheckpoint step-00000004 was not saved");
+    CHECK(run_prune(in_dir("stuck/run"), 1, 0, -1, no_warning(), &err));
+    chmod(in_dir("stuck/run"), 0755);
+    chmod(in_dir("stuck/run/.writing-step-00000009"), 0755);
+    chmod(in_dir("stuck/run/.deleting-step-00000001"), 0755);
+    olmo2_free(m);
+    return check_failed == 0;
+}
+
+static void test_stuck_files(void) {
+    int status;
+    CHECK(directory_create(in_dir("stuck"), &err));
+    CHECK(chmod(dir, 0755) == 0 && chmod(in_dir("stuck"), 0777) == 0);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        bool dropped = geteuid() != 0 || (setgid(65534) == 0 && setuid(65534) == 0);
+        bool ok = dropped && save_beside_stuck_files();
+        fflush(stdout);
+        _exit(ok ? 0 : 1);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// A run's directory may be a link, and may hold things that are not checkpoints under their names.
+static void test_strange_runs(void) {
+    OLMo2Config config = small_config();
+    OLMo2 *m = make_model(&config, 1.0f);
+    char found[PATH_MAX];
+    CHECK(directory_create(in_dir("elsewhere"), &err) && symlink("../elsewhere", in_dir("runs/link")) == 0);
+    save(m, "runs/link", 1);
+    save(m, "runs/link", 2);
+    CHECK(run_prune(in_dir("runs/link"), 1, 0, -1, no_warning(), &err) && count_entries("elsewhere") == 1);
+    CHECK(run_resolve(found, in_dir("runs/link"), no_warning(), &err) && ends_with(found, "link/step-00000002"));
+    CHECK(symlink("step-00000002", in_dir("elsewhere/latest")) == 0);
+    CHECK(run_resolve(found, in_dir("runs/link/latest"), no_warning(), &err) && ends_with(found, "/latest"));
+    CHECK(symlink("gone", in_dir("elsewhere/step-00000007")) == 0);  // a link to nothing
+    CHECK(run_newest(found, in_dir("elsewhere"), no_warning(), &err) && warning.text[0] == '\0');
+    // a file in the place of a checkpoint is an error, which says so, and stays
+    write_text("elsewhere/step-00000003", "a file");
+    CHECK(!save_state(m, "elsewhere", 3, "{}") && file_holds("elsewhere/step-00000003", "a file"));
+    CHECK(strstr(err.text, "step-00000003: is in the way, and is not a directory: move it elsewhere\n") != NULL);
+    CHECK(!exists("elsewhere/.writing-step-00000003"));
+    CHECK_ERROR(run_list(in_dir("elsewhere/step-00000003"), &(int64_t *){NULL}, &(size_t){0}, &err), err,
+                "cannot be opened: Not a directory");
+    // names that a person would rather not type
+    save(m, "runs/new\nline \"quoted\" 'and' $(so) on", 1);
+    CHECK(run_newest(found, in_dir("runs/new\nline \"quoted\" 'and' $(so) on"), no_warning(), &err));
+    // two starts at once: the run's directory exists by then
+    CHECK(directory_create(in_dir("runs/again"), &err) && directory_create(in_dir("runs/again"), &err));
+    olmo2_free(m);
+}
+
+static void test_keep_tokenizer(void) {
+    OLMo2Config config = small_config();
+    char path[PATH_MAX];
+    CHECK(directory_create(in_dir("tok"), &err) && directory_create(in_dir("runs/t"), &err));
+    write_text("tok/tokenizer.json", "{\"a\": 1}");
+    write_text("tok/vocab.json", "{}");
+    snprintf(path, sizeof path, "%s", in_dir("tok/tokenizer.json"));
+    CHECK(run_keep_tokenizer(in_dir("runs/t"), &config, path, no_warning(), &err));
+    CHECK(ends_with(path, "runs/t/tokenizer/tokenizer.json") && count_entries("runs/t/tokenizer") == 3);
+    // again, from its own copy, as a resumed run may do
+    CHECK(run_keep_tokenizer(in_dir("runs/t"), &config, path, no_warning(), &err));
+    CHECK(ends_with(path, "runs/t/tokenizer/tokenizer.json") && file_holds("runs/t/tokenizer/vocab.json", "{}"));
+    CHECK(count_entries("runs/t") == 1);
+    CHECK(unlink(in_dir("runs/t/tokenizer/tokenizer.json")) == 0);
+    CHECK_ERROR(run_keep_tokenizer(in_dir("runs/t"), &config, path, no_warning(), &err), err, "cannot be opened");
+    CHECK(count_entries("runs/t") == 1 && exists("runs/t/tokenizer/vocab.json"));
+}
+
 // A file-size limit stands for the full disk: at every size from 0 on the save fails, says so, and leaves the
 // earlier checkpoint and nothing else.
 static void test_full_disk(void) {
@@ -263,6 +391,11 @@ int main(void) {
     test_save_and_load();
     test_newest_and_resolve();
     test_prune();
+    test_protected_step();
+    test_clean();
+    test_stuck_files();
+    test_strange_runs();
+    test_keep_tokenizer();
     test_full_disk();
     test_killed();
     scratch_end();
