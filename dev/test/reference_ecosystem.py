@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Olmo2Config,
@@ -258,6 +259,68 @@ def test_directories(program: Program, work: Path) -> None:
             test_evaluation(f"{name}, {keys}", program, directory, model, data)
 
 
+def as_snapshot(directory: Path, hub: Path) -> Path:
+    """The same directory as Hugging Face's cache has it: links to files with other names."""
+    snapshot = hub / "snapshots" / "main"
+    (hub / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted(directory.iterdir())):
+        shutil.copy(file, hub / "blobs" / f"{i:040x}")
+        (snapshot / file.name).symlink_to(Path("../../blobs") / f"{i:040x}")
+    return snapshot
+
+
+def test_ends(program: Program, work: Path, tokenizer: Path, eos: int) -> None:
+    """Several end tokens and sampling settings of a directory: transformers stops where this program stops, and what
+    is made from the directory here says the same there."""
+    directory = work / "ends"
+    model = random_model(31, eos_token_id=eos)
+    model.save_pretrained(directory)
+    shutil.copy(tokenizer, directory)
+    written = test_generation("one end", program, directory, model)
+    ends = [eos, int(written[-20])]
+    model.generation_config = GenerationConfig(
+        bos_token_id=eos, eos_token_id=ends, do_sample=True, temperature=0.6, top_p=0.95, max_new_tokens=77
+    )
+    model.save_pretrained(directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "note": {"a": [1, 2.5, None]}}))
+    snapshot = as_snapshot(directory, work / "hub")
+    ids = AutoTokenizer.from_pretrained(directory)(PROMPTS[-1], return_tensors="pt")["input_ids"]
+    model.generation_config.do_sample = False
+    theirs = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, max_new_tokens=60)[0]
+    ours = program.run(
+        "generate", "--load", snapshot, "--prompt", PROMPTS[-1], "--temperature", 0, "--max-tokens", 60
+    )
+    text = AutoTokenizer.from_pretrained(directory).decode(theirs[:-1])
+    stopped = int(theirs[-1]) in ends and len(theirs) - ids.shape[1] < 60
+    check("several ends: both stop at the same token", stopped and ours[:-1].decode(errors="replace") == text)
+
+    program.run(
+        "train", "--load", snapshot, "--data", work / "train.tokens", "--out", work / "kept", "--steps", 2,
+        "--batch-size", 8, "--seq-len", SEQUENCE, "--stop-at", 1,
+    )  # fmt: skip
+    program.run("train", "--resume", work / "kept")
+    program.run("soup", "--out", work / "kept soup", work / "kept", work / "kept")
+    wanted = GenerationConfig.from_pretrained(directory).to_dict()
+    for made in (*sorted((work / "kept").glob("step-*")), work / "kept soup"):
+        found = GenerationConfig.from_pretrained(made).to_dict()
+        same = {key for key in wanted | found if wanted.get(key) != found.get(key)} <= {"pad_token_id"}
+        check(f"{made.name}: transformers reads the same generation config", same and found["eos_token_id"] == ends)
+        loaded = AutoModelForCausalLM.from_pretrained(made)
+        check(f"{made.name}: and the members that nobody uses", loaded.config.note == {"a": [1, 2.5, None]})
+
+
+def test_default_tokens(program: Program, work: Path, data: Path) -> None:
+    """Olmo2Config's default ids are those of another vocabulary, and transformers saves them all the same."""
+    keys = {key: value for key, value in shape_keys().items() if not key.endswith("token_id")}
+    model = Olmo2ForCausalLM(Olmo2Config(**keys)).eval()
+    beyond = model.config.eos_token_id is not None and model.config.eos_token_id >= keys["vocab_size"]
+    check("the default end is above the vocabulary", beyond, str(model.config.eos_token_id))
+    model.save_pretrained(work / "default-tokens")
+    test_evaluation("default ids", program, work / "default-tokens", model, data)
+
+
 def test_refusals(program: Program, work: Path) -> None:
     data = write_tokens(work / "zeros.tokens", np.zeros(64))
     small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
@@ -352,6 +415,8 @@ def main() -> int:
             model.config.eos_token_id = int(written[-20])  # the second time, a text ends early
         test_further(program, work, work / "wild", data)
         test_soup(program, work, tokenizer)
+        test_ends(program, work, tokenizer, eos)
+        test_default_tokens(program, work, work / "random.tokens")
         test_study(program, work, eos)
         test_refusals(program, work)
     print(f"{passed} passed, {failed} failed")
