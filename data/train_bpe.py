@@ -8,7 +8,7 @@ of bytes. Then the most frequent pair of neighbours is merged into one token, ag
 pairs are equally frequent, the lowest left id wins, then the lowest right id, so the same text always gives
 the same file. Ids: the 256 bytes, the merges in order, then OLMo 2's special tokens.
 
-Memory depends on the different pieces in the text, not on its length: about 60 bytes for each of their bytes.
+Memory depends on the different pieces in the text, not on its length: about 50 bytes for each of their bytes.
 English has few different pieces; text without spaces has many. --piece-bytes limits them, and its default
 keeps memory below about 2 GB.
 """
@@ -18,6 +18,7 @@ import argparse
 import collections
 import heapq
 import json
+import math
 import os
 import re
 import sys
@@ -86,11 +87,12 @@ class Progress:
     """A line on standard error that says how far the work is and how long the rest will take.
 
     A terminal shows one line that is rewritten twice a second; a file or a pipe gets a new line every ten
-    seconds. The estimate uses the pace since the last line, because merges get faster as pairs get rarer.
+    seconds. `effort(n)` is proportional to the time that n units take.
     """
 
-    def __init__(self, what: str, total: int | None, unit: Callable[[int], str]) -> None:
-        self.what, self.total, self.unit = what, total, unit
+    def __init__(self, what: str, total: int | None, unit: str, size: float = 1,
+                 effort: Callable[[int], float] = float) -> None:
+        self.what, self.total, self.unit, self.size, self.effort = what, total, unit, size, effort
         self.in_place = sys.stderr is not None and sys.stderr.isatty()
         self.pause = 0.5 if self.in_place else 10.0
         self.shown_at, self.shown, self.width = time.monotonic(), 0, 0
@@ -117,13 +119,14 @@ class Progress:
         sys.stderr.flush()
 
     def line(self, done: int, seconds: float) -> str:
-        """The line to show when `done` units are done, those since the last line in so many seconds."""
+        """What to show after `done` units, if those since the last line took so many seconds."""
         if self.total is None:
-            return f"{self.what}: {self.unit(done)}"
-        line = f"{self.what}: {self.unit(done)} of {self.unit(self.total)}"
+            return f"{self.what}: {done / self.size:,.0f} {self.unit}"
+        line = f"{self.what}: {done / self.size:,.0f} of {self.total / self.size:,.0f} {self.unit}"
         if done <= self.shown:
             return line
-        return f"{line}, {duration((self.total - done) * seconds / (done - self.shown))} left"
+        pace = (self.effort(done) - self.effort(self.shown)) / seconds
+        return f"{line}, {duration((self.effort(self.total) - self.effort(done)) / pace)} left"
 
 
 def duration(seconds: float) -> str:
@@ -195,8 +198,7 @@ def read_with_progress(files: list[Path]) -> Iterator[str]:
     """The documents of the files. The time left is unknown if a file is packed."""
     sizes = [path.stat().st_size for path in files]
     packed = any(path.suffix not in (".txt", ".jsonl") for path in files)
-    total = None if packed else sum(sizes)
-    with Progress("reading", total, lambda size: f"{size / 1e6:,.0f} MB") as progress:
+    with Progress("reading", None if packed else sum(sizes), "MB", 1e6) as progress:
         before = 0
         for path, size in zip(files, sizes):
             done = 0
@@ -218,8 +220,8 @@ class Trainer:
 
     Each different piece is stored once; the weight of its places is how often it occurs. To merge (a, b), the
     trainer visits the places of a, or those of b if they are fewer, and updates only the counts of the pairs
-    around them. A heap finds the most frequent pair. Its entries may be stale: if a count has fallen, the entry
-    is corrected when it comes to the top; if a count rises, it gets a new entry.
+    around them. A heap finds the most frequent pair. Its entries may be stale: if a count has fallen, the
+    entry is corrected when it comes to the top; if a count rises, it gets a new entry.
     """
 
     def __init__(self, pieces: dict[str, int], byte_ids: list[int], vocab_size: int) -> None:
@@ -335,7 +337,8 @@ def train(pieces: dict[str, int], vocab_size: int) -> tuple[list[str], list[tupl
     trainer = Trainer(pieces, [ids[character] for character in characters], vocab_size)
     merges: list[tuple[str, str]] = []
     target = vocab_size - len(ADDED_TOKENS)
-    with Progress("merging", target - len(tokens), lambda count: f"{count:,} tokens") as progress:
+    # The n-th most frequent pair occurs about 1/n as often as the first, so n merges take about log(n).
+    with Progress("merging", target - len(tokens), "tokens", effort=math.log1p) as progress:
         while len(tokens) < target:
             pair = trainer.most_frequent()
             if pair is None:
@@ -412,8 +415,8 @@ def main() -> None:
     files = find_files(args.files)
     pieces = count_pieces(read_with_progress(files), args.piece_bytes)
     if pieces.left_out > 0:
-        print(f"warning: more than {args.piece_bytes:,} bytes of different pieces: {pieces.left_out:,} occurrences "
-              "of later ones were ignored (--piece-bytes)", file=sys.stderr)
+        print(f"warning: the different pieces exceed --piece-bytes {args.piece_bytes:,}; "
+              f"{pieces.left_out:,} occurrences of later ones were ignored", file=sys.stderr)
     tokens, merges = train(pieces.counts, args.vocab_size)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.out) as file:
