@@ -1,22 +1,48 @@
 #!/usr/bin/env bash
-# scripts/demo.sh [DIR]: a small OLMo 2 learns to tell children's stories, about three minutes on two cores.
+# scripts/demo.sh [options] [DIR]: a small OLMo 2 learns to tell children's stories.
 # Everything is written to DIR (runs/demo), which must not exist yet.
+#   --minutes N   how long the training takes (3); the number of steps depends on the speed of this machine
+#   --steps N     trains N steps of 2,048 tokens, however long they take
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-case ${1:-} in
-    -h | --help)
-        sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}"
-        exit 0
-        ;;
-    -*)
-        complain "unknown option '$1'; see --help"
-        exit 2
-        ;;
-esac
-out=$(from_root "${1:-$root/runs/demo}")
+# shellcheck source-path=SCRIPTDIR source=small_run.sh
+. "$root/scripts/small_run.sh"
+out=$root/runs/demo minutes=3 steps=''
+folders=0
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help)
+            sed -n 's/^# \{0,1\}//; 2,/^set/p' "${BASH_SOURCE[0]}" | sed '$d'
+            exit 0
+            ;;
+        --minutes | --steps)
+            if [ $# -lt 2 ]; then
+                complain "$1 needs a value"
+                exit 2
+            fi
+            if [ "$1" = --steps ]; then need_count "$1" "$2"; else need_number "$1" "$2"; fi
+            printf -v "${1#--}" '%s' "$2"
+            shift
+            ;;
+        -*)
+            complain "unknown option '$1'; see --help"
+            exit 2
+            ;;
+        *)
+            folders=$((folders + 1))
+            out=$1
+            ;;
+    esac
+    shift
+done
+if [ $folders -gt 1 ]; then
+    complain "expected one folder, found $folders; see --help"
+    exit 2
+fi
+out=$(from_root "$out")
 cd "$root"
-refuse_existing "$out"
+begin_folder "$out"
 setup_build_tools
 setup_venv
 
@@ -32,11 +58,22 @@ for part in "$out/data/train" "$out/data/val"; do
     run ./train_olmo2 tokenize --tokenizer "$out/tokenizer.json" --out "$part.npy" "$part.jsonl"
 done
 
-step "train: about three minutes; Ctrl-C stops early and keeps what was learned"
-run ./train_olmo2 train --config 14M --tokenizer "$out/tokenizer.json" --out "$out/model" \
-    --data "$out/data/train.npy" --val-data "$out/data/val.npy" --seq-len 256 --batch-size 8 --steps 2400 \
-    --lr 3e-3 --warmup-steps 50 --schedule linear --log-every 10 --eval-every 400 --eval-instances 64 \
-    --save-every 0 --sample-every 800 --sample-prompt "Once upon a time" --sample-tokens 60 --temperature 0.7
+flags=(
+    --config 14M --tokenizer "$out/tokenizer.json" --data "$out/data/train.npy" --val-data "$out/data/val.npy"
+    --seq-len 256 --batch-size 8 --lr 3e-3 --warmup-steps 50 --schedule linear --skip-step on
+    --log-every 10 --eval-instances 64
+)
+if [ -z "$steps" ]; then
+    step "time a few training steps, and plan the run"
+    milliseconds=$(step_milliseconds "${flags[@]}")
+    # Below 600 steps the stories are not readable, and beyond 20 passes over the text they do not improve.
+    tokens=$(($(wc -c <"$out/data/train.npy") / 4))
+    plan_steps "$minutes" "$milliseconds" 600 "$((tokens * 20 / 2048))"
+fi
+step "train $steps steps; Ctrl-C stops early and keeps what was learned"
+run ./train_olmo2 train "${flags[@]}" --out "$out/model" --steps "$steps" --save-every 0 \
+    --eval-every "$((steps > 600 ? steps / 6 : 100))" --sample-every "$((steps > 600 ? steps / 3 : 200))" \
+    --sample-prompt "Once upon a time" --sample-tokens 60 --temperature 0.7
 
 step "plot the run"
 run .venv/bin/python scripts/plot.py "$out/model" --out "$out/plot.png"
@@ -47,6 +84,7 @@ for prompt in "Once upon a time" "Not so long ago" "There once was a girl named"
 done
 
 step "done"
+model=$(printf '%q' "$out/model")
 say "the curves:      $out/plot.png"
-say "another story:   ./train_olmo2 generate --load $out/model --prompt 'Once upon a time' --seed 2"
+say "another story:   ./train_olmo2 generate --load $model --prompt 'Once upon a time' --seed 2"
 say "your own text:   scripts/train_text.sh FILES..."

@@ -1,28 +1,36 @@
 #!/usr/bin/env bash
-# scripts/train_text.sh [options] FILES...: trains a small OLMo 2 on your own text, ten minutes on two cores.
+# scripts/train_text.sh [options] FILES...: trains a small OLMo 2 on your own text.
 #
 # FILES are .txt or .jsonl files (also .gz or .zst), folders of them, or URLs. Long .txt files are cut at
 # paragraph ends; one document in twenty is held out for validation.
 #   --out DIR        where everything is written; must not exist yet (runs/text)
 #   --config SIZE    size of the model: 14M, 30M, 60M ... (30M)
-#   --vocab-size N   number of tokens in the vocabulary (512 to 4096, by the length of the text)
-#   --steps N        training steps of 2,048 tokens (2900, but at most 20 passes over the text)
+#   --vocab-size N   number of tokens in the vocabulary (512 to 4096, depending on the length of the text)
+#   --minutes N      how long the training takes (10); the number of steps depends on the speed of this
+#                    machine and stays below 20 passes over the text
+#   --steps N        trains N steps of 2,048 tokens, however long they take
 #   --prompt TEXT    how the samples begin (as a new document)
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-out=$root/runs/text config=30M vocab_size='' steps='' prompt='' files=()
+# shellcheck source-path=SCRIPTDIR source=small_run.sh
+. "$root/scripts/small_run.sh"
+out=$root/runs/text config=30M vocab_size='' minutes=10 steps='' prompt='' files=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help)
             sed -n 's/^# \{0,1\}//; 2,/^set/p' "${BASH_SOURCE[0]}" | sed '$d'
             exit 0
             ;;
-        --out | --config | --vocab-size | --steps | --prompt)
+        --out | --config | --vocab-size | --minutes | --steps | --prompt)
             if [ $# -lt 2 ]; then
                 complain "$1 needs a value"
                 exit 2
             fi
+            case $1 in
+                --minutes) need_number "$1" "$2" ;;
+                --vocab-size | --steps) need_count "$1" "$2" ;;
+            esac
             name=${1#--}
             printf -v "${name//-/_}" '%s' "$2"
             shift
@@ -41,7 +49,7 @@ if [ ${#files[@]} -eq 0 ]; then
 fi
 out=$(from_root "$out")
 cd "$root"
-refuse_existing "$out"
+begin_folder "$out"
 setup_build_tools
 setup_venv
 
@@ -65,17 +73,23 @@ for part in "$out/data/train" "$out/data/val"; do
     run ./train_olmo2 tokenize --tokenizer "$out/tokenizer.json" --out "$part.npy" "$part.jsonl"
 done
 
+flags=(
+    --config "$config" --tokenizer "$out/tokenizer.json" --data "$out/data/train.npy"
+    --val-data "$out/data/val.npy" --seq-len 256 --batch-size 8 --lr 2e-3 --schedule linear --skip-step on
+    --log-every 10 --eval-instances 100
+)
 if [ -z "$steps" ]; then
+    step "time a few training steps, and plan the run"
+    milliseconds=$(step_milliseconds "${flags[@]}" --warmup-steps 2)
     tokens=$(($(wc -c <"$out/data/train.npy") / 4))
-    steps=$((tokens * 20 / 2048))
-    steps=$((steps > 2900 ? 2900 : steps < 50 ? 50 : steps))
+    most=$((tokens * 20 / 2048))
+    plan_steps "$minutes" "$milliseconds" 50 "$((most > 50 ? most : 50))"
 fi
+every=$((steps > 1000 ? steps / 10 : 100)) # steps from one validation and sample to the next
 step "train $steps steps; Ctrl-C stops early and keeps what was learned"
-run ./train_olmo2 train --config "$config" --tokenizer "$out/tokenizer.json" --out "$out/model" \
-    --data "$out/data/train.npy" --val-data "$out/data/val.npy" --seq-len 256 --batch-size 8 \
-    --steps "$steps" --lr 2e-3 --warmup-steps "$((steps < 1000 ? steps / 10 : 100))" --schedule linear \
-    --log-every 10 --eval-every 290 --eval-instances 100 --save-every 500 --sample-every 290 \
-    --sample-prompt "$prompt" --sample-tokens 80 --temperature 0.8
+run ./train_olmo2 train "${flags[@]}" --out "$out/model" --steps "$steps" \
+    --warmup-steps "$((steps < 1000 ? steps / 10 : 100))" --save-every 500 --eval-every "$every" \
+    --sample-every "$every" --sample-prompt "$prompt" --sample-tokens 80 --temperature 0.8
 
 step "measure it on all the text that was held out"
 run ./train_olmo2 eval --load "$out/model" --data "$out/data/val.npy"
@@ -90,5 +104,6 @@ for seed in 1 2 3; do
 done
 
 step "done"
+model=$(printf '%q' "$out/model")
 say "the curves:   $out/plot.png"
-say "more text:    ./train_olmo2 generate --load $out/model --prompt '...' --temperature 0.8"
+say "more text:    ./train_olmo2 generate --load $model --prompt '...' --temperature 0.8"
