@@ -1,5 +1,12 @@
-// rand.h: random numbers. The generator is NumPy's default, PCG64, bit for bit, so a shuffle made here is the
-// one that OLMo and OLMo-core make from the same seed.
+// rand.h: random numbers.
+//   pcg64_seed               start from a seed
+//   pcg64_next, _next32      64 or 32 uniform bits
+//   pcg64_double, _bounded   a uniform number in [0, 1), a uniform integer in [0, largest]
+//   pcg64_shuffle            shuffle an array
+//   pcg64_truncated_normal   a normal number within 3 standard deviations
+//
+// The generator is NumPy's default, PCG64, bit for bit. So a shuffle made here is the one that OLMo and
+// OLMo-core make from the same seed.
 #ifndef LLMC_RAND_H
 #define LLMC_RAND_H
 
@@ -9,13 +16,13 @@ typedef unsigned __int128 Uint128;
 
 typedef struct {
     Uint128 state, increment;
-    uint32_t half;   // the upper half of an output whose lower half pcg64_next32 has given out
-    bool half_kept;  // whether there is one
+    uint32_t half;   // the upper half of an output, after pcg64_next32 has returned its lower half
+    bool half_kept;  // whether it is still unused
 } Pcg64;
 
 // ---------------------------------------------------------------------------------------------
-// Seeding: NumPy's SeedSequence (after O'Neill's seed_seq_fe), which spreads every bit of a seed over the
-// state
+// Seeding: NumPy's SeedSequence (after O'Neill's seed_seq_fe). It spreads every bit of the seed over the
+// state.
 
 typedef struct {
     uint32_t constant, factor;  // the constant changes with every use
@@ -48,8 +55,8 @@ static inline void seed_words(uint64_t seed, uint32_t words[8]) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// PCG64, that is PCG XSL RR 128/64 (O'Neill 2014): a 128-bit linear congruential generator whose output is
-// the exclusive or of the state's halves, rotated by its top six bits
+// PCG64, in full PCG XSL RR 128/64 (O'Neill 2014): a 128-bit linear congruential generator. Its output is the
+// exclusive or of the state's halves, rotated by the state's top six bits.
 
 static inline Uint128 uint128(uint64_t high, uint64_t low) { return (Uint128)high << 64 | low; }
 
@@ -80,7 +87,7 @@ static inline void pcg64_seed(Pcg64 *rng, uint64_t seed) {
     rng->half_kept = false;
 }
 
-// 32 uniform bits: the lower half of an output first, its upper half at the next call.
+// 32 uniform bits: first the lower half of an output, at the next call its upper half.
 static inline uint32_t pcg64_next32(Pcg64 *rng) {
     if (rng->half_kept) {
         rng->half_kept = false;
@@ -95,7 +102,8 @@ static inline uint32_t pcg64_next32(Pcg64 *rng) {
 // A multiple of 2^-53 in [0, 1): NumPy's Generator.random().
 static inline double pcg64_double(Pcg64 *rng) { return (double)(pcg64_next(rng) >> 11) * 0x1p-53; }
 
-// An integer in [0, largest], by masking to the next power of two and drawing again when above.
+// A uniform integer in [0, largest]: masks 32 bits to the next power of two and draws again while the result
+// is too large.
 static inline uint32_t pcg64_bounded(Pcg64 *rng, uint32_t largest) {
     uint32_t mask = largest, value;
     for (unsigned shift = 1; shift < 32; shift *= 2) { mask |= mask >> shift; }
@@ -116,9 +124,9 @@ static inline void pcg64_shuffle(Pcg64 *rng, uint32_t *a, size_t n) {
 // ---------------------------------------------------------------------------------------------
 // The truncated normal distribution, by its inverse cumulative distribution function
 
-// sqrt(2) erfinv(v) for |v| <= erf(3 / sqrt 2): the x in [-3, 3] with Phi(x) = (1 + v) / 2.
-// x / v is a smooth function of w = -log(1 - v^2) (Giles 2010); here the polynomial that meets it at the 11
-// Chebyshev nodes of w's range [0, 5.2228]. |error| <= 6e-9, a tenth of a float's rounding at 1.
+// sqrt(2) erfinv(v) for |v| <= erf(3 / sqrt 2): the x in [-3, 3] with Phi(x) = (1 + v) / 2. x / v is a smooth
+// function of w = -log(1 - v^2) (Giles 2010). The polynomial interpolates it at the 11 Chebyshev nodes of w's
+// range [0, 5.2228]. |error| <= 6e-9, a tenth of a float's rounding at 1.
 static inline double normal_quantile_within_3(double v) {
     // clang-format off
     static const double polynomial[] = {
@@ -132,8 +140,8 @@ static inline double normal_quantile_within_3(double v) {
     return v * sum;
 }
 
-// A normal number of mean 0 and deviation std, conditional on |x| <= 3 std: the distribution of torch's
-// trunc_normal_(std=std, a=-3*std, b=3*std). Its own deviation is 0.98658 std.
+// A normal number of mean 0 and standard deviation std, conditional on |x| <= 3 std: the distribution of
+// torch's trunc_normal_(std=std, a=-3*std, b=3*std). After truncation its standard deviation is 0.98658 std.
 static inline float pcg64_truncated_normal(Pcg64 *rng, float std) {
     const double edge =
         0.99730020393673981;  // erf(3 / sqrt 2), the mass of a normal distribution within 3 std

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Milliseconds in which PyTorch's DataLoader delivers batches of a token file, shuffled, the same work as
-dev/bench/bench_loader.c. What it prints, and what --steps 0 does, stands in turns.py."""
+"""Times PyTorch's DataLoader as it delivers shuffled batches of a token file, the same work as
+dev/bench/bench_loader.c. turns.py says what it prints and what --steps 0 does."""
 
 from __future__ import annotations
 

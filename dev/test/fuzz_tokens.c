@@ -1,8 +1,8 @@
-// fuzz_tokens.c: token files of arbitrary bytes, opened and read to the end. Built with clang
+// fuzz_tokens.c: opens token files of arbitrary bytes and reads them to the end. Built with clang
 // -fsanitize=fuzzer.
 #include "llmc/dataloader.h"
 
-// Reads a token file that consists of a beginning and the input.
+// Reads a token file that holds a beginning and then the input.
 static void read_all(const char *beginning, size_t length, const uint8_t *data, size_t size) {
     enum { B = 3, T = 5 };
     int descriptor = memfd_create("tokens", MFD_CLOEXEC);
@@ -31,8 +31,8 @@ static void read_all(const char *beginning, size_t length, const uint8_t *data, 
     close(descriptor);
 }
 
-// The input as it is, as the rest of a NumPy file, and as what follows in a header that starts well: the
-// fuzzer need not find the words itself.
+// The input by itself, after NumPy's magic, and after the beginning of a good NumPy header: so the fuzzer
+// need not find these words itself.
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char magic[] = "\x93NUMPY",
                header[] = "\x93NUMPY\1\0\x76\0{'descr': '<u4', 'fortran_order': False, 'shape': (";

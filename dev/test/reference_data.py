@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The library's data functions against NumPy, PyTorch and OLMo-core, on random and crafted inputs.
+"""Compares the library's data functions with NumPy, PyTorch and OLMo-core, on random and crafted inputs.
 
-Builds data_driver.c with $CC (or cc) and compares what it prints. Needs numpy, torch and ai2-olmo-core.
+Builds data_driver.c with $CC (or cc) and checks what it prints. Needs numpy, torch and ai2-olmo-core.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Driver:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "data_driver"
         compiler = os.environ.get("CC", "cc").split()
-        flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", f"-I{ROOT}"]
+        flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{ROOT}"]
         source = str(ROOT / "dev/test/data_driver.c")
         subprocess.run([*compiler, *flags, source, "-o", str(self.path), "-lm"], check=True)
 
@@ -60,7 +60,7 @@ def hexadecimal(values: Iterable[float]) -> str:
 
 
 def random_seeds(rng: Generator, n: int) -> List[int]:
-    """Seeds of every length up to 64 bits, and the edges."""
+    """Seeds of every length up to 64 bits, and the edge cases."""
     edges = [0, 1, 2**31, 2**32 - 1, 2**32, 2**33, 2**63, 2**64 - 1]
     return edges + [int(rng.integers(2**63)) * 2 + 1 >> int(rng.integers(64)) for _ in range(n)]
 
@@ -105,7 +105,7 @@ def check_normal(checks: Checks, driver: Driver) -> None:
     edge = torch.erf(torch.tensor(3.0 / 2.0**0.5, dtype=torch.float64))
     u = (2.0 * torch.from_numpy(Generator(PCG64(17)).random(n)) - 1.0) * edge
     error = np.abs(got - (2.0**0.5 * torch.erfinv(u)).numpy()).max()
-    allowed = 6e-9 + 2.0**-23  # of the polynomial, and of rounding a number below 4 to a float
+    allowed = 6e-9 + 2.0**-23  # the error of the polynomial, and of rounding a number below 4 to a float
     print(f"truncated normal: {n} numbers, largest error {error:.2g} (allowed {allowed:.2g})")
     checks.check(error <= allowed, "truncated normal")
 
@@ -115,7 +115,7 @@ def bad_instance(tokens: np.ndarray, low: int, high: int, count: int) -> bool:
 
 
 def random_instance(rng: Generator) -> np.ndarray:
-    """Few different tokens, or a pattern repeated about as often as the filter allows, cut at random."""
+    """A few different tokens at random, or a pattern repeated about as often as the filter allows."""
     n = int(rng.integers(1, 500))
     if rng.random() < 0.3:
         return rng.integers(0, int(rng.integers(1, 4)), n)
@@ -214,7 +214,7 @@ def check_schedules(checks: Checks, driver: Driver) -> None:
 
 
 def spiky_series(rng: Generator, n: int) -> np.ndarray:
-    """Noise on a falling level, with spikes of about the size that is judged, and changes of level."""
+    """Noise on a falling level, with spikes near the threshold, and changes of level."""
     values = 2.0 + 3.0 * np.exp(-np.arange(n) / 100.0) + 0.05 * rng.standard_normal(n)
     spikes = rng.random(n) < 0.01
     values[spikes] += rng.uniform(0.0, 1.5, int(spikes.sum()))

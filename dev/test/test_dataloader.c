@@ -482,7 +482,7 @@ static void test_kinds(void) {
     for (size_t i = 0; i < N; i++) { ids[i] = V + (uint32_t)i * 70001; }
     write_file("kind.npy", ids, sizeof ids);
     CHECK_ERROR(open_one(&l, "kind.npy", &s, &err), err, "the file is of another tokenizer or is not raw");
-    // Zeros alone, or a 0 in every second place of a few, are ids.
+    // Only zeros, or a 0 in every second place of a short file, are ids.
     memset(ids, 0, sizeof ids);
     write_file("kind.npy", ids, sizeof ids);
     if (CHECK(open_one(&l, "kind.npy", &s, &err))) { dataloader_close(&l); }
@@ -754,7 +754,7 @@ static void test_writer(void) {
     Error err = {""};
     if (!CHECK(tokens_write_begin(&w, path_of("out.npy"), &err))) { return; }
     CHECK(tokens_write_append(&w, ids, 3, &err) && tokens_write_append(&w, ids, 0, &err));
-    CHECK(!path_is_file(path_of("out.npy")));  // nothing stands there before it is complete
+    CHECK(!path_is_file(path_of("out.npy")));  // there is nothing until it is complete
     CHECK(path_is_file(path_of(".writing-out.npy")));
     CHECK(tokens_write_append(&w, ids + 3, 1, &err) && tokens_write_end(&w, &err));
     CHECK(w.tokens == 4);

@@ -1,11 +1,10 @@
-// test_rand.c: PCG64 against NumPy's own output, and the truncated normal against the distribution it stands
-// for.
+// test_rand.c: PCG64 against NumPy's output, and the truncated normal against its distribution function.
 #include "llmc/rand.h"
 
 #include "check.h"
 
-// From NumPy: PCG64(seed).random_raw(2); Generator(PCG64(seed)).shuffle of arange(16) and of arange(100003),
-// both uint32, of the latter the first numbers and the FNV-1a hash of all bytes.
+// From NumPy: PCG64(seed).random_raw(2), and Generator(PCG64(seed)).shuffle of arange(16) and of
+// arange(100003), both uint32. Of the longer one: its first five numbers, and the FNV-1a hash of its bytes.
 typedef struct {
     uint64_t seed, raw[2];
     uint32_t sixteen[16], many[5];
@@ -73,8 +72,8 @@ static void test_numpy_vectors(void) {
     }
 }
 
-// 32-bit, 64-bit, floating-point, then 32-bit draws again, as NumPy's bit generator of seed 7 gives them: the
-// half that the first draw left is not disturbed by the next two.
+// Draws of 32 bits, 64 bits, a double, then 32 bits again, as NumPy's bit generator of seed 7 gives them. The
+// half that the first draw leaves survives the next two.
 static void test_mixed_draws(void) {
     Pcg64 rng;
     pcg64_seed(&rng, 7);
@@ -113,8 +112,8 @@ static void test_quantile(void) {
     CHECK(normal_quantile_within_3(0.0) == 0.0);
 }
 
-// A million draws with a fixed seed. Each figure is allowed 6 deviations of its own distribution, which
-// chance exceeds once in 5e8 seeds.
+// A million draws with a fixed seed. Each figure may be off by 6 standard deviations of its own distribution,
+// which chance exceeds for one seed in 5e8.
 static void test_truncated_normal(void) {
     enum { DRAWS = 1000000, BINS = 60 };
     const float std = 0.02f;
