@@ -1,13 +1,11 @@
 // dataloader.h: token files in, batches out.
-//
 //   dataloader_open, dataloader_close     the files of a list of names or patterns
 //   dataloader_next                       the next instances, with their masks
-//   dataloader_restore, dataloader_continue, dataloader_rewind     move to another place in the order
-//   dataloader_fingerprint_write, _check  whether a run that resumes has the files that it had
-// token_writer.h writes token files.
+//   dataloader_restore, _continue, _rewind     move to another place in the order
+//   dataloader_fingerprint_write, _check       whether a run that resumes has the files that it had
 //
-// Each file (token_files.h) is cut into instances of T tokens; the rest at its end is left out, and no
-// instance spans two files. A run takes them in the order of order.h.
+// Each file (token_files.h) is cut into instances of T tokens. The rest at its end is left out, and no instance
+// spans two files. A run takes the instances in the order of order.h. token_writer.h writes token files.
 #ifndef LLMC_DATALOADER_H
 #define LLMC_DATALOADER_H
 
