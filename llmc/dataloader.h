@@ -4,8 +4,9 @@
 //   dataloader_restore, _continue, _rewind     move to another place in the order
 //   dataloader_fingerprint_write, _check       whether a run that resumes has the files that it had
 //
-// Each file (token_files.h) is cut into instances of T tokens. The rest at its end is left out, and no instance
-// spans two files. A run takes the instances in the order of order.h. token_writer.h writes token files.
+// Each file (token_files.h) is cut into instances of T tokens. The rest at its end is left out, and no
+// instance spans two files. A run takes the instances in the order of order.h. token_writer.h writes token
+// files.
 #ifndef LLMC_DATALOADER_H
 #define LLMC_DATALOADER_H
 
@@ -85,8 +86,7 @@ static inline bool loader_settings_check(const LoaderSettings *s, size_t pattern
     if (s->filter && (s->min_period == 0 || s->max_period < s->min_period || s->max_count < 3)) {
         return fail(err,
                     "instance filter: periods %zu to %zu and count %zu, expected 1 <= first <= last period "
-                    "and a count "
-                    "of 3 or more",
+                    "and a count of 3 or more",
                     s->min_period, s->max_period, s->max_count);
     }
     return true;
@@ -144,15 +144,13 @@ static inline bool dataloader_check_size(const DataLoader *l, Error *err) {
     if (l->instances == 0) {
         return fail(err,
                     "%s: %zu tokens, fewer than one sequence of T = %zu (no file is longer): use shorter "
-                    "sequences or "
-                    "more data",
+                    "sequences or more data",
                     longest->path, longest->tokens, s->T);
     }
     if (l->instances < s->batch) {
         return fail(err,
                     "%s%s: %zu sequences of T = %zu tokens, fewer than one batch of %zu: use a smaller "
-                    "batch, shorter "
-                    "sequences or more data",
+                    "batch, shorter sequences or more data",
                     l->files[0].path, l->file_count > 1 ? " and the other files" : "", l->instances, s->T,
                     s->batch);
     }

@@ -127,9 +127,6 @@ static inline void file_print_difference(char text[512], const FilePrint *was, c
     } else {
         snprintf(text, 512, "has another label mask in %.200s.mask than was saved", is->name);
     }
-    if (strcmp(was->name, is->name) != 0) {
-        snprintf(text + strlen(text), 512 - strlen(text), " as %.200s", was->name);
-    }
 }
 
 // The error of two lists that differ: was (n) as saved, is (m) as opened.
@@ -143,8 +140,10 @@ static inline bool fingerprint_error(FilePrint *was, size_t n, FilePrint *is, si
              i + 1, n, was[i].name);
     } else if (n == m) {
         while (file_print_equal(&was[i], &is[i])) { i++; }
+        const bool renamed = strcmp(was[i].name, is[i].name) != 0;
         file_print_difference(text, &was[i], &is[i]);
-        fail(err, "%s: file %zu of %zu %s", files[i].path, i + 1, n, text);
+        fail(err, "%s: file %zu of %zu%s%.200s%s %s", files[i].path, i + 1, n, renamed ? ", then " : "",
+             renamed ? was[i].name : "", renamed ? "," : "", text);
     } else if (missing > 0) {
         while (was[i].found) { i++; }
         fail(err, "%.200s: is missing, file %zu of the %zu files of the run (%zu bytes); now there %s %zu",
@@ -154,11 +153,11 @@ static inline bool fingerprint_error(FilePrint *was, size_t n, FilePrint *is, si
         fail(err, "%s: is not one of the %zu file%s of the run; now there are %zu", files[i].path, n,
              n == 1 ? "" : "s", m);
     }
-    return fail(err,
-                "%s\nThe files of the run are listed in %s. Give the same files in the same order, or go on "
-                "with these "
-                "by --accept-changed-data: the run then takes other sequences than it would have.",
-                err->text, source);
+    return fail(
+        err,
+        "%s\nThe files of the run are listed in %s.\nGive the same files in the same order, or go on "
+        "with these by --accept-changed-data:\nthe run then takes other sequences than it would have.",
+        err->text, source);
 }
 
 static inline bool fingerprint_read(FilePrint *was, const Json *saved, const char *source, Error *err) {

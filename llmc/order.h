@@ -99,8 +99,7 @@ static inline bool order_restore(Order *o, const OrderState *saved, const char *
     if (saved->instances != o->state.instances || saved->position > saved->instances) {
         return fail(err,
                     "%s: the saved run was at instance %zu of %zu, there are %zu now: the data or the "
-                    "sequence length "
-                    "has changed since; give the data of that run, or start a new run",
+                    "sequence length has changed since; give the data of that run, or start a new run",
                     what, (size_t)saved->position, (size_t)saved->instances, (size_t)o->state.instances);
     }
     order_go_to(o, saved->seed, saved->epoch, saved->position);

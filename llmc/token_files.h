@@ -106,16 +106,14 @@ static inline bool held_file_unchanged(HeldFile *f, Error *err) {
     if ((size_t)now.st_size < f->map.size) {
         return fail(err,
                     "%s: has %zu bytes, had %zu when it was opened: another program has cut it short. To "
-                    "replace a file "
-                    "in use, write the new one under another name, then rename it",
+                    "replace a file in use, write the new one under another name, then rename it",
                     f->path, (size_t)now.st_size, f->map.size);
     }
     if (now.st_mtime == f->modified) { return true; }
     if (f->digested && digest_bytes(f->map.data, f->map.size) != f->digest) {
         return fail(err,
                     "%s: its content has changed since it was opened: another program has written into it. "
-                    "To replace a "
-                    "file in use, write the new one under another name, then rename it",
+                    "To replace a file in use, write the new one under another name, then rename it",
                     f->path);
     }
     f->modified = now.st_mtime;  // touched, or something was appended: what was opened is still there

@@ -92,7 +92,7 @@ refuse "shards/train.npy.mask: cannot be opened: No such file" "${fresh[@]}" --d
 long=("${fresh[@]:0:3}" --steps 100000 --batch-size 4 --data used.npy --lr 1e-3)
 cp train.npy used.npy
 "$program" "${long[@]}" --out used >output 2>errors & used=$!
-for _ in $(seq 200); do [ "$(wc -l 2>/dev/null <used/log.jsonl)" -gt 3 ] && break; sleep 0.1; done
+for _ in $(seq 200); do [ "$(cat used/log.jsonl 2>/dev/null | wc -l)" -gt 3 ] && break; sleep 0.1; done
 : >used.npy
 wait $used
 equal "a file is cut short: exit code" $? 1

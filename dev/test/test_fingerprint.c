@@ -69,8 +69,9 @@ static void test_fingerprint(void) {
     CHECK_ERROR(fingerprint_fits(names, 1, saved, &err), err,
                 "fp-b.npy: is missing, file 2 of the 3 files of the run "
                 "(32 bytes); now there is 1");
-    CHECK_ERROR(fingerprint_fits(twice, 3, saved, &err), err,
-                "fp-a.npy: file 2 of 3 has other content than was saved, in the same 32 bytes as fp-b.npy");
+    CHECK_ERROR(
+        fingerprint_fits(twice, 3, saved, &err), err,
+        "fp-a.npy: file 2 of 3, then fp-b.npy, has other content than was saved, in the same 32 bytes");
     char *fewer = fingerprint_of(names, 2);
     CHECK_ERROR(fingerprint_fits(names, 3, fewer, &err), err,
                 "fp-c.npy: is not one of the 2 files of the run; now there are 3");
