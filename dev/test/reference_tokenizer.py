@@ -136,7 +136,10 @@ def trained(path: Path) -> None:
 
 
 def made_up(rng: random.Random, path: Path) -> str:
-    """A tokenizer of random merges over few letters: ties, overlaps and dead ends. Returns the letters."""
+    """A tokenizer of random merges over few letters: ties, overlaps and dead ends. Returns the letters.
+
+    Its added tokens are of the same letters, so they overlap too, with and without "normalized".
+    """
     letters = rng.sample("abc é1 '\n", rng.randint(1, 5))
     tokens = list(dict.fromkeys(BYTE_CHARACTERS[byte] for letter in letters for byte in letter.encode()))
     merges: list[tuple[str, str]] = []
@@ -154,8 +157,8 @@ def made_up(rng: random.Random, path: Path) -> str:
         if known and not content.isascii():
             continue  # in the vocabulary it is not this text, but spells a byte
         entries.append({"id": tokens.index(content) if known else outside, "content": content,
-                        "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                        "special": rng.random() < 0.5})
+                        "single_word": False, "lstrip": False, "rstrip": False,
+                        "normalized": rng.random() < 0.5, "special": rng.random() < 0.5})
         outside += not known
     document = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": entries, "normalizer": None,

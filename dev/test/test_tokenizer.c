@@ -270,6 +270,27 @@ static void test_added(void) {
     tokenizer_free(&t);
 }
 
+// Added tokens with "normalized": true are searched after the others, in what those leave.
+static void test_normalized(void) {
+    Tokenizer t;
+    TokenizerParts parts = default_parts();
+    parts.added =
+        "[{\"id\": 264, \"content\": \"<a>\"}, {\"id\": 265, \"content\": \"<b>\", \"normalized\": true}, "
+        "{\"id\": 266, \"content\": \"x<a>y\", \"normalized\": true}, "
+        "{\"id\": 267, \"content\": \"<b>y\", \"normalized\": true}, "
+        "{\"id\": 268, \"content\": \"y<b\"}]";
+    if (!CHECK(load_parts(&t, &parts))) { return; }
+    CHECK_IDS(&t, "<a><b>ab<b><a>", 264, 265, T_AB, 265, 264);
+    CHECK_IDS(&t, "x<a>y", 'x', 264,
+              'y');  // the raw one wins, although the other begins earlier and is longer
+    CHECK_IDS(&t, "<b>y", 267);
+    CHECK_IDS(&t, "<b>y<b>", 265, 268, '>');
+    CHECK_IDS(&t, "<b", '<', 'b');
+    uint32_t id = 0;
+    CHECK(tokenizer_special(&t, "<b>", &id) && id == 265 && tokenizer_special(&t, "<a>", &id) && id == 264);
+    tokenizer_free(&t);
+}
+
 static void test_any_bytes(void) {
     Tokenizer t;
     TokenizerParts parts = default_parts();
@@ -398,7 +419,10 @@ static void test_contradictions(void) {
         {"[{\"id\": 264, \"content\": \"<s>\", \"rstrip\": true}]", "added_tokens[0].rstrip is true"},
         {"[{\"id\": 264, \"content\": \"<s>\", \"single_word\": true}]",
          "added_tokens[0].single_word is true"},
-        {"[{\"id\": 264, \"content\": \"<s>\", \"normalized\": true}]", "added_tokens[0].normalized is true"},
+        {"[{\"id\": 264, \"content\": \"<s>\", \"normalized\": 1}]",
+         "\"normalized\" is 1, expected true or false"},
+        {"[{\"id\": 264, \"content\": \"<s>\"}, {\"id\": 265, \"content\": \"<s>\", \"normalized\": true}]",
+         "\"<s>\" twice"},
         {"[{\"id\": 233, \"content\": \"\\u00e9\"}]", "no token for the byte 0xE9"},
     };
     for (size_t i = 0; i < sizeof added / sizeof *added; i++) {
@@ -413,7 +437,7 @@ static void test_contradictions(void) {
         {"\"ab\": 2.5", "has the id 2.5"},
         {"\"ab\": \"x\"", "has the id the string \"x\""},
         {"\"ab\": 97", "the id 97 is given to two tokens, \"a\" and \"ab\""},
-        {"\"a b\": 256", "model.vocab has \"a b\", expected the characters of a byte-level vocabulary"},
+        {"\"a b\": 256", "model.vocab has \"a b\", expected only characters of a byte-level vocabulary"},
         {"\"\\u6771\": 256", "model.vocab has \"\xE6\x9D\xB1\""},
         {"\"\\u00ad\": 256", "model.vocab has \"\xC2\xAD\""},
         {"\"ab\": 256, \"ab\": 257", "a second time"},
@@ -533,6 +557,7 @@ int main(void) {
     test_merges_by_definition();
     test_long_word();
     test_added();
+    test_normalized();
     test_any_bytes();
     test_other_kinds();
     test_pre_tokenizers();

@@ -1,0 +1,79 @@
+// utf8.h: one character of UTF-8 at a time, as RFC 3629 defines it: no overlong forms, no surrogates, at most
+// U+10FFFF.
+//
+//   utf8_length(s, n)      bytes of the character at s, or 0 if the n bytes there do not begin with one
+//   utf8_decode(s, size)   its code point
+//   utf8_encode(c, out)    the bytes of a code point
+//   utf8_invalid(s, n)     offset of the first byte that belongs to no character, or n
+#ifndef LLMC_UTF8_H
+#define LLMC_UTF8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Unicode 15, table 3-7.
+static inline size_t utf8_length(const char *s, size_t n) {
+    if (n == 0) { return 0; }
+    unsigned char lead = (unsigned char)s[0], low = 0x80, high = 0xBF;
+    if (lead < 0x80) { return 1; }
+    if (lead < 0xC2 || lead > 0xF4) { return 0; }
+    size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (n < length) { return 0; }
+    if (lead == 0xE0) { low = 0xA0; }
+    if (lead == 0xED) { high = 0x9F; }
+    if (lead == 0xF0) { low = 0x90; }
+    if (lead == 0xF4) { high = 0x8F; }
+    if ((unsigned char)s[1] < low || (unsigned char)s[1] > high) { return 0; }
+    for (size_t i = 2; i < length; i++) {
+        if (((unsigned char)s[i] & 0xC0) != 0x80) { return 0; }
+    }
+    return length;
+}
+
+// `size` is what utf8_length said.
+static inline uint32_t utf8_decode(const char *s, size_t size) {
+    if (size == 1) { return (unsigned char)s[0]; }
+    uint32_t code = (unsigned char)s[0] & (0x7Fu >> size);
+    for (size_t i = 1; i < size; i++) { code = code << 6 | ((unsigned char)s[i] & 0x3F); }
+    return code;
+}
+
+// Writes at most 4 bytes and returns their number. `c` is not a surrogate.
+static inline size_t utf8_encode(uint32_t c, char *out) {
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    if (c < 0x800) {
+        out[0] = (char)(0xC0 | c >> 6);
+        out[1] = (char)(0x80 | (c & 0x3F));
+        return 2;
+    }
+    if (c < 0x10000) {
+        out[0] = (char)(0xE0 | c >> 12);
+        out[1] = (char)(0x80 | (c >> 6 & 0x3F));
+        out[2] = (char)(0x80 | (c & 0x3F));
+        return 3;
+    }
+    out[0] = (char)(0xF0 | c >> 18);
+    out[1] = (char)(0x80 | (c >> 12 & 0x3F));
+    out[2] = (char)(0x80 | (c >> 6 & 0x3F));
+    out[3] = (char)(0x80 | (c & 0x3F));
+    return 4;
+}
+
+static inline size_t utf8_invalid(const char *s, size_t n) {
+    size_t at = 0;
+    while (at < n) {
+        if ((unsigned char)s[at] < 0x80) {
+            at++;
+            continue;
+        }
+        size_t length = utf8_length(s + at, n - at);
+        if (length == 0) { break; }
+        at += length;
+    }
+    return at;
+}
+
+#endif
