@@ -3,47 +3,38 @@
 
     python3 data/text.py book.txt notes/ more.jsonl.gz https://host/corpus.jsonl.zst --out runs/mine/data
 
-A line of a .jsonl file is a document of its own (the member "text"). A .txt file is cut at paragraph ends
-into documents of about --chunk characters, so that a few long books still give a validation set; --whole
-keeps each file as one document and --split-on cuts where a pattern matches. The split is by document: which
-side one goes to depends on its text and the seed alone, so copies stay together and new files move nothing.
+Every line of a .jsonl or .json file is a document (the member "text"). Any other text is cut at paragraph ends
+into documents of at most --chunk characters, so even a few long books give a validation set. --whole keeps a
+file as one document, and --split-on cuts where a pattern matches. The line ends \\r\\n and \\r of such a text
+become \\n.
 
-The other scripts of this folder use the functions below for reading, downloading and writing.
+The split is by document: its side depends only on its text and the seed, so copies stay together and new files
+move nothing. The other scripts of this folder use the functions below to download and to write.
 """
 from __future__ import annotations
 
 import argparse
 import codecs
 import contextlib
-import gzip
 import hashlib
 import http.client
-import io
 import json
 import os
 import re
 import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zlib
 from pathlib import Path
-from typing import IO, Callable, Iterable, Iterator, TextIO
+from typing import Callable, Iterable, Iterator, TextIO
 
 import numpy as np
 
-TEXT_SUFFIXES = (".txt", ".jsonl")
-PACKED_SUFFIXES = ("", ".gz", ".zst", ".zstd")
-SUFFIXES = tuple(text + packed for text in TEXT_SUFFIXES for packed in PACKED_SUFFIXES)
-
-
-class DataError(Exception):
-    """A mistake in the input, told in one message: where, what was found, what was expected, what to do."""
+from documents import DataError, find_files, read_documents, whole
 
 
 def run(main: Callable[[], None]) -> None:
@@ -57,87 +48,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------
-# reading
-
-@contextlib.contextmanager
-def open_text(path: Path, encoding: str = "utf-8") -> Iterator[TextIO]:
-    """A text file, unpacked while it is read if its name ends in .gz, .zst or .zstd."""
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding=encoding) as file:
-            yield file
-    elif path.suffix in (".zst", ".zstd"):
-        with open_zst(path) as binary, io.TextIOWrapper(binary, encoding=encoding) as file:
-            yield file
-    else:
-        with open(path, encoding=encoding) as file:
-            yield file
-
-
-@contextlib.contextmanager
-def open_zst(path: Path) -> Iterator[IO[bytes]]:
-    if shutil.which("zstd") is None:
-        raise DataError(f"{path}: needs the program zstd; install the package of that name")
-    command = ["zstd", "-dcq", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        yield process.stdout
-        message = process.stderr.read().decode(errors="replace").strip()
-        if process.wait() != 0:
-            raise DataError(f"{path}: is no complete zstd file: {message}")
-
-
-def find_files(sources: Iterable[str]) -> list[Path]:
-    """Files as named, folders as the text files in them, sorted."""
-    files: list[Path] = []
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
-            if not found:
-                raise DataError(f"{path}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
-            files += found
-        elif not path.exists():
-            raise DataError(f"{path}: there is no such file")
-        elif not path.name.endswith(SUFFIXES):
-            raise DataError(f"{path}: the name ends in none of {', '.join(SUFFIXES)}; convert or rename it")
-        else:
-            files.append(path)
-    return files
-
-
-def whole(text: str) -> Iterable[str]:
-    return (text,)
-
-
-def read_documents(path: Path, cut: Callable[[str], Iterable[str]] = whole,
-                   encoding: str = "utf-8") -> Iterator[str]:
-    """The documents of one file: each line's "text" of a .jsonl or .json, or what `cut` makes of a .txt."""
-    try:
-        with open_text(path, "utf-8-sig" if encoding == "utf-8" else encoding) as file:
-            if {".jsonl", ".json"} & set(path.suffixes):
-                yield from read_lines(path, file)
-            else:
-                yield from cut(file.read())
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not {encoding} (byte 0x{error.object[error.start]:02x}); "
-                        "convert the file, or name its encoding, for example --encoding latin-1") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: is no complete gzip file: {error}") from None
-
-
-def read_lines(path: Path, file: TextIO) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: is not JSON: {error}") from None
-        text = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            found = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
-            raise DataError(f'{path}:{number}: expected an object with a string "text", found: {found}')
-        yield text.encode("utf-8", "replace").decode("utf-8")  # JSON can spell half of a surrogate pair
-
+# cutting
 
 def cut_where(text: str, separator: re.Pattern[str]) -> Iterator[str]:
     """The pieces between the matches of a pattern."""
@@ -206,7 +117,7 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
 
 
 def rank(text: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the text and the seed alone."""
+    """A number in [0, 1) that depends only on the text and the seed."""
     digest = hashlib.blake2b(f"{seed}\n{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2.0**64
 
@@ -397,7 +308,7 @@ def encoding(text: str) -> str:
     try:
         return codecs.lookup(text).name
     except LookupError:
-        raise argparse.ArgumentTypeError(f"{text} is no encoding that Python knows") from None
+        raise argparse.ArgumentTypeError(f"{text} is not an encoding that Python knows") from None
 
 
 def add_split_flags(parser: argparse.ArgumentParser, val_fraction: float = 0.05) -> None:
@@ -410,25 +321,30 @@ def add_split_flags(parser: argparse.ArgumentParser, val_fraction: float = 0.05)
 def add_cut_flags(parser: argparse.ArgumentParser) -> None:
     cutting = parser.add_mutually_exclusive_group()
     cutting.add_argument("--chunk", type=positive, default=8000, metavar="N",
-                         help="cut .txt files at paragraph ends, N characters at most (%(default)s)")
-    cutting.add_argument("--whole", action="store_true", help="each .txt file is one document")
+                         help="cut texts at paragraph ends, N characters at most (%(default)s)")
+    cutting.add_argument("--whole", action="store_true", help="each text file is one document")
     cutting.add_argument("--split-on", type=pattern, metavar="REGEX",
-                         help=r"cut .txt files where REGEX matches, for example '\n{4,}' or '(?=^CHAPTER)'")
+                         help=r"cut texts where REGEX matches, for example '\n{4,}' or '(?=^CHAPTER)'")
     parser.add_argument("--encoding", type=encoding, default="utf-8", help="of the files (%(default)s)")
 
 
 def cutter(args: argparse.Namespace) -> Callable[[str], Iterable[str]]:
     if args.whole:
-        return whole
-    if args.split_on is not None:
-        return lambda text: cut_where(text, args.split_on)
-    return lambda text: cut_at_paragraphs(text, args.chunk)
+        cut = whole
+    elif args.split_on is not None:
+        def cut(text: str) -> Iterable[str]:
+            return cut_where(text, args.split_on)
+    else:
+        def cut(text: str) -> Iterable[str]:
+            return cut_at_paragraphs(text, args.chunk)
+    return lambda text: cut(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("sources", nargs="+", metavar="SOURCE",
-                        help="a .txt or .jsonl file (also .gz, .zst), a folder, or a URL")
+                        help="a text or .jsonl file (also .gz, .zst), a folder of them, a URL, or - "
+                             "for standard input")
     parser.add_argument("--sha256", help="the checksum that the download of the one URL must have")
     add_cut_flags(parser)
     add_split_flags(parser)

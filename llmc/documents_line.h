@@ -15,7 +15,7 @@ typedef struct {
     const char *begin, *at, *end;  // the line without its newline; how far the scan is
     const char *file;              // name and number in messages
     size_t number;
-} Line;
+} JsonLine;
 
 // A decoded "text".
 typedef struct {
@@ -23,14 +23,14 @@ typedef struct {
     size_t size;
     size_t surrogates;  // halves of surrogate pairs that became U+FFFD
     bool found;
-} LineText;
+} JsonLineText;
 
 // ---------------------------------------------------------------------------------------------
 // errors: "FILE:LINE:COLUMN: found ..., expected ...". Columns count characters from 1.
 
 static const char LINE_ADVICE[] = "Mend the line, or leave it out.";
 
-static inline bool line_error(const Line *line, const char *at, const char *found, const char *expected,
+static inline bool line_error(const JsonLine *line, const char *at, const char *found, const char *expected,
                               Error *err) {
     const char *advice = LINE_ADVICE;
     size_t column = 1;
@@ -49,7 +49,7 @@ static inline const char *line_character(char buffer[32], char c) {
 }
 
 // The error whose "found" is what is at `at`.
-static inline bool line_unexpected(const Line *line, const char *at, const char *expected, Error *err) {
+static inline bool line_unexpected(const JsonLine *line, const char *at, const char *expected, Error *err) {
     char found[32];
     if (at < line->end) { return line_error(line, at, line_character(found, *at), expected, err); }
     return fail(err,
@@ -59,7 +59,7 @@ static inline bool line_unexpected(const Line *line, const char *at, const char 
 }
 
 // The error of a line that is not an object, or whose "text" is not a string.
-static inline bool line_other_value(const Line *line, const char *expected, Error *err) {
+static inline bool line_other_value(const JsonLine *line, const char *expected, Error *err) {
     char c = *line->at, character[32];
     const char *found = c == '{'               ? "an object"
                         : c == '['             ? "an array"
@@ -76,18 +76,18 @@ static inline bool line_other_value(const Line *line, const char *expected, Erro
 
 static inline bool line_is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
-static inline void line_skip_space(Line *line) {
+static inline void line_skip_space(JsonLine *line) {
     while (line->at < line->end && line_is_space(*line->at)) { line->at++; }
 }
 
-static inline bool line_accept(Line *line, char c) {
+static inline bool line_accept(JsonLine *line, char c) {
     if (line->at == line->end || *line->at != c) { return false; }
     line->at++;
     return true;
 }
 
 // A string, from its opening quote to behind its closing one.
-static inline bool line_skip_string(Line *line, Error *err) {
+static inline bool line_skip_string(JsonLine *line, Error *err) {
     for (line->at++; line->at < line->end; line->at++) {
         if (*line->at == '"') {
             line->at++;
@@ -103,7 +103,7 @@ static inline bool line_is_punctuation(char c) {
 }
 
 // An array or object, from its opening bracket to behind its closing one.
-static inline bool line_skip_brackets(Line *line, Error *err) {
+static inline bool line_skip_brackets(JsonLine *line, Error *err) {
     size_t depth = 0;
     while (line->at < line->end) {
         char c = *line->at;
@@ -118,7 +118,7 @@ static inline bool line_skip_brackets(Line *line, Error *err) {
     return line_unexpected(line, line->end, "a closing bracket", err);
 }
 
-static inline bool line_skip_value(Line *line, Error *err) {
+static inline bool line_skip_value(JsonLine *line, Error *err) {
     const char *start = line->at;
     if (line->at < line->end && *line->at == '"') { return line_skip_string(line, err); }
     if (line->at < line->end && (*line->at == '{' || *line->at == '[')) {
@@ -135,7 +135,7 @@ static inline bool line_skip_value(Line *line, Error *err) {
 
 // Decodes the escape at `at`, a backslash, to `out`. Returns the end of the escape, or NULL if JSON has none
 // like it. Half of a surrogate pair becomes U+FFFD.
-static inline const char *line_escape(const char *at, const char *end, LineText *text) {
+static inline const char *line_escape(const char *at, const char *end, JsonLineText *text) {
     uint32_t code, low;
     if (end - at < 2) { return NULL; }
     char plain = json_plain_escape(at[1]);
@@ -158,7 +158,7 @@ static inline const char *line_escape(const char *at, const char *end, LineText 
 }
 
 // Decodes what is between the quotes of a string. The first thing that JSON does not allow is an error.
-static inline bool line_decode(const Line *line, const char *at, const char *end, LineText *text,
+static inline bool line_decode(const JsonLine *line, const char *at, const char *end, JsonLineText *text,
                                Error *err) {
     while (at < end) {
         unsigned char c = (unsigned char)*at;
@@ -186,9 +186,9 @@ static inline bool line_decode(const Line *line, const char *at, const char *end
 
 // Whether a key, between its quotes, spells "text". Where it has escapes it is decoded, into the memory of
 // the text, which is not there yet or is an error anyway.
-static inline bool line_key_is_text(const Line *line, const char *key, const char *end,
-                                    const LineText *text) {
-    LineText name = {text->bytes + text->size, 0, 0, false};
+static inline bool line_key_is_text(const JsonLine *line, const char *key, const char *end,
+                                    const JsonLineText *text) {
+    JsonLineText name = {text->bytes + text->size, 0, 0, false};
     Error ignored;
     size_t size = (size_t)(end - key);
     if (memchr(key, '\\', size) == NULL) { return size == 4 && memcmp(key, "text", 4) == 0; }
@@ -200,7 +200,7 @@ static inline bool line_key_is_text(const Line *line, const char *key, const cha
 // the object
 
 // The value of "text".
-static inline bool line_read_text(Line *line, LineText *text, Error *err) {
+static inline bool line_read_text(JsonLine *line, JsonLineText *text, Error *err) {
     if (text->found) { return line_error(line, line->at, "\"text\" twice", "it once in every object", err); }
     if (line->at == line->end) { return line_unexpected(line, line->at, "a string", err); }
     if (*line->at != '"') { return line_other_value(line, "a string as \"text\"", err); }
@@ -210,7 +210,7 @@ static inline bool line_read_text(Line *line, LineText *text, Error *err) {
     return line_decode(line, begin, line->at - 1, text, err);
 }
 
-static inline bool line_read_member(Line *line, LineText *text, Error *err) {
+static inline bool line_read_member(JsonLine *line, JsonLineText *text, Error *err) {
     line_skip_space(line);
     if (line->at == line->end || *line->at != '"') {
         return line_unexpected(line, line->at, "a key in double quotes", err);
@@ -225,8 +225,8 @@ static inline bool line_read_member(Line *line, LineText *text, Error *err) {
 }
 
 // The error of a whole object without "text". It names what the object has instead, as far as that fits.
-static inline bool line_no_text(const Line *line, Error *err) {
-    Line again = {line->begin, line->begin, line->end, line->file, line->number};
+static inline bool line_no_text(const JsonLine *line, Error *err) {
+    JsonLine again = {line->begin, line->begin, line->end, line->file, line->number};
     char names[256] = "";
     size_t length = 0, count = 0;
     line_skip_space(&again);
@@ -251,7 +251,7 @@ static inline bool line_no_text(const Line *line, Error *err) {
 }
 
 // Finds "text" in a line that is not blank, and decodes it to text->bytes.
-static inline bool line_text(Line *line, LineText *text, Error *err) {
+static inline bool line_text(JsonLine *line, JsonLineText *text, Error *err) {
     text->size = text->surrogates = 0;
     text->found = false;
     line_skip_space(line);

@@ -9,7 +9,7 @@
 #ifndef LLMC_JSON_H
 #define LLMC_JSON_H
 
-#include "files.h"
+#include "utils.h"
 
 // ---------------------------------------------------------------------------------------------
 // the tree

@@ -2,6 +2,7 @@
 #ifndef LLMC_JSON_READ_H
 #define LLMC_JSON_READ_H
 
+#include "files.h"
 #include "json.h"
 #include "utf8.h"
 

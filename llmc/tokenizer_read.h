@@ -4,9 +4,9 @@
 #ifndef LLMC_TOKENIZER_READ_H
 #define LLMC_TOKENIZER_READ_H
 
+#include "files.h"
 #include "json.h"
 #include "tokenizer.h"
-#include "utils.h"
 
 static inline bool tokenizer_read(Tokenizer *t, const Json *root, const char *source, Error *err);
 

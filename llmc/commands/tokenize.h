@@ -1,126 +1,132 @@
+// tokenize.h: the commands `tokenize`, texts to a file of token ids, and `detokenize`, the way back.
 #ifndef LLMC_COMMANDS_TOKENIZE_H
 #define LLMC_COMMANDS_TOKENIZE_H
+
+#include "llmc/commands/must.h"
+#include "llmc/documents.h"
+#include "llmc/settings.h"
 #include "llmc/token_files.h"
 #include "llmc/token_writer.h"
-#include "llmc/settings.h"
-#include "llmc/text.h"
-#include "must.h"
-// ---------------------------------------------------------------------------------------------
-// tokenize, detokenize
+#include "llmc/tokenizer.h"
 
-// What tokenize has done so far.
+// ---------------------------------------------------------------------------------------------
+// tokenize
+
 typedef struct {
+    Tokenizer tokenizer;
     TokensWriter writer;
     TokenBuffer ids;  // of one document
     uint32_t eos;
     size_t documents, bytes;
 } Tokenizing;
 
-static inline bool tokenize_document(Tokenizing *t, const Text *text, const char *bytes, size_t size,
-                                     Error *err) {
-    t->ids.length = 0;
-    if (!tokenizer_encode(&text->tokenizer, bytes, size, &t->ids, err) ||
-        !token_buffer_reserve(&t->ids, 1, err)) {
-        return false;
+// Appends a document and <|endoftext|>. A text that has its own at its end gets no second one; every one of
+// them ends a document.
+static inline bool tokenize_document(Tokenizing *t, const char *text, size_t size, Error *err) {
+    TokenBuffer *ids = &t->ids;
+    ids->length = 0;
+    if (!tokenizer_encode(&t->tokenizer, text, size, ids, err)) { return false; }
+    if (ids->length == 0 || ids->ids[ids->length - 1] != t->eos) {
+        if (!token_buffer_reserve(ids, 1, err)) { return false; }
+        ids->ids[ids->length++] = t->eos;
     }
-    t->ids.ids[t->ids.length++] = t->eos;
-    t->documents++;
+    for (size_t i = 0; i < ids->length; i++) { t->documents += ids->ids[i] == t->eos; }
     t->bytes += size;
-    return tokens_write_append(&t->writer, t->ids.ids, t->ids.length, err);
+    return tokens_write_append(&t->writer, ids->ids, ids->length, err);
 }
 
-// Each line's "text" is a document.
-static inline bool tokenize_jsonl(Tokenizing *t, const Text *text, const MappedFile *file, const char *path,
-                                  Error *err) {
-    size_t number = 1;
-    for (const char *line = file->data, *end = line + file->size; line < end; number++) {
-        const char *stop = (const char *)memchr(line, '\n', (size_t)(end - line));
-        size_t size = stop != NULL ? (size_t)(stop - line) : (size_t)(end - line);
-        char source[PATH_MAX + 32];
-        JsonDocument doc;
-        snprintf(source, sizeof source, "%s line %zu", path, number);
-        if (!json_parse(&doc, line, size, source, err)) { return false; }
-        const Json *value = json_member(doc.root, "text");
-        bool ok = value != NULL && value->type == JSON_STRING;
-        ok = ok ? tokenize_document(t, text, value->string, value->length, err)
-                : fail(err, "%s: expected an object with a string \"text\"", source);
-        json_free(&doc);
-        if (!ok) { return false; }
-        line += size + 1;
+static inline bool tokenize_documents(Tokenizing *t, Documents *documents, Error *err) {
+    const char *text;
+    size_t size;
+    while (true) {
+        if (!documents_next(documents, &text, &size, err)) { return false; }
+        if (text == NULL) { return true; }
+        if (!tokenize_document(t, text, size, err)) { return false; }
     }
-    return true;
 }
 
-static inline bool tokenize_file(Tokenizing *t, const Text *text, const char *path, Error *err) {
-    MappedFile file;
-    if (!file_map(&file, path, err)) { return false; }
-    bool ok = file.size > 0 || fail(err, "%s: is empty", path);
-    if (ok && ends_with(path, ".jsonl")) {
-        ok = tokenize_jsonl(t, text, &file, path, err);
-    } else if (ok) {
-        ok = tokenize_document(t, text, file.data, file.size, err);
-    }
-    file_unmap(&file);
+static inline bool tokenize_file(Tokenizing *t, const char *path, Error *err) {
+    Documents documents;
+    Error warning;
+    if (!documents_open(&documents, path, err)) { return false; }
+    bool ok = tokenize_documents(t, &documents, err);
+    documents_warning(&documents, &warning);
+    documents_close(&documents);
+    if (ok) { warn(&warning); }
     return ok;
 }
 
-static inline bool command_tokenize(const Settings *s, Error *err) {
-    Text text;
-    Tokenizing t;
-    memset(&t, 0, sizeof t);
-    double start = seconds_now();
-    if (path_exists(s->out)) { return fail(err, "--out %s: exists; choose another name", s->out); }
-    bool ok = text_open(&text, s->tokenizer, err);
-    if (ok && !tokenizer_special(&text.tokenizer, "<|endoftext|>", &t.eos)) {
-        ok = fail(err, "%s: has no token <|endoftext|>, which ends every document", text.path);
+static inline bool tokenize_files(Tokenizing *t, const Settings *s, Error *err) {
+    if (access(s->out, F_OK) == 0) { return fail(err, "--out %s: exists; choose another name", s->out); }
+    if (!tokenizer_load(&t->tokenizer, s->tokenizer, err)) { return false; }
+    if (!tokenizer_special(&t->tokenizer, "<|endoftext|>", &t->eos)) {
+        return fail(err, "%s: has no token <|endoftext|>, which ends every document", s->tokenizer);
     }
-    ok = ok && tokens_write_begin(&t.writer, s->out, err);
-    for (size_t i = 0; ok && i < s->inputs.count; i++) {
-        ok = tokenize_file(&t, &text, s->inputs.items[i], err);
+    if (!tokens_write_begin(&t->writer, s->out, err)) { return false; }
+    for (size_t i = 0; i < s->inputs.count; i++) {
+        if (!tokenize_file(t, s->inputs.items[i], err)) { return false; }
     }
-    ok = ok && tokens_write_end(&t.writer, err);
-    if (ok) {
-        char bytes[32];
-        printf("%s: %zu documents, %s of text, %zu tokens, in %.1f s\n", s->out, t.documents,
-               format_bytes(bytes, t.bytes), t.writer.tokens, seconds_now() - start);
-    }
-    tokens_write_cancel(&t.writer);
-    free(t.ids.ids);
-    text_close(&text);
-    return ok;
-}
-
-static inline bool command_detokenize(const Settings *s, Error *err) {
-    uint32_t ids[4096];
-    uint8_t mask[4096];
-    const size_t chunk = sizeof mask;
-    Text text;
-    TokenFile file;
-    memset(&file, 0, sizeof file);
-    bool ok = text_open(&text, s->tokenizer, err) && token_file_open(&file, s->inputs.items[0], err);
-    for (size_t start = 0; ok && start < file.tokens; start += chunk) {
-        size_t n = file.tokens - start < chunk ? file.tokens - start : chunk;
-        ok = token_file_read(&file, start, n, tokenizer_size(&text.tokenizer), ids, mask, err);
-        for (size_t i = 0; ok && i < n; i++) {
-            size_t size = 0;
-            const char *piece = tokenizer_piece(&text.tokenizer, ids[i], &size);
-            ok = piece != NULL
-                     ? fwrite(piece, 1, size, stdout) == size || fail(err, "the text cannot be written")
-                     : fail(err, "%s: token %zu has id %u, which %s does not have", file.path, start + i,
-                            ids[i], text.path);
-        }
-    }
-    token_file_close(&file);
-    text_close(&text);
-    return ok;
+    return tokens_write_end(&t->writer, err);
 }
 
 static inline void tokenize(const Settings *s) {
     Error err;
-    must(command_tokenize(s, &err), &err);
+    Tokenizing t;
+    char bytes[32];
+    memset(&t, 0, sizeof t);
+    double start = seconds_now();
+    bool ok = tokenize_files(&t, s, &err);
+    if (!ok) { tokens_write_cancel(&t.writer); }  // before the program ends: half a file must not stay
+    must(ok, &err);
+    printf("%s: %zu %s, %s of text, %zu tokens, in %.1f s\n", s->out, t.documents,
+           t.documents == 1 ? "document" : "documents", format_bytes(bytes, t.bytes), t.writer.tokens,
+           seconds_now() - start);
+    free(t.ids.ids);
+    tokenizer_free(&t.tokenizer);
 }
+
+// ---------------------------------------------------------------------------------------------
+// detokenize
+
+static inline bool detokenize_ids(const Tokenizer *t, const char *name, const TokenFile *file, size_t start,
+                                  const uint32_t *ids, size_t n, Error *err) {
+    for (size_t i = 0; i < n; i++) {
+        size_t size = 0;
+        const char *piece = tokenizer_piece(t, ids[i], &size);
+        if (piece == NULL) {
+            return fail(err, "%s: token %zu has id %u, which %s does not have", file->path, start + i, ids[i],
+                        name);
+        }
+        if (fwrite(piece, 1, size, stdout) != size) {
+            return fail(err, "standard output cannot be written: %s", strerror(errno));
+        }
+    }
+    return true;
+}
+
+static inline bool detokenize_file(const Tokenizer *t, const char *name, TokenFile *file, Error *err) {
+    enum { CHUNK = 4096 };
+    uint32_t ids[CHUNK];
+    uint8_t mask[CHUNK];
+    for (size_t start = 0; start < file->tokens; start += CHUNK) {
+        size_t n = file->tokens - start < CHUNK ? file->tokens - start : (size_t)CHUNK;
+        if (!token_file_read(file, start, n, tokenizer_size(t), ids, mask, err)) { return false; }
+        if (!detokenize_ids(t, name, file, start, ids, n, err)) { return false; }
+    }
+    if (fflush(stdout) == 0) { return true; }
+    return fail(err, "standard output cannot be written: %s", strerror(errno));
+}
+
 static inline void detokenize(const Settings *s) {
     Error err;
-    must(command_detokenize(s, &err), &err);
+    Tokenizer tokenizer;
+    TokenFile file;
+    memset(&file, 0, sizeof file);
+    must(tokenizer_load(&tokenizer, s->tokenizer, &err), &err);
+    must(token_file_open(&file, s->inputs.items[0], &err), &err);
+    must(detokenize_file(&tokenizer, s->tokenizer, &file, &err), &err);
+    token_file_close(&file);
+    tokenizer_free(&tokenizer);
 }
+
 #endif
