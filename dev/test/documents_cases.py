@@ -321,6 +321,22 @@ def check_pipes(program: str) -> None:
             check(documents == [text.encode() for text in expected], f"{name}: {message}")
 
 
+def check_memory(program: str) -> None:
+    """100 MB of lines take the memory of one line, also while they are unpacked."""
+    line = b'{"unread": "' + b"x" * 500_000 + b'", "text": "a"}\n'
+    with gzip.open("long.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(200):
+            file.write(line)
+    process = subprocess.Popen([program, "tokenize", "--tokenizer", "tokenizer.json", "--out", "long.npy",
+                                "long.jsonl.gz"], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    check(status == 0 and megabytes < 70, f"100 MB of lines: exit code {status}, {megabytes:.1f} MB of memory")
+    os.unlink("long.jsonl.gz")
+    os.unlink("long.npy")
+
+
 def check_changed(program: str, count: int) -> None:
     """Lines with random changes: the same documents or the same message."""
     rng = random.Random(1)
@@ -370,6 +386,7 @@ def main() -> int:
     check_zstd(program)
     check_missing(program)
     check_pipes(program)
+    check_memory(program)
     check_changed(program, 300)
     check_shared(program)
     print(f"{passed} passed, {failed} failed")

@@ -34,9 +34,9 @@ check "detokenize gives the text back" cmp output expected
 refuse "--out train.npy: exists" tokenize --tokenizer tokenizer.json --out train.npy a.txt
 refuse "nothing.txt" tokenize --tokenizer tokenizer.json --out new.npy a.txt nothing.txt
 refuse "empty.txt: is empty" tokenize --tokenizer tokenizer.json --out new.npy empty.txt
-refuse 'bad.jsonl line 2: expected an object with a string "text"' \
+refuse 'bad.jsonl:2: expected an object with a string "text"' \
     tokenize --tokenizer . --out new.npy bad.jsonl
-refuse "broken.jsonl line 2" tokenize --tokenizer . --out new.npy broken.jsonl
+refuse "broken.jsonl:2: the line ends inside its object" tokenize --tokenizer . --out new.npy broken.jsonl
 refuse "new/x.npy" tokenize --tokenizer . --out new/x.npy a.txt
 refuse "WordPiece" tokenize --tokenizer wordpiece.json --out new.npy a.txt
 refuse "broken.json" tokenize --tokenizer broken.json --out new.npy a.txt
