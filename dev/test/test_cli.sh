@@ -491,7 +491,7 @@ for state in Path("moved").glob("step-*/trainer/state.json"):
     value = json.loads(state.read_text())
     value["settings"]["data"] = ["a.npy"]
     state.write_text(json.dumps(value))'
-refuse "a.npy: file 1 of 1 has 29784 bytes, was saved with 29680 as train.npy" train --resume moved
+refuse "a.npy: file 1 of 1, then train.npy, has 29784 bytes, was saved with 29680" train --resume moved
 python 'from pathlib import Path
 for state in Path("moved").glob("step-*/trainer/state.json"): state.write_text("{}")'
 refuse "settings" train --resume moved

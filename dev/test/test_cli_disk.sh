@@ -211,7 +211,8 @@ nobody ./program train --config config.json --data train.npy --batch-size 4 --st
 equal "a run in an open directory" $? 0
 chmod 555 open/run/step-00000001
 nobody ./program train --resume open/run >output 2>errors
-equal "a checkpoint that stays" "$? $(grep -c 'warning: open/run/.deleting-step-00000001: cannot be removed' errors)" "0 3"
+# At step 2 it is still the newest one that is known to be finite; at 3 and 4 it is to go.
+equal "a checkpoint that stays" "$? $(grep -c 'warning: open/run/.deleting-step-00000001: cannot be removed' errors)" "0 2"
 chmod 755 open/run/.deleting-step-00000001
 cp config.json secret.json
 chmod 0 secret.json
@@ -232,7 +233,7 @@ run train --resume blocked
 
 odd=$'a b\n"c" \'d\' $(touch made) *.txt %s'
 run train --config config.json --tokenizer tokenizer.json "${short[@]}" --stop-at 1 --out "$odd"
-check "the command that resumes can be pasted" bash -c "cd '$here' && $(sed -n '/to go on:/,$p' output | tail -n +2) >/dev/null"
+check "the command that resumes can be pasted" bash -c "cd '$here' && $(sed -n '/to resume:/,$p' output | tail -n +2) >/dev/null"
 check "nothing in the name is run" test ! -e made
 run eval --load "$odd/$last" --data val.npy
 run soup --out "$odd soup" "$odd" "$odd"

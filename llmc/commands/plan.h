@@ -186,13 +186,9 @@ static inline bool plan_resume(Plan *p, const Settings *typed, Error *err) {
 
 static inline bool plan_settings(Plan *p, const Settings *typed, Error *err) {
     p->resumes = typed->resume != NULL;
-    if (p->resumes) {
-        if (!plan_resume(p, typed, err)) { return false; }
-    } else {
-        if (!settings_init(&p->settings, command_find("train"), err)) { return false; }
-        if (!settings_overlay(&p->settings, typed, err)) { return false; }
-    }
-    return settings_absolute(&p->settings, err);
+    if (p->resumes) { return plan_resume(p, typed, err); }
+    if (!settings_init(&p->settings, command_find("train"), err)) { return false; }
+    return settings_overlay(&p->settings, typed, err);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -391,6 +387,7 @@ static inline bool plan_decide(Plan *p, const Settings *typed, Error *err) {
     plan_sizes(p);
     if (!plan_check_sizes(p, err)) { return false; }
     if (!plan_data(p, err)) { return false; }
+    if (!settings_absolute(&p->settings, err)) { return false; }
     if (!plan_length(p, err)) { return false; }
     if (!plan_prompt(p, err)) { return false; }
     return plan_storage(p, err);
