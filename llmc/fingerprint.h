@@ -1,21 +1,21 @@
 // fingerprint.h: which files a run reads, kept in its checkpoints, so that it does not resume on other data.
 //
 // A fingerprint is a list: for each file, in the order of the run, its base name, its size, its digest
-// (digest.h) and that of its label mask. The name is there for messages only: a renamed or moved file with
-// the same content at the same place in the order is the same data. OLMo-core compares names and sizes and
-// sees no content; the name decides there.
+// (digest.h) and that of its label mask. The name only serves the messages: a renamed or moved file with the
+// same content at the same place in the order is the same data. OLMo-core's fingerprint is of names and
+// sizes, without the content.
 #ifndef LLMC_FINGERPRINT_H
 #define LLMC_FINGERPRINT_H
 
 #include "json.h"
 #include "token_files.h"
 
-// An array under that key, of a file an object. The files' digests have been taken.
+// Writes an array under that key, one object a file. The files' digests have been taken.
 static inline void fingerprint_write(JsonWriter *w, const char *key, const TokenFile *files, size_t count);
 
 // Whether the files are those of a saved fingerprint. The error says which file differs, what it was and what
-// it is. `saved` may be NULL, of a checkpoint that has none: every file is accepted. `source` names it in
-// messages.
+// it is now. NULL or null, from a checkpoint without a fingerprint, accepts any files. `source` names the
+// checkpoint's file in messages.
 static inline bool fingerprint_check(const TokenFile *files, size_t count, const Json *saved,
                                      const char *source, Error *err);
 
@@ -49,7 +49,8 @@ static inline bool file_print_equal(const FilePrint *a, const FilePrint *b) {
            a->mask_digest == b->mask_digest;
 }
 
-// A digest as 16 hexadecimal digits: a double, which most JSON readers have for numbers, would not hold it.
+// A digest is written as 16 hexadecimal digits: most JSON readers keep a number in a double, which has 53
+// bits.
 static inline void fingerprint_write_digest(JsonWriter *w, const char *key, uint64_t digest) {
     char text[17];
     snprintf(text, sizeof text, "%016llx", (unsigned long long)digest);
@@ -99,8 +100,7 @@ static inline void fingerprint_write(JsonWriter *w, const char *key, const Token
 // ---------------------------------------------------------------------------------------------
 // the comparison
 
-// How many of a (n) have no equal in b (m), each of b being the equal of one; `found` marks those that have
-// one.
+// How many of a (n) have no equal in b (m), where each of b is matched once. `found` marks what is matched.
 static inline size_t fingerprint_unmatched(FilePrint *a, size_t n, FilePrint *b, size_t m) {
     size_t unmatched = n;
     for (size_t j = 0; j < m; j++) { b[j].found = false; }

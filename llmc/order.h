@@ -22,7 +22,7 @@ typedef struct {
     uint32_t *shuffled;  // (instances) the order of this epoch; NULL for 0, 1, 2, ...
 } Order;
 
-// The start of epoch 0 of that many instances, `batch` of them (1 or more) or more. Release with order_free.
+// Starts at epoch 0. There must be at least one whole batch of instances. Release with order_free.
 static inline bool order_create(Order *o, size_t instances, size_t batch, bool shuffle, uint64_t seed,
                                 Error *err);
 static inline void order_free(Order *o);
@@ -30,15 +30,15 @@ static inline void order_free(Order *o);
 // The number of the next instance. When no whole batch is left, the next epoch begins.
 static inline size_t order_next(Order *o);
 
-// Moves to a saved place; the next instance is the one that came next there. Fails, and moves nowhere, if the
-// number of instances is another one. `what` names the instances in the message: a file, say.
+// Moves to a saved place: the next instance is the one that came next there. Fails, and stays where it is, if
+// the number of instances has changed. `what` begins the message: the name of a file, say.
 static inline bool order_restore(Order *o, const OrderState *saved, const char *what, Error *err);
 
-// The same over other data, whose change a person has accepted: the saved place if there are as many
-// instances as before, else the start of the next epoch.
+// The same after a person has accepted that the data changed. Moves to the saved place if there are as many
+// instances as before, otherwise to the start of the next epoch.
 static inline void order_continue(Order *o, const OrderState *saved);
 
-// A place in the JSON of state.json: an object of four numbers. `saved` may be NULL, which is an error.
+// A place as JSON, an object of four numbers. `saved` may be NULL, which is an error.
 static inline void order_write(JsonWriter *w, const char *key, const OrderState *state);
 static inline bool order_read(OrderState *state, const Json *saved, const char *source, Error *err);
 

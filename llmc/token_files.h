@@ -1,6 +1,6 @@
 // token_files.h: a token file and its label mask, opened and read.
 //   token_file_open, token_file_close     map the file and FILE.mask, if there is one
-//   token_file_check_kind                 find out early that the file holds something else than ids
+//   token_file_check_kind                 find out early that the file does not hold ids
 //   token_file_read                       copy some tokens and their mask, both checked
 //   token_file_digest                     take the digests of both files
 //   token_file_unchanged                  notice that another program has written into them since
@@ -15,8 +15,8 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files are copied as they are on disk");
 
-// A file that stays mapped while other programs may do what they like with it. Renaming, replacing or
-// removing it does no harm: the mapping keeps the file that was opened.
+// A file that stays mapped while other programs have access to it. They may rename, replace or remove it: the
+// mapping keeps the file that was opened.
 typedef struct {
     char *path;
     MappedFile map;
@@ -32,10 +32,10 @@ typedef struct {
     HeldFile ids, mask;  // mask.map.data is NULL when every token is a label
     size_t offset;       // bytes before the first token
     size_t tokens;       // in the file
-    size_t
-        first_instance;  // set by the data loader: the number of its first instance among those of all files
-    size_t instances;    // tokens / T
-    size_t checked;      // the call of the data loader that last checked it with token_file_unchanged
+    // The data loader's:
+    size_t first_instance;  // the number of its first instance among those of all files
+    size_t instances;       // tokens / T
+    size_t checked;         // the call of dataloader_next that last found it unchanged
 } TokenFile;
 
 // Maps a token file and its mask, if there is one. On failure nothing is left to close.
@@ -52,9 +52,9 @@ static inline bool token_file_read(const TokenFile *f, size_t start, size_t T, s
 
 static inline void token_file_digest(TokenFile *f);
 
-// Whether both files still hold what was opened: not cut short, and not rewritten in place if their digests
-// were taken. Reading on after a file was cut short would kill the program (SIGBUS), so the data loader asks
-// before it reads.
+// Whether both files still hold what was opened: they were not cut short and, where their digests were taken,
+// not rewritten in place. Reading a mapped file beyond its end kills the program (SIGBUS), so the data loader
+// asks before it reads.
 static inline bool token_file_unchanged(TokenFile *f, Error *err);
 
 // ---------------------------------------------------------------------------------------------
@@ -84,10 +84,14 @@ static inline bool held_file_open(HeldFile *f, const char *path, Error *err) {
     }
     if (!file_map(&f->map, path, err)) { return false; }
     f->path = format_text("%s", path);
+    if (f->path == NULL) {
+        held_file_close(f);
+        return fail(err, "out of memory: the name %s", path);
+    }
     f->device = info.st_dev;
     f->inode = info.st_ino;
     f->modified = info.st_mtime;
-    if (f->path != NULL && f->map.size == (size_t)info.st_size) { return true; }
+    if (f->map.size == (size_t)info.st_size) { return true; }
     held_file_close(f);
     return fail(err, "%s: its size changes while it is opened: wait until it is complete", path);
 }
@@ -197,7 +201,7 @@ static inline bool npy_read_header(const char *data, size_t size, size_t *offset
 }
 
 // ---------------------------------------------------------------------------------------------
-// what a file looks like that does not hold ids
+// recognising a file that does not hold ids
 
 static inline uint32_t token_at(const char *data, size_t i) {
     uint32_t token;
@@ -229,14 +233,15 @@ static inline bool tokens_are_floats(const char *data, size_t n, size_t V) {
     return true;
 }
 
-// Whether every half of a token is an id. With more than 65536 ids any two bytes are one, so that proves
-// nothing.
+// Whether each half of every token is an id. Any two bytes are an id of a large vocabulary; but 16-bit ids
+// are of a tokenizer with fewer than 61440 as a rule, and one in 16 random halves is not below that.
 static inline bool tokens_are_halves(const char *data, size_t n, size_t V) {
+    const uint32_t end = V < 61440 ? (uint32_t)V : 61440;
     for (size_t i = 0; i < n; i++) {
         const uint32_t token = token_at(data, i);
-        if ((token & 0xFFFF) >= V || token >> 16 >= V) { return false; }
+        if ((token & 0xFFFF) >= end || token >> 16 >= end) { return false; }
     }
-    return V <= 0x10000;
+    return end == V || n >= 64;
 }
 
 // 64-bit ids below 2^32: the second half of each is 0.
@@ -249,8 +254,8 @@ static inline bool tokens_are_wide(const char *data, size_t n) {
     return any && n >= 64;
 }
 
-// What the bytes look like, with what to do about it, or NULL. For the end of a message: some are not ids
-// below V.
+// The end of a message: what the bytes, of which some are not ids below V, look like, and what to do about
+// it. NULL if they look like nothing in particular.
 static inline const char *tokens_guess(const char *data, size_t size, size_t V) {
     const size_t shown = size < 4096 ? size : 4096, n = shown / 4;
     const struct {
@@ -329,8 +334,7 @@ static inline bool token_file_open_mask(TokenFile *f, Error *err) {
     struct stat link;
     char *path = format_text("%s.mask", f->path);
     if (path == NULL) { return fail(err, "out of memory: the name %s.mask", f->path); }
-    // A symbolic link that leads nowhere is a mask that is missing, which is an error. lstat sees it, stat
-    // does not.
+    // lstat also finds a symbolic link that leads nowhere: that is an error, not a file without a mask.
     const bool found = lstat(path, &link) == 0, opened = found && held_file_open(&f->mask, path, err);
     free(path);
     if (!found || !opened) { return !found; }
@@ -362,7 +366,8 @@ static inline void token_file_close(TokenFile *f) {
 
 static inline bool token_file_read(const TokenFile *f, size_t start, size_t T, size_t V, uint32_t *tokens,
                                    uint8_t *mask, Error *err) {
-    // The largest of all, and a search only if it is too large: a loop without an exit becomes vector code.
+    // Finds the largest id first and searches only if that is too large: a loop without an exit is
+    // vectorised.
     uint32_t largest = 0;
     memcpy(tokens, f->ids.map.data + f->offset + 4 * start, 4 * T);
     for (size_t t = 0; t < T; t++) { largest = tokens[t] > largest ? tokens[t] : largest; }

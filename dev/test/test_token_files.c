@@ -88,6 +88,14 @@ static void test_kinds(void) {
                 "rows: it looks like big-endian uint32");
     write_file("kind.npy", halves, sizeof halves);
     CHECK_ERROR(open_one(&l, "kind.npy", &s, &err), err, "it looks like 16-bit ids");
+    s.V = 100352;  // of which any two bytes are an id
+    for (size_t i = 0; i < 2 * N; i++) { halves[i] = (uint16_t)(2000 + i * 97); }
+    write_file("kind.npy", halves, sizeof halves);
+    CHECK_ERROR(open_one(&l, "kind.npy", &s, &err), err, "it looks like 16-bit ids");
+    halves[N] = 65000;
+    write_file("kind.npy", halves, sizeof halves);
+    CHECK_ERROR(open_one(&l, "kind.npy", &s, &err), err, "the file is of another tokenizer or is not raw");
+    s.V = V;
     write_file("kind.npy", wide, sizeof wide);
     CHECK_ERROR(open_one(&l, "kind.npy", &s, &err), err, "it looks like 64-bit integers");
     write_file("kind.npy", floats, sizeof floats);
