@@ -164,12 +164,6 @@ static inline bool dataloader_check_size(const DataLoader *l, Error *err) {
     return true;
 }
 
-// Many files are read at once: what takes time is waiting for the disk.
-static inline void dataloader_digest(DataLoader *l) {
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < l->file_count; i++) { token_file_digest(&l->files[i]); }
-}
-
 static inline bool dataloader_open_files(DataLoader *l, const char *const *patterns, size_t n, Error *err) {
     for (size_t i = 0; i < n; i++) {
         if (!dataloader_add(l, patterns[i], err)) { return false; }
@@ -192,7 +186,7 @@ static inline bool dataloader_open(DataLoader *l, const char *const *patterns, s
         dataloader_close(l);
         return false;
     }
-    if (s->fingerprint) { dataloader_digest(l); }
+    for (size_t i = 0; s->fingerprint && i < l->file_count; i++) { token_file_digest(&l->files[i]); }
     return true;
 }
 

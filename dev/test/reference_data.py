@@ -43,7 +43,7 @@ class Driver:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "data_driver"
         compiler = os.environ.get("CC", "cc").split()
-        flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{ROOT}"]
+        flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", f"-I{ROOT}"]
         source = str(ROOT / "dev/test/data_driver.c")
         subprocess.run([*compiler, *flags, source, "-o", str(self.path), "-lm"], check=True)
 
