@@ -8,6 +8,8 @@
 #ifndef LLMC_DIGEST_H
 #define LLMC_DIGEST_H
 
+#include <sys/mman.h>
+
 #include "utils.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "hash64 reads little-endian numbers with memcpy");

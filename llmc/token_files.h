@@ -12,6 +12,7 @@
 #define LLMC_TOKEN_FILES_H
 
 #include "digest.h"
+#include "files.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files are copied as they are on disk");
 
