@@ -1,4 +1,5 @@
 // digest.h: a 64-bit digest of a file's bytes, to notice that its content has changed.
+//
 //   hash64(data, size, seed)   XXH64 of these bytes
 //   digest_bytes(data, size)   the digest of a file that holds these bytes
 //

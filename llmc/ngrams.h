@@ -1,4 +1,5 @@
 // ngrams.h: the instance filter, which finds sequences with n-grams that repeat too often.
+//
 //   ngram_repeats(tokens, T, ...)           in a whole sequence; the same answer as OLMo-core's filter
 //   labels_repeat(tokens, mask, T, ...)     among the labels of a sequence; what the data loader uses
 #ifndef LLMC_NGRAMS_H

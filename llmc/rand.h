@@ -1,4 +1,5 @@
 // rand.h: random numbers.
+//
 //   pcg64_seed               start from a seed
 //   pcg64_next, _next32      64 or 32 uniform bits
 //   pcg64_double, _bounded   a uniform number in [0, 1), a uniform integer in [0, largest]

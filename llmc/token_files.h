@@ -1,4 +1,5 @@
 // token_files.h: a token file and its label mask, opened and read.
+//
 //   token_file_open, token_file_close     map the file and FILE.mask, if there is one
 //   token_file_check_kind                 find out early that the file does not hold ids
 //   token_file_read                       copy some tokens and their mask, both checked

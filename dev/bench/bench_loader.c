@@ -2,7 +2,7 @@
 //   build/bench_loader --data FILE [--steps N] [--batches 2000] [--B 8] [--T 1024] [--V 100352]
 // bench_loader.py does the same with PyTorch's DataLoader; what both print, and what --steps 0 does, stands
 // in bench.h.
-#include "llmc/commands.h"
+#include "llmc/batch.h"
 #include "bench.h"
 
 typedef struct {
