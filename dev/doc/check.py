@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Recomputes the numbers in these pages and checks every formula in them against finite differences.
 
-Each layer is written here once more, as its page writes it: loops over indices, in double. A page's examples must
-stand in it character by character as they come out here, and the functions, tests, mutations and pages that it names
-must exist. Standard library only.
+This file implements each layer as its page writes it: loops over indices, in double. A page must contain
+its examples exactly as this file prints them. The functions, tests, mutations, files and pages that a page
+names must exist. Standard library only.
 
-    python3 dev/doc/check.py            ends with "N passed, N failed"
-    python3 dev/doc/check.py --print    the examples, as the pages must hold them
+    python3 dev/doc/check.py            the last line is "N passed, N failed"
+    python3 dev/doc/check.py --print    the examples, as the pages must contain them
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def close(what: str, got: float, want: float, tolerance: float = 1e-12) -> None:
 
 
 def check_gradient(what: str, f: Callable[[], float], x: Rows, gradient: Rows) -> None:
-    """gradient against (f(x + h) - f(x - h)) / 2h for every entry of x, which f reads."""
+    """Compares gradient with (f(x + h) - f(x - h)) / 2h for every entry of x. f reads x."""
     h, errors = 1e-5, []
     for x_n, gradient_n in zip(x, gradient):
         for i, kept in enumerate(x_n):
@@ -53,7 +53,7 @@ def check_gradient(what: str, f: Callable[[], float], x: Rows, gradient: Rows) -
             errors.append(abs((above - below) / (2 * h) - gradient_n[i]))
     largest = max(abs(g) for gradient_n in gradient for g in gradient_n)
     shapes = [len(r) for r in x] == [len(r) for r in gradient]
-    ok = shapes and largest > 0 and all(error <= 1e-7 * largest for error in errors)  # NaN is not
+    ok = shapes and largest > 0 and all(error <= 1e-7 * largest for error in errors)  # NaN fails
     check(ok, f"{what}: off by {max(errors):.1e}, largest {largest:.1e}")
 
 
@@ -69,7 +69,7 @@ def dot(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def weighted(r: Rows, y: Rows) -> float:
-    """sum r y: an objective J whose gradient by y is r."""
+    """sum r y: an objective J whose gradient with respect to y is r."""
     return sum(dot(r_n, y_n) for r_n, y_n in zip(r, y))
 
 
@@ -82,20 +82,20 @@ def plus(a: Rows, b: Rows) -> Rows:
 
 
 def show(*values: float) -> str:
-    """Six digits, in parentheses if there are several."""
+    """Six digits each; several numbers in parentheses."""
     text = ", ".join(f"{v + 0.0:.6g}" if abs(v) > 1e-15 else "0" for v in values)
     return text if len(values) == 1 else f"({text})"
 
 
 # ---------------------------------------------------------------------------------------------
-# the 190M model of llmc/olmo2.h, whose bytes the pages give for a batch of B = 4 sequences of T = 1024
+# the 190M model of llmc/olmo2.h. The pages give its bytes for a batch of B = 4 sequences of T = 1024.
 
 B, T = 4, 1024
 N = B * T
 V = 100352
 PRESET = re.findall(r'\{ "190M",([\d, ]+)\}', (ROOT / "llmc/olmo2.h").read_text())[0]
 C, L, NH, NKV, HS, F = (int(number) for number in PRESET.split(","))
-# the standard deviation of a normal distribution of 0.02, cut at 3 deviations: an initial weight's
+# the standard deviation of an initial weight: a normal distribution of 0.02, cut at 3 deviations
 SIGMA = 0.02 * math.sqrt(1 - 6 * math.exp(-4.5) / math.sqrt(2 * math.pi) / math.erf(3 / math.sqrt(2)))
 
 
@@ -171,10 +171,12 @@ def page_rmsnorm() -> List[List[str]]:
 
     check_gradient("rmsnorm: x", f, [x], [dx])
     check_gradient("rmsnorm: w", f, [w], [dw])
-    close("rmsnorm: x . dx = eps s^3 x . g", dot(x, dx), eps * s**3 * sum(a * b * c for a, b, c in zip(x, w, r)))
-    scaled, t = rmsnorm_forward([7 * x_c for x_c in x], w, 49 * eps)
+    x_g = sum(x_c * w_c * r_c for x_c, w_c, r_c in zip(x, w, r))
+    close("rmsnorm: x . dx = eps s^3 x . g", dot(x, dx), eps * s**3 * x_g)
+    x7 = [7 * x_c for x_c in x]
+    scaled, t = rmsnorm_forward(x7, w, 49 * eps)
     close("rmsnorm: a scaled row has the same output", dot(scaled, r), dot(y, r))
-    close("rmsnorm: and its gradient is divided", rmsnorm_backward(r, [7 * v for v in x], w, t)[0][0], dx[0] / 7)
+    close("rmsnorm: and the gradient divided by the scale", rmsnorm_backward(r, x7, w, t)[0][0], dx[0] / 7)
 
     # A branch on the residual stream, h = x + rmsnorm(W x): dx = dh + the branch's gradient.
     x2, weight, r2 = randoms(2, 5), randoms(5, 5), randoms(2, 5)
@@ -207,13 +209,14 @@ def page_rmsnorm() -> List[List[str]]:
     n, q = 1000, NH * HS
     v_rms = SIGMA * SIGMA * math.sqrt(C)
     o_rms = v_rms * math.sqrt(math.e / n) * SIGMA * math.sqrt(q)
+    fine, coarse = (o_rms / math.sqrt(o_rms**2 + eps) for eps in (1e-6, 1e-5))
     early = [
         f"x, a row of the embedding                      rms {SIGMA:.2e}",
         f"v = Wv x: times {SIGMA:.4f} sqrt({C})               rms {v_rms:.2e}",
         f"mean over {n} keys: times sqrt(e / {n})      rms {v_rms * math.sqrt(math.e / n):.2e}",
         f"o = Wo (...): times {SIGMA:.4f} sqrt({q})           rms {o_rms:.2e}, mean(o^2) {o_rms**2:.1e}",
-        f"the norm's output with eps = 1e-6              rms {o_rms / math.sqrt(o_rms**2 + 1e-6):.2f} instead of 1",
-        f"the norm's output with eps = 1e-5              rms {o_rms / math.sqrt(o_rms**2 + 1e-5):.2f}",
+        f"the norm's output with eps = 1e-6              rms {fine:.2f} instead of 1",
+        f"the norm's output with eps = 1e-5              rms {coarse:.2f}",
     ]
     size = [
         f"kept: o                      {size_of(N * C)} a layer and branch",
@@ -246,7 +249,8 @@ def page_matmul() -> List[List[str]]:
     check_gradient("matmul: x", f, x, dx)
     check_gradient("matmul: W", f, w, dw)
 
-    x, w, dy = [[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]], [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]
+    x, dy = [[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]]
+    w = [[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]
     y, (dx, dw) = matmul_forward(x, w), matmul_backward(dy, x, w)
     example = ["N = 2, I = 2, O = 3"]
     example += [f"W_{o} = {show(*w[o])}" for o in range(3)]
@@ -257,8 +261,8 @@ def page_matmul() -> List[List[str]]:
     cost = [
         f"weights in the matrices of a layer            {per_layer:13,}",
         f"in {L} layers and lm_head                      {L * per_layer + V * C:13,}",
-        f"operations a token, forward (2 a weight)      {2 * (L * per_layer + V * C):13,}",
-        f"forward and backward (6 a weight)             {6 * (L * per_layer + V * C):13,}",
+        f"operations per token, forward (2 per weight)  {2 * (L * per_layer + V * C):13,}",
+        f"forward and backward (6 per weight)           {6 * (L * per_layer + V * C):13,}",
     ]
     return [example, cost]
 
@@ -282,7 +286,9 @@ def rope_angles(t: int, head_size: int, theta: float) -> Tuple[Row, Row]:
     return [math.cos(a) for a in angles], [math.sin(a) for a in angles]
 
 
-def qknorm_rope_forward(x: Row, w: Row, head_size: int, cosine: Row, sine: Row, eps: float) -> Tuple[Row, float]:
+def qknorm_rope_forward(
+    x: Row, w: Row, head_size: int, cosine: Row, sine: Row, eps: float
+) -> Tuple[Row, float]:
     y, s = rmsnorm_forward(x, w, eps)
     return rotate(y, head_size, cosine, sine), s
 
@@ -315,14 +321,14 @@ def page_qknorm_rope() -> List[List[str]]:
         return rotate(row, size, *rope_angles(t, size, 100.0))
 
     close("rope: R_9 q . R_4 k = q . R_-5 k", dot(turned(q, 9), turned(k, 4)), dot(q, turned(k, -5)))
-    close("rope: the length stays", dot(turned(q, 9), turned(q, 9)), dot(q, q))
+    close("rope: a rotation keeps the length", dot(turned(q, 9), turned(q, 9)), dot(q, q))
     ones = [1.0] * 2 * size
     norm_first = qknorm_rope_forward(x, ones, size, *angles, 0.1)[0]
     norm_last = rmsnorm_forward(rotate(x, size, *angles), ones, 0.1)[0]
     close("qknorm_rope: with w = 1 the order is invisible", dot(norm_first, r), dot(norm_last, r))
     norm_last = rmsnorm_forward(rotate(x, size, *angles), w, 0.1)[0]
     check(abs(dot(y, r) - dot(norm_last, r)) > 1e-3, "qknorm_rope: with another w it is not")
-    # |score| <= sqrt(NH NKV HS) with unit weights, reached where all of a row is in one head
+    # |score| <= sqrt(NH NKV HS) with unit weights, reached when one head has all of a row
     bound, alone = math.sqrt(2 * 2 * size), rmsnorm_forward(x[:size] + [0.0] * size, ones, 0.0)[0]
     close("qknorm: the bound on a score is reached", dot(alone, alone) / math.sqrt(size), bound)
     for _ in range(200):
@@ -336,10 +342,10 @@ def page_qknorm_rope() -> List[List[str]]:
     dx, dw = qknorm_rope_backward(dy, x, w, s, 2, cosine, sine)
     u = [s * v for v in x]
     example = [
-        "NH = 2, HS = 2, eps = 0, w = (1, 1, 1, 1), cos = 0.6, sin = 0.8 (a turn by 53 degrees)",
+        "NH = 2, HS = 2, eps = 0, w = (1, 1, 1, 1), cos = 0.6, sin = 0.8 (a rotation by 53 degrees)",
         f"x = {show(*x)}, mean(x^2) = {show(dot(x, x) / 4)}, s = {show(s)}, u = {show(*u)}",
         f"y = {show(*y)}",
-        f"dy = {show(*dy)}, turned back: {show(*dn)}, mean(g u) = {show(dot(dn, u) / 4)}",
+        f"dy = {show(*dy)}, rotated back: {show(*dn)}, mean(g u) = {show(dot(dn, u) / 4)}",
         f"dx = {show(*dx)}",
         f"dw = {show(*dw)}",
     ]
@@ -361,7 +367,7 @@ def page_qknorm_rope() -> List[List[str]]:
     bytes_kept = [
         f"kept: q_raw, k_raw           {size_of(N * (NH + NKV) * HS)} a layer",
         f"kept: two rstd               {size_of(2 * N)} a layer",
-        f"computed again: q, k         {size_of(N * (NH + NKV) * HS)} a layer, once for all layers",
+        f"recomputed: q, k             {size_of(N * (NH + NKV) * HS)} a layer, once for all layers",
     ]
     return [example, turns, bytes_kept]
 
@@ -412,7 +418,8 @@ def attention_backward(
 
 def page_attention() -> List[List[str]]:
     heads, kv_heads, size, length = 4, 2, 3, 5
-    q, k, v = randoms(length, heads * size), randoms(length, kv_heads * size), randoms(length, kv_heads * size)
+    q = randoms(length, heads * size)
+    k, v = randoms(length, kv_heads * size), randoms(length, kv_heads * size)
     r = randoms(length, heads * size)
     o, lse = attention_forward(q, k, v, heads, kv_heads)
 
@@ -436,7 +443,7 @@ def page_attention() -> List[List[str]]:
         f"i = 0: s = (0), p = (1), o_0 = {show(o[0][0])}",
         f"i = 1: s = (0, ln 3), lse = ln 4 = {show(lse[0][1])}, p = {show(*p)}, o_1 = {show(o[1][0])}",
         f"       dp = {show(*dp)}, D = do o = {show(mean)}, ds = p (dp - D) = {show(*ds)}",
-        f"dq = {show(dq[0][0], dq[1][0])}   dk = {show(dk[0][0], dk[1][0])}   dv = {show(dv[0][0], dv[1][0])}",
+        "   ".join(f"{name} = {show(x[0][0], x[1][0])}" for name, x in (("dq", dq), ("dk", dk), ("dv", dv))),
     ]
     tile = 2 * 64 * T
     size_block = [
@@ -487,7 +494,7 @@ def page_swiglu() -> List[List[str]]:
     ]
     size = [
         f"kept: gate, up               {size_of(2 * N * F)} a layer",
-        f"computed again: act          {size_of(N * F)}, once for all layers",
+        f"recomputed: act              {size_of(N * F)}, once for all layers",
     ]
     return [example, size]
 
@@ -507,7 +514,7 @@ def classifier_backward(logits: Row, lse: float, label: int, weight: float, z: f
 
 
 def log_mean_exponential(columns: int) -> float:
-    """ln E[e^logit] of an initial model: a sum of `columns` truncated normal weights times a row of ones."""
+    """ln E[e^logit] of an initial model, whose logits are sums of `columns` truncated normal weights."""
     ends = [math.erf(x / math.sqrt(2)) for x in (3 - 0.02, 3 + 0.02, 3)]
     factor = (ends[0] + ends[1]) / 2 / ends[2]
     return columns * (0.5 * 0.02**2 + math.log(factor))
@@ -551,7 +558,7 @@ def page_classifier() -> List[List[str]]:
     dlogits = classifier_backward(logits, lse, 1, 1.0, z)
     p = [math.exp(v - lse) for v in logits]
     example = [
-        "V = 2, logits = (0, ln 3), label y = 1, w = 1, z = 0.1 (large, to be seen)",
+        "V = 2, logits = (0, ln 3), label y = 1, w = 1, z = 0.1 (large, to make it visible)",
         f"lse = ln(1 + 3) = {show(lse)}, p = {show(*p)}, log p_y = ln 0.75 = {show(logprob)}",
         f"objective = {show(-logprob)} + 0.1 * {show(lse)}^2 = {show(-logprob + z * lse * lse)}",
         f"1 + 2 z lse = {show(1 + 2 * z * lse)}",
@@ -565,8 +572,9 @@ def page_classifier() -> List[List[str]]:
         expected = math.log(V) + variance / 2
         close("lse at the start", math.log(V) + log_mean_exponential(columns), expected, 1e-4)
         start.append(
-            f"{name:4}  C = {columns:4}  var = {variance:.3f}  lse = CE = {math.log(V):.3f} + {variance / 2:.3f}"
-            f" = {expected:.2f}   z-loss = 1e-5 lse^2 = {1e-5 * expected**2:.4f}"
+            f"{name:4}  C = {columns:4}  var = {variance:.3f}"
+            f"  lse = CE = {math.log(V):.3f} + {variance / 2:.3f} = {expected:.2f}"
+            f"   z-loss = 1e-5 lse^2 = {1e-5 * expected**2:.4f}"
         )
     drawn = [0.8 * rng.gauss(0, 1) for _ in range(20000)]
     close("lse of 20000 logits of variance 0.64", logsumexp(drawn), math.log(20000) + 0.32, 0.005)
@@ -605,7 +613,7 @@ def page_adamw() -> List[List[str]]:
             m_hat = dot(weights[0], gradients[:t]) / sum(weights[0])
             v_hat = dot(weights[1], [x * x for x in gradients[:t]]) / sum(weights[1])
             plain -= 0.01 * (0.1 * plain + m_hat / (math.sqrt(v_hat) + eps))
-        close("adamw: the code's form equals the definition", p, plain)
+        close("adamw: the form in the code equals the definition", p, plain)
     scaled = [1.0, 1.0]
     for k, scale in enumerate((1.0, 1000.0)):
         p, m, v = 1.0, 0.0, 0.0
@@ -633,13 +641,99 @@ def page_adamw() -> List[List[str]]:
     limit = 2 + 6 * math.sqrt(100 / 99)
     past = [1.0, 3.0] * 50
     close("skip-step: unbiased variance", sum((x - 2) ** 2 for x in past) / 99, 100 / 99)
-    skip = [f"100 past losses, 1 and 3 in turn: mean 2, variance 100/99, limit 2 + 6 sqrt(100/99) = {show(limit)}"]
+    skip = [
+        f"100 past losses, 1 and 3 in turn: mean 2, variance 100/99,"
+        f" limit 2 + 6 sqrt(100/99) = {show(limit)}"
+    ]
     frozen = math.sqrt(1 - 0.95) / (1 - 0.9)
-    frozen_block = [f"m / 0.1 over sqrt(v / 0.05) instead of m over sqrt(v): sqrt(0.05) / 0.1 = {show(frozen)}"]
+    frozen_block = [
+        f"m / 0.1 over sqrt(v / 0.05) instead of m over sqrt(v): sqrt(0.05) / 0.1 = {show(frozen)}"
+    ]
     q, kv = NH * HS, NKV * HS
     total = 2 * V * C + L * (2 * C * q + 2 * C * kv + 3 * C * F + 2 * C + q + kv) + C
     size = [f"190M: {total:,} parameters; p, dp, m, v: 16 bytes each, {size_of(4 * total)}"]
     return [example, clip, skip, frozen_block, size]
+
+
+# ---------------------------------------------------------------------------------------------
+# training.md
+
+
+def training_labels(tokens: List[List[int]], mask: List[List[int]], filtered: List[bool]) -> List[List[int]]:
+    """The token that follows, or -1: at the end, where the mask excludes it, in a filtered sequence."""
+    labels = []
+    for row, trained, out in zip(tokens, mask, filtered):
+        labels.append([row[t + 1] if trained[t + 1] and not out else -1 for t in range(len(row) - 1)] + [-1])
+    return labels
+
+
+def training_count(labels: List[List[int]]) -> int:
+    return sum(label >= 0 for row in labels for label in row)
+
+
+def training_normalizer(labels: List[List[int]], filtered: List[bool]) -> int:
+    return training_count(labels) + sum(len(row) for row, out in zip(labels, filtered) if out)
+
+
+def training_weights(labels: List[List[int]], n: int) -> Rows:
+    return [[1 / n if label >= 0 else 0.0 for label in row] for row in labels]
+
+
+def page_training() -> List[List[str]]:
+    tokens, filtered = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 1, 1]], [False, False, True]
+    mask = [[1, 1, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1]]
+    labels = training_labels(tokens, mask, filtered)
+    N = training_normalizer(labels, filtered)
+    weights = training_weights(labels, N)
+
+    # J of a model with one matrix, logits = E[token] W^T: its gradient is the sum over any micro-batches.
+    table, w, z = randoms(4, 3), randoms(4, 3), 0.1
+
+    def forward(b: int, t: int) -> Tuple[float, float]:
+        return classifier_forward([dot(table[tokens[b][t]], w_v) for w_v in w], labels[b][t])
+
+    def objective() -> float:
+        places = [(b, t) for b in range(3) for t in range(4) if labels[b][t] >= 0]
+        return sum(-logprob + z * lse * lse for logprob, lse in (forward(*place) for place in places)) / N
+
+    def gradient(sequences: List[int]) -> Rows:
+        hidden, dlogits = [], []
+        for b in sequences:
+            for t in range(4):
+                hidden.append(table[tokens[b][t]])
+                logits = [dot(hidden[-1], w_v) for w_v in w]
+                lse = logsumexp(logits)
+                dlogits.append(classifier_backward(logits, lse, labels[b][t], weights[b][t], z))
+        return matmul_backward(dlogits, hidden, w)[1]
+
+    for parts in ([[0, 1, 2]], [[0], [1, 2]], [[0, 1], [2]], [[0], [1], [2]]):
+        total = [[0.0] * 3 for _ in w]
+        for part in parts:
+            total = plus(total, gradient(part))
+        check_gradient(f"training: W, micro-batches {parts}", objective, w, total)
+
+    counts = [training_count([row]) for row in labels]
+    ln2 = math.log(2)
+    nll = [(1 + 2 + 1) * ln2, 3 * ln2, 0.0]  # of p(label) = 1/2, 1/4, 1/2 and 1/8
+    nll_sum = sum(nll)
+    whole = [nll[0] / N, (nll[1] + nll[2]) / N]
+    part_N = [training_normalizer(labels[i:j], filtered[i:j]) for i, j in ((0, 1), (1, 3))]
+    wrong = (nll[0] / part_N[0] + nll[1] / part_N[1]) / 2
+    example = [
+        "B = 3, T = 4; sequence 1: the mask trains only its second token; sequence 2 is filtered",
+        f"labels:  {' + '.join(map(str, counts))} = {sum(counts)}, N = {counts[0]} + {counts[1]} + 4 = {N}",
+        f"weights: {', '.join(show(*row) for row in weights)}",
+        f"p(label) = 1/2, 1/4, 1/2 and 1/8: sum of -log p = 4 ln 2 + 3 ln 2 = {show(nll_sum)}",
+        f"objective {show(nll_sum)} / {N} = {show(nll_sum / N)},"
+        f" reported loss {show(nll_sum)} / {sum(counts)} = {show(nll_sum / sum(counts))}",
+    ]
+    parts_block = [
+        f"cut into {{0}} and {{1, 2}}: 4 ln 2 / {N} + 3 ln 2 / {N}"
+        f" = {show(whole[0])} + {show(whole[1])} = {show(sum(whole))}",
+        f"with N per part and the mean of the parts:"
+        f" (4 ln 2 / {part_N[0]} + 3 ln 2 / {part_N[1]}) / 2 = {show(wrong)}",
+    ]
+    return [example, parts_block]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -650,6 +744,7 @@ def page_readme() -> List[List[str]]:
     per_token = 4 * C + 2 * (NH + NKV) * HS + 2 * F + NH + 4
     again = (NH + NKV) * HS + F
     kept = L * N * per_token + 2 * N * C + N
+    chunk_rows = (64 << 20) // 4 // V
     return [
         [
             f"190M: C {C}, L {L}, NH {NH}, NKV {NKV}, HS {HS}, F {F}, V {V}; B {B}, T {T}",
@@ -661,9 +756,9 @@ def page_readme() -> List[List[str]]:
             f"  lse, four rstd               NH + 4                  {NH + 4}",
             f"  together                                             {per_token}",
             f"all layers, last x, hidden and its rstd                {size_of(kept)}",
-            f"saved by computing q, k and act again                  {size_of(L * N * again)}",
+            f"saved by recomputing q, k and act                      {size_of(L * N * again)}",
             f"saved by never holding p (T x T)                       {size_of(L * B * NH * T * T)}",
-            f"saved by logits in chunks, beside a chunk              {size_of((N - (64 << 20) // 4 // V) * V)}",
+            f"saved by logits in chunks, less one chunk              {size_of((N - chunk_rows) * V)}",
         ]
     ]
 
@@ -678,19 +773,23 @@ def page_traps() -> List[List[str]]:
     table = page[page.index("## Broken on purpose") : page.index("## Caught elsewhere")]
     rows = re.findall(r"^\| ([^|]*?) \|", table, re.MULTILINE)
     named = [row for row in rows if row not in ("break", "---")]
-    check(sorted(named) == sorted(mutations), f"traps.md: rows {set(named) ^ set(mutations)} differ from the mutations")
+    different = set(named) ^ set(mutations)
+    check(sorted(named) == sorted(mutations), f"traps.md: rows {different} differ from the mutations")
     return []
 
 
 def check_names(name: str, text: str, source: str) -> None:
-    """The functions, variables, files and pages that a page names exist."""
+    """Checks that the functions, variables, files and pages that a page names exist."""
     for identifier in sorted(set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", text))):
         check(re.search(rf"\b{identifier}\b", source) is not None, f"{name}: the source has no {identifier}")
     for path in sorted(set(re.findall(r"`([\w/]+\.(?:c|h|py|sh|cu))`", text))):
         found = any((folder / path).exists() for folder in (ROOT, ROOT / "llmc", ROOT / "dev/test", PAGES))
         check(found, f"{name}: no file {path}")
-    for link in sorted(set(re.findall(r"\]\(([\w/.]+\.md)\)", text))):
-        check((PAGES / link).exists(), f"{name}: no page {link}")
+    for link in sorted(set(re.findall(r"\]\((?!http)([\w/.]+)\)", text))):
+        check((PAGES / link).exists(), f"{name}: no file {link}")
+    if name != "README.md":
+        says_where = "\n- Code: " in text and "\n- Tests: " in text
+        check(says_where, f"{name}: does not say where its code and its tests are")
 
 
 PAGE_EXAMPLES: Dict[str, Callable[[], List[List[str]]]] = {
@@ -703,22 +802,25 @@ PAGE_EXAMPLES: Dict[str, Callable[[], List[List[str]]]] = {
     "swiglu.md": page_swiglu,
     "classifier.md": page_classifier,
     "adamw.md": page_adamw,
+    "training.md": page_training,
     "traps.md": page_traps,
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--print", action="store_true", help="the examples, as the pages must hold them")
+    parser.add_argument("--print", action="store_true", help="print the pages' examples, exactly as required")
     arguments = parser.parse_args()
-    files = [ROOT / "train_olmo2.c", ROOT / "test_olmo2.c", *ROOT.glob("llmc/*.h"), *ROOT.glob("dev/test/*.*")]
+    files = [ROOT / "train_olmo2.c", ROOT / "test_olmo2.c"]
+    files += [*ROOT.glob("llmc/**/*.h"), *ROOT.glob("dev/test/*.*")]
     source = "\n".join(file.read_text() for file in files)
     for name, examples in PAGE_EXAMPLES.items():
         text = (PAGES / name).read_text() if (PAGES / name).exists() else ""
         for block in examples():
             if arguments.print:
                 print(f"--- {name}", *block, sep="\n")
-            check("```text\n" + "\n".join(block) + "\n```" in text, f"{name}: the block that begins {block[0]!r}")
+            expected = "```text\n" + "\n".join(block) + "\n```"
+            check(expected in text, f"{name}: the block that begins {block[0]!r}")
         check_names(name, text, source)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
