@@ -1,19 +1,19 @@
-// attention.c: causal attention with grouped queries, from the formulas as they stand to train_olmo2.c's
-// tiles. README.md says how to build and read this.
+// attention.c: causal attention with grouped queries, from the formulas as written to the tiles of
+// train_olmo2.c. README.md says how to build and read this.
 //
 //   build/cpu/attention forward    q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS) and
 //                                  lse (B, NH, T)
 //   build/cpu/attention backward   d_o, q, k, v, o, lse -> dq, dk, dv
 //
-// With query head h reading key/value head h / (NH / NKV),
+// Query head h reads key/value head h / (NH / NKV). Forward:
 //   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_ij = e^(s_ij - lse_i),  lse_i = log sum_j e^(s_ij),
 //   o_i = sum_j p_ij v_j
-// and backward, with D_i = do_i . o_i,
+// Backward, with D_i = do_i . o_i:
 //   dv_j = sum_i p_ij do_i,  ds_ij = p_ij (do_i . v_j - D_i) / sqrt(HS),
 //   dq_i = sum_j ds_ij k_j,  dk_j = sum_i ds_ij q_i
-// For each head the forward has two products and the backward five, all of T x T x HS, of which half is
-// behind the mask. The operations that are counted are those of the other half, whatever a version does
-// besides.
+// Per head, the forward has two products and the backward five, all of size T x T x HS. The causal mask
+// excludes half of each. Rates count only the operations of the other half, whatever a version computes in
+// addition.
 
 #include "ladder.h"
 
@@ -21,7 +21,7 @@ typedef struct {
     size_t B, T, NH, NKV, HS;
 } Shape;
 
-// Where query i of head h begins, and where the keys and values that head h reads.
+// Where query i of head h begins, and where the keys and values of head h begin.
 static size_t query_at(const Shape *z, size_t b, size_t h, size_t i) {
     return ((b * z->T + i) * z->NH + h) * z->HS;
 }
@@ -35,9 +35,10 @@ typedef void Backward(float *dq, float *dk, float *dv, const float *d_o, const f
                       const float *v, const float *o, const float *lse, float *space, const Shape *z);
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: the formulas as they stand. The scores of a head, T x T, are written to memory and read again,
-// those behind the mask too, on which half of the work goes. Every output is a sum by itself whose additions
-// wait for each other, and all but the scores walk down the columns of a matrix (matmul.c). expf is a call.
+// Version 1: the formulas as written. The scores of a head, T x T, are written to memory and read again,
+// masked ones included: half of the work is wasted. Each output is a separate sum whose additions wait for
+// each other. All products except the scores walk down the columns of a matrix (matmul.c). expf is a function
+// call.
 // GFLOP/s on 1 / 2 threads: forward 0.75 / 1.51, backward 0.64 / 1.28.
 
 // C (M, N) = A B, or C += A B.
@@ -52,7 +53,7 @@ static void product(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N
     }
 }
 
-// p (B, NH, T, T) is working space.
+// p (B, NH, T, T) is scratch.
 static void forward_1(float *o, float *lse, const float *q, const float *k, const float *v, float *p,
                       const Shape *z) {
     const size_t T = z->T, HS = z->HS, Q = z->NH * HS, KV = z->NKV * HS;
@@ -81,7 +82,7 @@ static void forward_1(float *o, float *lse, const float *q, const float *k, cons
     }
 }
 
-// space has room for p and ds, (B, NKV, T, T) each.
+// space holds p and ds, (B, NKV, T, T) each.
 static void backward_1(float *dq, float *dk, float *dv, const float *d_o, const float *q, const float *k,
                        const float *v, const float *o, const float *lse, float *space, const Shape *z) {
     const size_t T = z->T, HS = z->HS, Q = z->NH * HS, KV = z->NKV * HS, group = z->NH / z->NKV;
@@ -112,11 +113,11 @@ static void backward_1(float *dq, float *dk, float *dv, const float *d_o, const 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2, as llm.c does it, and with its -ffast-math (loops.c): each query by itself, in passes over the
-// keys that it sees. Nothing is done behind the mask, the scores are one row, which stays in the nearest
-// cache, and all loops go along rows, as vector code. What is left: every query reads all its keys and values
-// from wherever they are; the lanes of each score have to be added up; what is added to o, dq, dk or dv goes
-// to memory and back for each multiply-add; and the backward is for one thread, with t^2 steps for a softmax.
+// Version 2, like llm.c and with its -ffast-math (loops.c): one query at a time, in passes over the keys that
+// it sees. Masked scores are not computed. The scores are one row, which stays in the first-level cache. All
+// loops run along rows, as vector code. What is left: every query reads all its keys and values from wherever
+// they are. The lanes of each score must be summed. Each multiply-add into o, dq, dk or dv is a round trip to
+// memory. The backward uses one thread and takes t^2 steps for a softmax.
 // GFLOP/s on 1 / 2 threads: forward 22.3 / 31.8, backward 10.4 / 10.8.
 
 static void forward_2(float *o, float *lse, const float *q, const float *k, const float *v, float *space,
@@ -130,31 +131,30 @@ static void backward_2(float *dq, float *dk, float *dv, const float *d_o, const 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 3: tiles of 64 queries by 64 keys, which stay in a near cache for each other. The keys of a tile
-// are turned, so that the scores of a query with all of them are 64 sums side by side, which stay in
-// registers and need no adding up. Rows are added to o, dq, dk and dv four at a time, so that a number goes
-// to memory and back for four multiply-adds. e^x is a polynomial without a call (exponentials of
-// train_olmo2.c). All of it is plain loops, vector code without -ffast-math. A tile that the diagonal goes
-// through is computed whole, and what is behind the mask is thrown away. What is left: the rows of a head are
-// as far apart as there are heads between them, 2 kB for eight of 64, so that they compete for a few places
-// of the nearest cache (with nine heads this version is a third faster), and there is still a load for each
-// multiply-add.
+// Version 3: tiles of 64 queries by 64 keys, which stay in a near cache while they are reused. The keys of a
+// tile are transposed, so the scores of a query are 64 sums side by side. These stay in registers and need no
+// final summation. Rows are added to o, dq, dk and dv four at a time, so one round trip to memory serves four
+// multiply-adds. e^x is a polynomial without a call (exponentials of train_olmo2.c). All of it is plain
+// loops, which become vector code without -ffast-math. A tile on the diagonal is computed whole, and its
+// masked scores are discarded. What is left: consecutive rows of a head are as far apart as all heads
+// together are long, 2 kB for eight heads of 64. They compete for a few places of the first-level cache (with
+// nine heads this version is a third faster). And every multiply-add still needs a load.
 // GFLOP/s on 1 / 2 threads: forward 30.2 / 62.5, backward 30.3 / 66.4.
 
 enum { KEYS = 64 };
 
-// A tile's row of queries: `rows` of them from `first` on, which see no key from first + rows on. Score s_ij
-// is at s + i width + j, where i begins at the first of these queries.
+// One row of tiles: `rows` queries starting at `first`. None of them sees a key from first + rows on. Score
+// s_ij is at s + i width + j, where i counts from the first of these queries.
 typedef struct {
     size_t first, rows, width, HS, Q, KV;
 } Tiles;
 
 static size_t tiles_width(size_t T) { return gemm_divide_up(T, KEYS) * KEYS; }
 
-// Floats for a thread: s, ds and turned keys.
+// Floats per thread: s, ds and the transposed keys.
 static size_t tiles_size(const Shape *z) { return 2 * QUERIES * tiles_width(z->T) + KEYS * z->HS; }
 
-// s_ij = a_i . b_j, where a has rows of queries and b of keys or values. turned (HS, KEYS) is working space.
+// s_ij = a_i . b_j; a holds rows of queries, b rows of keys or values. turned (HS, KEYS) is scratch.
 static void tiles_scores(float *s, float *turned, const float *a, const float *b, const Tiles *t) {
     for (size_t j0 = 0; j0 < t->first + t->rows; j0 += KEYS) {
         const size_t keys = gemm_min(KEYS, t->first + t->rows - j0);
@@ -275,8 +275,8 @@ static void backward_3(float *dq, float *dk, float *dv, const float *d_o, const 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 4, shipped: the same tiles, whose products are gemm_serial's, from packed strips and panels with
-// all sums in registers (matmul.c).
+// Version 4, shipped: the same tiles, multiplied by gemm_serial, from packed strips and panels with all sums
+// in registers (matmul.c).
 // GFLOP/s on 1 / 2 threads: forward 68.2 / 141, backward 72.5 / 146.
 
 static void forward_4(float *o, float *lse, const float *q, const float *k, const float *v, float *space,
@@ -295,17 +295,17 @@ static Backward *const backwards[] = {backward_1, backward_2, backward_3, backwa
 // ---------------------------------------------------------------------------------------------
 // The operations
 
-// Sums of up to a few hundred numbers, with roundings of 6e-8, and e^x of scores that have them.
+// Sums of up to a few hundred numbers with rounding errors of 6e-8, and e^x of scores that have such errors.
 static const double TOLERANCE = 5e-6;
 
-enum { SPACE, Q, K, V, O, LSE, DO, DQ, DK, DV };  // the arrays, in the order in which they are made
+enum { SPACE, Q, K, V, O, LSE, DO, DQ, DK, DV };  // the arrays, in the order of creation
 
 static Shape shape_of(const Problem *p) { return (Shape){p->n[0], p->n[1], p->n[2], p->n[3], p->n[4]}; }
 static size_t query_count(const Shape *z) { return z->B * z->T * z->NH * z->HS; }
 static size_t key_count(const Shape *z) { return z->B * z->T * z->NKV * z->HS; }
 
 static void operands(Problem *p, const Shape *z, int products) {
-    const size_t whole = 2 * z->B * z->NH * z->T * z->T;  // what version 1 wants, 3, and 2 and 4
+    const size_t whole = 2 * z->B * z->NH * z->T * z->T;  // scratch of version 1; below, of 3, and of 2 and 4
     const size_t tiles = thread_count() * tiles_size(z), shipped = thread_count() * attention_tile_size(z->T);
     const size_t most = whole > tiles ? whole : tiles;
     input(p, most > shipped ? most : shipped, (double)NAN, (double)NAN);
@@ -333,7 +333,7 @@ static void backward_arrays(Problem *p) {
     operands(p, &z, 5);
     input(p, query_count(&z), 0.0, 0.0);
     input(p, z.B * z.NH * z.T, 0.0, 0.0);
-    forward_run(p, 4);  // o and lse are those of the forward
+    forward_run(p, 4);  // o and lse come from the forward
     input(p, query_count(&z), -1.0, 1.0);
     output(p, "dq", query_count(&z), TOLERANCE);
     output(p, "dk", key_count(&z), TOLERANCE);
@@ -353,7 +353,8 @@ static double dot_in_double(const float *a, const float *b, size_t n) {
     return sum;
 }
 
-// The oracle of both: row i of head h. The scores are below 4 HS / sqrt(HS), so that e^s does not overflow.
+// The oracle of forward and backward: row i of head h. Scores are below 4 HS / sqrt(HS), so e^s cannot
+// overflow.
 static void expect_row(Problem *p, const Shape *z, size_t b, size_t h, size_t i, double *p_i, bool backward) {
     const size_t query = query_at(z, b, h, i), keys = keys_at(z, b, h), KV = z->NKV * z->HS, HS = z->HS;
     const Array *a = p->arrays;
@@ -407,9 +408,9 @@ static void forward_expect(Problem *p) { expect(p, false); }
 static void backward_expect(Problem *p) { expect(p, true); }
 
 int main(int argc, char **argv) {
-    // One token; tiles that are cut, that are whole, that have one query more; heads that share keys; heads
-    // that are no multiple of a vector; several sequences. The leads are a third of what an idle core of an
-    // AMD EPYC has: 28, 42.
+    // One token; tiles that are cut, whole, or one query longer; heads that share keys; heads that are not a
+    // multiple of a vector; several sequences. The required leads are a third of the ones measured on an idle
+    // core of an AMD EPYC: 28, 42.
     static const Ladder ladder = {
         .lengths = "B, T, NH, NKV, HS",
         .timed = {1, 512, 8, 8, 64},
@@ -425,7 +426,7 @@ int main(int argc, char **argv) {
         .unit = "GFLOP/s",
         .best_case = "multiply-adds in registers",
         .best = fma_peak,
-        .ideas = {"the formulas as they stand", "as llm.c: a query at a time", "tiles in plain loops",
+        .ideas = {"the formulas as written", "like llm.c: a query at a time", "tiles in plain loops",
                   "shipped: tiles by gemm.h"},
         .operations = {{"forward", forward_arrays, forward_expect, forward_run, 9.0},
                        {"backward", backward_arrays, backward_expect, backward_run, 13.0}},

@@ -1,20 +1,20 @@
-// classifier.c: cross-entropy and z-loss of rows of logits, and their gradient in the place of the logits,
-// from the plainest loops to those of train_olmo2.c. README.md says how to build and read this.
+// classifier.c: cross-entropy and z-loss of rows of logits, and their gradient, which overwrites the logits.
+// From the plainest loops to those of train_olmo2.c. README.md says how to build and read this.
 //
 //   build/cpu/classifier forward    logits (N, V), labels (N) -> lse (N) = log sum_j e^(logit_j),
 //                                   logprobs (N) = logit_label - lse, 0 where there is no label
 //   build/cpu/classifier backward   the same, and logits become dlogits,
 //                                   w (p_j (1 + 2 z lse) - [j = label]) with p_j = e^(logit_j - lse)
 //
-// The forward must read the logits once and the backward write them once; GB/s are counted so. A row of
-// 50,304 takes 201 kB, which the second-level cache holds from one pass to the next. What there is to gain is
-// e^x.
+// At least, the forward must read the logits once and the backward must write them once. GB/s count these
+// bytes. A row of 50,304 logits takes 201 kB, so it stays in the second-level cache between passes. What can
+// be made faster is e^x.
 
 #include "ladder.h"
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: a pass for the maximum, one for the sum, one for the gradients. In the first two each step waits
-// for the one before, three or four cycles; and there are two calls of expf for each logit, which take
+// Version 1: one pass for the maximum, one for the sum, one for the gradients. In the first two, each step
+// waits three or four cycles for the previous one. There are two calls of expf per logit, which take even
 // longer.
 // GB/s on 1 / 2 threads: forward 0.69 / 1.39, backward 0.91 / 1.75.
 
@@ -44,18 +44,18 @@ static void backward_1(float *logits, const float *lse, const uint32_t *labels, 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2, as llm.c does it, and with its -ffast-math (loops.c): the forward stores the probabilities, and
-// the backward takes them from there. That is one e^x for a logit, where version 1 has two, and with
-// -ffast-math one of the C library's for whole vectors, if it has them (glibc). But an array as large as the
-// logits is written, read, and in llm.c kept for all tokens of a batch.
+// Version 2, like llm.c and with its -ffast-math (loops.c): the forward stores the probabilities and the
+// backward reads them. That takes one e^x per logit where version 1 takes two. With -ffast-math the compiler
+// can call the C library's vector version, if there is one (glibc). But an array as large as the logits is
+// written and read, and llm.c keeps it for all tokens of a batch.
 // GB/s on 1 / 2 threads: forward 5.82 / 10.6, backward 8.61 / 12.3.
 
 // ---------------------------------------------------------------------------------------------
-// Version 3: lanes, and an own e^x. The maximum and the sum of a row are partial ones, side by side (maximum
-// and exponentials of train_olmo2.c), and e^x is a polynomial and an addition to the exponent, without a call
-// or a branch (exponential). So all of it is vector code with any C library and without -ffast-math, which
-// would also have let the compiler take it that no logit is NaN or infinite. The probabilities are still
-// stored.
+// Version 3: lanes, and our own e^x. The maximum and the sum of a row are kept as partial results, side by
+// side (maximum and exponentials of train_olmo2.c). e^x is a polynomial and an addition to the exponent,
+// without a call or a branch (exponential). So all of it becomes vector code with any C library and without
+// -ffast-math, which would also let the compiler assume that no logit is NaN or infinite. The probabilities
+// are still stored.
 // GB/s on 1 / 2 threads: forward 7.28 / 13.3, backward 9 / 14.8.
 
 static void forward_3(float *logprobs, float *lse, float *probabilities, const float *logits,
@@ -83,9 +83,9 @@ static void backward_3(float *logits, const float *lse, const float *probabiliti
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 4, shipped: nothing is stored. The forward has its e^x in a block of 256, 1 kB, where the next ones
-// take their place, and the backward computes them again from lse. As vector code they are cheap, and memory,
-// which all threads share, has half as much to move.
+// Version 4, shipped: nothing is stored. The forward writes its e^x into a block of 256 numbers, 1 kB, which
+// the next 256 overwrite. The backward recomputes them from lse. As vector code they are cheap, and memory,
+// which all threads share, moves half as much.
 // GB/s on 1 / 2 threads: forward 8.98 / 18, backward 10.6 / 20.7.
 
 // ---------------------------------------------------------------------------------------------
@@ -93,13 +93,13 @@ static void backward_3(float *logits, const float *lse, const float *probabiliti
 
 static const float Z = 0.01f;
 
-// The last bit of an lse of 100 is 8e-6, and what is computed from the difference of a logit and lse, of
-// which the largest is about 1, has its error.
+// The last bit of an lse of 100 is 8e-6. The difference of a logit and lse inherits this error, and so does
+// every result computed from it; the largest of these is about 1.
 static const double TOLERANCE = 2e-5;
 
 enum { LOGITS, WEIGHTS, SPACE, LOGPROBS, LSE };
 
-// Logits between -4 and 4, from 25 to 100 higher in four rows of five; in every third row there is no label.
+// Logits between -4 and 4, raised by 25 to 100 in four rows of five; every third row has no label.
 static void arrays(Problem *p, bool backward) {
     const size_t N = p->n[0], V = p->n[1];
     array(p, backward ? "dlogits" : NULL, N * V, TOLERANCE, -4.0, 4.0);
@@ -167,8 +167,8 @@ static void forward_run(const Problem *p, int version) { run(p, version, false);
 static void backward_run(const Problem *p, int version) { run(p, version, true); }
 
 int main(int argc, char **argv) {
-    // One logit; one row; many rows; rows that are no multiple of a vector or a block. The leads are a
-    // quarter of what an idle core of an AMD EPYC has: 12, 12.
+    // One logit; one row; many rows; rows that are not a multiple of a vector or a block. The required leads
+    // are a quarter of the ones measured on an idle core of an AMD EPYC: 12, 12.
     static const Ladder ladder = {
         .lengths = "N, V",
         .timed = {256, 50304},
@@ -177,7 +177,7 @@ int main(int argc, char **argv) {
         .unit = "GB/s",
         .best_case = "copying",
         .best = copy_bandwidth,
-        .ideas = {"a pass for each formula", "as llm.c: probabilities are stored", "lanes, an own e^x",
+        .ideas = {"a pass for each formula", "like llm.c: stored probabilities", "lanes, our own e^x",
                   "shipped: nothing is stored"},
         .operations = {{"forward", forward_arrays, forward_expect, forward_run, 3.0},
                        {"backward", backward_arrays, backward_expect, backward_run, 3.0}},

@@ -1,13 +1,13 @@
-// ladder.h: what the programs of dev/cpu share. Each has one family of layers in numbered versions, from the
-// plainest that can be right to the shipped one, which is that of train_olmo2.c itself.
+// ladder.h: the code that the programs of dev/cpu share. Each program has one family of layers in numbered
+// versions, from the plainest correct one to the shipped one, which is the function in train_olmo2.c itself.
 //
-//   build/cpu/matmul              checks every version at the sizes that hit the edges, and races them
+//   build/cpu/matmul              checks every version at edge-case sizes, and races them
 //   build/cpu/matmul forward 3    checks version 3 of the forward, then times it
-//   build/cpu/matmul forward      the same for all of its versions, which take turns
+//   build/cpu/matmul forward      the same for all versions of the forward, interleaved
 //
-// The last line is "N passed, N failed", and the exit code is 1 if anything failed. OMP_NUM_THREADS says how
-// many threads there are. A file of the ladder has the versions, and for each operation three functions: one
-// makes the arrays, one says in double what must come out, one runs a version.
+// The last line is "N passed, N failed", and the exit code is 1 if anything failed. OMP_NUM_THREADS sets the
+// number of threads. A file of the ladder has the versions, and three functions for each operation: one makes
+// the arrays, one computes the expected results in double, one runs a version.
 #ifndef DEV_CPU_LADDER_H
 #define DEV_CPU_LADDER_H
 
@@ -18,52 +18,52 @@
 #include "loops.h"
 
 #ifndef RACE
-#define RACE 1  // 0 where a sanitizer slows down one more than another
+#define RACE 1  // 0 where a sanitizer slows down one version more than another
 #endif
 
 enum { MAX_LENGTHS = 5, MAX_ARRAYS = 12, MAX_VERSIONS = 5, MAX_OPERATIONS = 3, MAX_EDGES = 12 };
 
 // ---------------------------------------------------------------------------------------------
-// A problem: one operation at one size, its arrays, and what must come out
+// A problem: one operation at one size, its arrays, and the expected results
 
 typedef struct {
-    const char *name;  // of a result; NULL for what is only read, and for working space
-    float *data;       // what the versions read and write
+    const char *name;  // of a result; NULL for inputs and scratch
+    float *data;       // read and written by the versions
     double *expected;  // of a result
     size_t count;
-    double tolerance;  // of the error of a result, relative to the largest number expected
+    double tolerance;  // error of a result, relative to the largest expected number
 } Array;
 
 typedef struct {
-    const size_t *n;           // the size: lengths in the order in which the ladder names them
-    Array arrays[MAX_ARRAYS];  // in the order in which they were made
+    const size_t *n;           // the size: lengths, in the order of Ladder.lengths
+    Array arrays[MAX_ARRAYS];  // in the order of creation
     size_t count;              // of arrays
-    uint32_t *labels;          // for who takes some
-    double work;               // operations to do or, where memory is the limit, bytes to move at least
+    uint32_t *labels;          // for operations that take labels
+    double work;               // operations or, if memory-bound, the least bytes to move
     Pcg64 random;
 } Problem;
 
 typedef struct {
     const char *name;
-    void (*arrays)(Problem *p);                  // makes the arrays, says how much work there is
+    void (*arrays)(Problem *p);                  // makes the arrays, sets p->work
     void (*expect)(Problem *p);                  // the formula, in double
     void (*run)(const Problem *p, int version);  // 1, 2, ...
-    double lead;  // in the race, how many times as fast as version 1 the last one must be
+    double lead;  // race: the last version must be this many times as fast as version 1
 } Operation;
 
 typedef struct {
-    const char *lengths;                       // what the numbers of a size are: "N, I, O"
+    const char *lengths;                       // names of the numbers of a size: "N, I, O"
     size_t timed[MAX_LENGTHS];                 // a size of a real model
-    size_t raced[MAX_LENGTHS];                 // one that takes milliseconds
-    size_t edges[MAX_EDGES + 1][MAX_LENGTHS];  // sizes to check; zeros behind the last
-    const char *unit, *best_case;              // of 1e9 units of work a second, and of what does most of them
-    double (*best)(void);                      // how many that is, on all threads
-    const char *ideas[MAX_VERSIONS + 1];       // what each version does; NULL behind the last
-    Operation operations[MAX_OPERATIONS + 1];  // no name behind the last
+    size_t raced[MAX_LENGTHS];                 // a size that takes milliseconds
+    size_t edges[MAX_EDGES + 1][MAX_LENGTHS];  // sizes to check; zeros after the last
+    const char *unit, *best_case;              // unit of the rates; what reaches the peak rate
+    double (*best)(void);                      // the peak rate, on all threads
+    const char *ideas[MAX_VERSIONS + 1];       // what each version does; NULL after the last
+    Operation operations[MAX_OPERATIONS + 1];  // no name after the last
 } Ladder;
 
-// Memory that begins as the model's arrays do, at a line of the cache, and is exactly as large as it has to
-// be, so that a checker sees who goes too far.
+// Memory aligned like the model's arrays, to a cache line. It has exactly the requested size, so a checker
+// sees accesses past its end.
 static void *reserve(size_t count, size_t size) {
     void *memory = NULL;
     if (posix_memalign(&memory, 64, count * size) != 0) {
@@ -73,8 +73,8 @@ static void *reserve(size_t count, size_t size) {
     return memory;
 }
 
-// Numbers between low and high. What has a name is a result: there the oracle finds the old numbers, and
-// leaves the new.
+// Numbers between low and high. An array with a name is a result: the oracle finds the initial numbers in
+// `expected` and overwrites them.
 static void array(Problem *p, const char *name, size_t count, double tolerance, double low, double high) {
     Array *a = &p->arrays[p->count++];
     *a = (Array){name, (float *)reserve(count, sizeof(float)), NULL, count, tolerance};
@@ -90,7 +90,7 @@ static void input(Problem *p, size_t count, double low, double high) {
     array(p, NULL, count, 0.0, low, high);
 }
 
-// What is to be written whole: NaN until then.
+// An array that a version must write completely: NaN at first.
 static void output(Problem *p, const char *name, size_t count, double tolerance) {
     array(p, name, count, tolerance, (double)NAN, (double)NAN);
 }
@@ -118,9 +118,9 @@ static void print_size(const Ladder *l, const size_t *size) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Is it right?
+// Is it correct?
 
-// The largest error, relative to the largest number expected; infinity if a number is not finite.
+// The largest error, relative to the largest expected number; infinity if a number is not finite.
 static double array_error(const Array *a) {
     double largest = 0.0, error = 0.0;
     for (size_t i = 0; i < a->count; i++) {
@@ -132,7 +132,7 @@ static double array_error(const Array *a) {
     return largest > 0.0 ? error / largest : error;
 }
 
-// Runs a version at all edges, and prints for each result the size at which it was worst.
+// Runs a version at all edge-case sizes. For each result, prints the size with the largest error.
 static void check_version(const Ladder *l, const Operation *o, int version) {
     struct {
         const char *name;
@@ -170,7 +170,7 @@ static void check_version(const Ladder *l, const Operation *o, int version) {
 
 enum { ROUNDS = 7 };
 
-// 1e9 units of work a second, of each version's best round and of its median one.
+// Rates in units of 1e9 per second: each version's best round and its median round.
 typedef struct {
     double best[MAX_VERSIONS + 1], median[MAX_VERSIONS + 1];  // 1, 2, ...
 } Rates;
@@ -188,8 +188,8 @@ static void set_threads(size_t threads) {
 #endif
 }
 
-// Versions first to last, which take turns, so that what else runs on the machine hits them alike. One that
-// has had two seconds sits out what is left.
+// Times versions first to last. They take turns, so other load on the machine affects them alike. A version
+// that has used two seconds skips the remaining rounds.
 static Rates take_turns(const Operation *o, const size_t *size, int first, int last) {
     double rate[MAX_VERSIONS + 1][ROUNDS], spent[MAX_VERSIONS + 1] = {0.0};
     size_t turns[MAX_VERSIONS + 1] = {0};
@@ -225,18 +225,18 @@ static void time_versions(const Ladder *l, const Operation *o, int first, int la
     }
 }
 
-// The last version against version 1, on one thread, each by its best round. On a busy machine that is the
-// one in which nobody came between; version 1, whose rounds are longer, is hit rather than the last, whose
-// lead can only seem larger. On a slow machine it is nearly the same as on a fast one. But vectors of four
-// numbers, perhaps without fused multiply-adds, cannot lead by as much as those of eight or sixteen.
+// The last version against version 1, on one thread, each by its best round. On a busy machine, the best
+// round is one without interruptions. Version 1 has longer rounds, so interruptions hit it first, and the
+// lead can only look larger. The lead is nearly the same on slow and fast machines. But vectors of four
+// numbers, perhaps without fused multiply-adds, cannot lead by as much as vectors of eight or sixteen.
 static void race(const Ladder *l, const Operation *o, int last) {
     const size_t threads = thread_count();
     set_threads(1);
     const Rates r = take_turns(o, l->raced, 1, last);
     set_threads(threads);
     const double lead = r.best[last] / r.best[1], asked = GEMM_LANES > 4 ? o->lead : o->lead / 3.0;
-    printf("%s: version %d is %.1f times as fast as version 1, at least %.1f is asked\n\n", o->name, last,
-           lead, asked);
+    printf("%s: version %d is %.1f times as fast as version 1, required: %.1f\n\n", o->name, last, lead,
+           asked);
     CHECK(lead >= asked);
 }
 
@@ -260,7 +260,7 @@ static int ladder_main(int argc, char **argv, const Ladder *l) {
     for (const Operation *o = l->operations; o->name != NULL; o++) {
         if (argc > 1 && strcmp(argv[1], o->name) != 0) { continue; }
         found = true;
-        printf("%s: the largest error, relative to the largest number expected, and what is allowed\n",
+        printf("%s: the largest error, relative to the largest expected number, and the tolerance\n",
                o->name);
         for (int v = first; v <= last; v++) { check_version(l, o, v); }
         if (argc > 1) {

@@ -1,5 +1,5 @@
 // loops.c: see loops.h. The Makefile compiles this file with -ffast-math, as llm.c is compiled (its -Ofast
-// means -O3 -ffast-math): only so may a compiler make vector code of these sums, and of calls of expf.
+// means -O3 -ffast-math). Only then may a compiler vectorise these sums and the calls of expf.
 #include "loops.h"
 
 #include <float.h>
@@ -7,8 +7,8 @@
 // ---------------------------------------------------------------------------------------------
 // Matrix product: y = x W^T
 
-// x (N, I), w (O, I) -> y (N, O). Eight rows of x share every number of w that is read, and have a sum each
-// that waits for no other. Rows that are left over go one by one.
+// x (N, I), w (O, I) -> y (N, O). Eight rows of x share each number of w that is read. Each row has a sum of
+// its own, which waits for no other. Remaining rows go one by one.
 void matmul_forward_loops(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
     enum { ROWS = 8 };
     const size_t whole = N / ROWS * ROWS;
@@ -67,9 +67,9 @@ void matmul_backward_loops(float *dx, float *dw, const float *dy, const float *x
 
 // ---------------------------------------------------------------------------------------------
 // Causal attention with grouped queries. llm.c keeps the probabilities of the forward, T x T for each head of
-// each layer, for the backward; here they are computed again, since train_olmo2.c has no such arrays.
+// each layer, for the backward. train_olmo2.c has no such arrays, so here they are recomputed.
 
-// q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T). Each query by itself, in
+// q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T). One query at a time, in
 // three passes over the keys that it sees.
 void attention_forward_loops(float *o, float *lse, const float *q, const float *k, const float *v,
                              float *tiles, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
@@ -105,8 +105,8 @@ void attention_forward_loops(float *o, float *lse, const float *q, const float *
 }
 
 // d_o (B, T, NH, HS), and q, k, v, o, lse of the forward -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS). As
-// in llm.c this is for one thread, since queries add to the same dk and dv, and takes t^2 steps for the
-// softmax of query t: ds_m = sum_j p_j ([j=m] - p_m) dp_j.
+// in llm.c, this uses one thread, since queries add to the same dk and dv. The softmax of query t takes t^2
+// steps: ds_m = sum_j p_j ([j=m] - p_m) dp_j.
 void attention_backward_loops(float *dq, float *dk, float *dv, const float *d_o, const float *q,
                               const float *k, const float *v, const float *o, const float *lse, float *tiles,
                               size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
@@ -161,7 +161,7 @@ void attention_backward_loops(float *dq, float *dk, float *dv, const float *d_o,
 // ---------------------------------------------------------------------------------------------
 // Classifier: a softmax, whose probabilities are kept for the backward, then the cross-entropy
 
-// Room for the probabilities of the last forward, which llm.c has among its activations.
+// Holds the probabilities of the last forward. llm.c has them among its activations.
 static float *probability_array(size_t count) {
     static float *probabilities;
     static size_t room;
@@ -201,7 +201,7 @@ void classifier_forward_loops(float *logprobs, float *lse, const float *logits, 
     }
 }
 
-// logits (N, V), those of the last forward, become dlogits: by one thread, as in llm.c.
+// logits (N, V), those of the last forward, become dlogits. One thread, as in llm.c.
 void classifier_backward_loops(float *logits, const float *lse, const uint32_t *labels, const float *weights,
                                float z, size_t N, size_t V) {
     const float *probabilities = probability_array(N * V);

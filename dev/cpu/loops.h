@@ -1,7 +1,7 @@
 // loops.h: the matrix product, attention and the classifier by the methods of llm.c (Andrej Karpathy,
-// train_gpt2.c): plain loops, with nothing in tiles and nothing packed, and threads where llm.c has them.
-// Signatures are those of train_olmo2.c. They are version 2 of every ladder here, and a whole step can be
-// made of them: build/bench_step_loops is build/bench_step with these functions in place of the shipped ones.
+// train_gpt2.c): plain loops without tiles or packing, and threads where llm.c has them. Signatures are those
+// of train_olmo2.c. These functions are version 2 of every ladder here. They can also make up a whole step:
+// build/bench_step_loops is build/bench_step with these functions in place of the shipped ones.
 #ifndef DEV_CPU_LOOPS_H
 #define DEV_CPU_LOOPS_H
 
@@ -25,8 +25,8 @@ void classifier_forward_loops(float *logprobs, float *lse, const float *logits, 
 void classifier_backward_loops(float *logits, const float *lse, const uint32_t *labels, const float *weights,
                                float z, size_t N, size_t V);
 
-// For a whole step: a sed in the Makefile gives train_olmo2.c's own functions other names, and its calls come
-// to the loops.
+// For a whole step: a sed in the Makefile renames the definitions in train_olmo2.c, so its calls reach the
+// loops.
 #ifdef STEP_WITH_LOOPS
 #define matmul_forward matmul_forward_loops
 #define matmul_backward matmul_backward_loops

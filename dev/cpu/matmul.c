@@ -5,28 +5,28 @@
 //   build/cpu/matmul backward_input     dy (N, O), w -> dx (N, I) = dy W, assigned or accumulated
 //   build/cpu/matmul backward_weight    dy, x -> dw (O, I) += dy^T x
 //
-// 2 N I O operations on N I + O I + N O numbers. A core can start one or two fused multiply-adds of 8 or 16
-// numbers in every cycle, but only if none waits for another, and if what they take is in registers or in the
-// nearest cache. The versions are about these two things.
+// 2 N I O operations on N I + I O + N O numbers. A core can start one or two fused multiply-adds of 8 or 16
+// numbers in every cycle. It does so only if none of them waits for another, and if their operands are in
+// registers or in the first-level cache. The versions are about these two conditions.
 
 #include "ladder.h"
 
-// A product in fp32 is a sum of up to 600 numbers here: roundings of 6e-8, some of them up and some down.
+// A product in fp32 is a sum of up to 600 numbers here, with rounding errors of 6e-8 of either sign.
 static const double TOLERANCE = 3e-6;
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: each output is a sum by itself. Its order is what the source says, so an addition waits for the
-// one before, three cycles or four, in which a core could do a hundred operations. Besides, backward_input
-// walks down the columns of one matrix and backward_weight of two, where each number is in a line of its own:
-// 16 come from memory for one that is wanted.
+// Version 1: each output is a separate sum. The source fixes the order of the sum, so each addition waits
+// three or four cycles for the previous one. In this time a core could do a hundred operations. Also,
+// backward_input walks down the columns of one matrix, and backward_weight down those of two. There each
+// number is on a cache line of its own: memory delivers 16 numbers for each one used.
 // GFLOP/s on 1 / 2 threads: forward 2.48 / 4.91, backward_input 0.36 / 0.74, backward_weight 0.44 / 0.88.
 
-// C (M, N) = A B, or C += A B, as gemm does it.
+// C (M, N) = A B, or C += A B, with the arguments of gemm.
 typedef void Product(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K, bool accumulate);
 
 static float element(Matrix m, size_t r, size_t c) { return m.data[r * m.row_stride + c * m.column_stride]; }
 
-// The matrix from row r and column c on.
+// The part of the matrix that begins at row r and column c.
 static Matrix part(Matrix m, size_t r, size_t c) {
     return (Matrix){m.data + r * m.row_stride + c * m.column_stride, m.row_stride, m.column_stride};
 }
@@ -51,27 +51,27 @@ static void product_1(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2, as llm.c does it, and with its -ffast-math (loops.c): all loops go along rows, and sums have
-// been cut into lanes, so that everything is vector code. In the forward eight rows share what is read of w,
-// which makes nine loads for eight multiply-adds. What is left: the lanes of each output have to be added up;
-// the backwards have two loads and a store for each multiply-add; and every row, or eight, goes through a
-// whole matrix, of which no near cache keeps anything for the next.
+// Version 2, like llm.c and with its -ffast-math (loops.c): all loops run along rows, and sums are split into
+// lanes, so everything becomes vector code. In the forward, eight rows share each load of w: nine loads for
+// eight multiply-adds. What is left: the lanes of each output must be summed. The backwards need two loads
+// and a store per multiply-add. And every row, or eight, passes over a whole matrix, which no near cache can
+// hold for the next.
 // GFLOP/s on 1 / 2 threads: forward 29.7 / 65.4, backward_input 18 / 41.9, backward_weight 39.2 / 77.9.
 
 // ---------------------------------------------------------------------------------------------
-// Version 3: tiles. A tile of the output stays in registers while k runs, and what is loaded for it serves
-// all of its rows or columns: in the backwards 10 loads for 16 vector multiply-adds (AVX-512), none of which
-// waits for another. The loops around it take 256 k and 192 columns of B at a time, which the second-level
-// cache keeps for all the rows. Vectors are the compiler's own (gemm.h), for a plain array of two dimensions
-// GCC and Clang leave in memory. What is left: matrices lie as they lie. In the forward, columns of B are
-// contiguous, not rows: vectors run along k, each output has one of partial sums, to be added up for every
-// block of k, and a tile is only 4 x 4. In the backwards, rows of B are far apart, 8 kB for 2,048 numbers:
-// each is on a page of its own, and all compete for the same few places of the caches.
+// Version 3: tiles. A tile of the output stays in registers while k runs, and each load serves all rows or
+// columns of the tile: in the backwards, 10 loads for 16 vector multiply-adds (AVX-512), none of which waits
+// for another. The loops around it take 256 k and 192 columns of B at a time, which the second-level cache
+// holds for all the rows. The vectors are the compiler's extension (gemm.h), because GCC and Clang leave a
+// plain two-dimensional array in memory. What is left: the layout of the matrices. In the forward, columns of
+// B are contiguous, not rows. So vectors run along k, each output has a vector of partial sums that must be
+// summed for every block of k, and a tile is only 4 x 4. In the backwards, rows of B are far apart, 8 kB for
+// 2,048 numbers. Each is on a page of its own, and all compete for the same few places of the caches.
 // GFLOP/s on 1 / 2 threads: forward 41.3 / 85.1, backward_input 78.3 / 155, backward_weight 93.3 / 193.
 
 enum { DEPTH = 256, WIDTH = 192, HEIGHT = 8 * GEMM_MR, DOTS = GEMM_MR / 2 };
 
-// C (MR, NR) += A B, with rows of B as vectors.
+// C (MR, NR) += A B; rows of B are vectors.
 static void tile_of_rows(float *C, size_t ldc, Matrix A, Matrix B, size_t depth) {
     GemmVector sum[GEMM_MR][GEMM_NV] = {{{0}}};
     for (size_t k = 0; k < depth; k++) {
@@ -87,7 +87,7 @@ static void tile_of_rows(float *C, size_t ldc, Matrix A, Matrix B, size_t depth)
     }
 }
 
-// C (DOTS, DOTS) += A B, with rows of A and columns of B as vectors; depth is a multiple of their length.
+// C (DOTS, DOTS) += A B; rows of A and columns of B are vectors; depth is a multiple of their length.
 static void tile_of_dots(float *C, size_t ldc, Matrix A, Matrix B, size_t depth) {
     GemmVector sum[DOTS][DOTS] = {{{0}}};
     for (size_t k = 0; k < depth; k += GEMM_LANES) {
@@ -108,7 +108,7 @@ static void tile_of_dots(float *C, size_t ldc, Matrix A, Matrix B, size_t depth)
     }
 }
 
-// C (rows, columns) += A B: a tile, and what is left of it where the matrix ends.
+// C (rows, columns) += A B: a tile, or the rest of one at the edge of the matrix.
 __attribute__((always_inline)) static inline void tile_3(float *C, size_t ldc, Matrix A, Matrix B,
                                                          size_t rows, size_t columns, size_t depth) {
     size_t done = 0;
@@ -145,9 +145,9 @@ static void product_3(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t
 
 // ---------------------------------------------------------------------------------------------
 // Version 4: packing. Strips of A and panels of B are copied into the order in which the tile reads them,
-// with zeros where the matrix ends. So one tile serves all layouts and sizes, and finds what it wants side by
-// side in the first-level cache. That costs a little where the matrix lay well. Threads share the rows of C
-// evenly, and each packs all of B for itself.
+// padded with zeros at the edges of the matrix. One tile then serves all layouts and sizes, and reads
+// consecutive numbers from the first-level cache. This costs a little where the layout was already good. Each
+// thread takes an equal share of the rows of C and packs all of B for itself.
 // GFLOP/s on 1 / 2 threads: forward 71 / 109, backward_input 94 / 181, backward_weight 91.2 / 187.
 
 static void pack(float *packed, size_t width, Matrix m, size_t rows, size_t columns) {
@@ -196,10 +196,10 @@ static void product_4(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 5, shipped (llmc/gemm.h): packing turns four columns of eight rows in registers and fetches ahead
-// what comes next; a tile goes from registers to C where it fits, and is smaller where few rows are left; and
-// threads take blocks of C, as many as keep them all busy, when they become free: neither a small matrix nor
-// a core that is taken away leaves one idle.
+// Version 5, shipped (llmc/gemm.h). Packing transposes four columns of eight rows in registers and prefetches
+// the next ones. A tile goes from registers directly to C where it fits, and a smaller tile handles the last
+// rows. Threads take blocks of C when they become free, and there are enough blocks to keep all threads busy,
+// even with a small matrix or when another program takes a core.
 // GFLOP/s on 1 / 2 threads: forward 102 / 201, backward_input 99.2 / 198, backward_weight 97.9 / 202.
 
 static void product_5(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
@@ -246,7 +246,7 @@ static void forward_run(const Problem *p, int version) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// backward_input: dy (N, O), w (O, I) -> dx (N, I) = dy W; where N is odd, it is added to what is there
+// backward_input: dy (N, O), w (O, I) -> dx (N, I) = dy W; accumulated if N is odd
 
 enum { DY, OTHER, GRADIENT };
 
@@ -277,7 +277,7 @@ static void backward_input_expect(Problem *p) {
     }
 }
 
-// The shipped one is the call that matmul_backward makes.
+// The shipped version is the call in matmul_backward.
 static void backward_input_run(const Problem *p, int version) {
     const size_t N = p->n[0], I = p->n[1], O = p->n[2];
     const float *dy = p->arrays[DY].data, *w = p->arrays[OTHER].data;
@@ -321,8 +321,8 @@ static void backward_weight_run(const Problem *p, int version) {
 }
 
 int main(int argc, char **argv) {
-    // One output, one row, one column; tiles, blocks of rows, columns and k that are whole, that are cut,
-    // that have one more. The leads are a third of what an idle core of an AMD EPYC has: 32, 40, 60.
+    // One output, one row, one column; tiles and blocks of rows, columns and k that are whole, cut, or one
+    // longer. The required leads are a third of the ones measured on an idle core of an AMD EPYC: 32, 40, 60.
     static const Ladder ladder = {
         .lengths = "N, I, O",
         .timed = {256, 2048, 2048},
@@ -339,7 +339,7 @@ int main(int argc, char **argv) {
         .unit = "GFLOP/s",
         .best_case = "multiply-adds in registers",
         .best = fma_peak,
-        .ideas = {"each output by itself", "as llm.c: loops along rows", "tiles", "tiles, packed",
+        .ideas = {"one output at a time", "like llm.c: loops along rows", "tiles", "tiles, packed",
                   "shipped: gemm.h"},
         .operations = {{"forward", forward_arrays, forward_expect, forward_run, 10.0},
                        {"backward_input", backward_input_arrays, backward_input_expect, backward_input_run,

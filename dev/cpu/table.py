@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Times every version of the ladders of dev/cpu, on one thread and on all, and prints their tables.
 
-    python3 dev/cpu/table.py              two minutes, in which nothing else should run
-    python3 dev/cpu/table.py --write      also puts the tables into dev/cpu/README.md, and the rates of a
-                                          version into the comment before it
+    python3 dev/cpu/table.py              takes two minutes; nothing else should run
+    python3 dev/cpu/table.py --write      also writes the tables into dev/cpu/README.md, and the rates of
+                                          each version into the comment before it
 
-OMP_NUM_THREADS says how many threads there are, CC and CFLAGS how the programs are built.
+OMP_NUM_THREADS sets the number of threads; CC and CFLAGS are used for the build.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(*command: str, threads: int = 1) -> str:
 
 
 def measure(ladder: str, operation: str, threads: List[int]) -> List[List[str]]:
-    """Two columns: the unit, the versions, what the machine does at best; and the rates of the operation."""
+    """Returns two columns: unit, versions and peak; then the rates of the operation."""
     columns: List[List[str]] = []
     for count in threads:
         output = run(f"build/cpu/{ladder}", operation, threads=count)
@@ -60,17 +60,17 @@ def markdown(rows: List[List[str]]) -> str:
 
 
 def with_rates(source: str, rows: List[List[str]]) -> str:
-    """A ladder's file, with the rates in its lines "// GFLOP/s on ...", of which each version has one."""
+    """A ladder's source with new rates in its lines "// GFLOP/s on ...", one for each version."""
     unit, versions = rows[0][0].split(",")[0], rows[1:-1]
     parts = re.split(r"^// \S+/s on .*$", source, flags=re.M)
     if len(parts) != len(versions) + 1:
-        raise ValueError(f"{len(parts) - 1} lines for the rates of {len(versions)} versions")
+        raise ValueError(f"{len(parts) - 1} lines with rates for {len(versions)} versions")
     lines = [f"// {unit}: " + ", ".join(map(" ".join, zip(rows[0][1:], row[1:]))) + "." for row in versions]
     return "".join(part + line for part, line in zip(parts, [*lines, ""]))
 
 
 def machine() -> str:
-    """The processor and the compiler, as they call themselves."""
+    """The processor and the compiler, by their own names."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", re.M)
     compiler = run(os.environ.get("CC", "cc"), "--version").splitlines()[0]
@@ -79,8 +79,8 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--write", action="store_true", help="into README.md and the comments")
-    parser.add_argument("--machine", help="what the tables say they were measured on")
+    parser.add_argument("--write", action="store_true", help="write into README.md and the comments")
+    parser.add_argument("--machine", help="name of the machine in the tables")
     options = parser.parse_args()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = sorted({1, int(os.environ.get("OMP_NUM_THREADS", usable))})
