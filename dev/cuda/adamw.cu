@@ -1,17 +1,17 @@
 // adamw.cu: the AdamW update of one tensor, from the plainest kernel to that of train_olmo2.cu, and
 // stochastic rounding. README.md says how to build and read this.
 //
-//   ./adamw update       p, m, v from g, in every form that they are stored in
-//   ./adamw rounding     stochastic rounding keeps the mean, and no two roundings know of each other
+//   ./adamw update       p, m, v from g, in every storage format
+//   ./adamw rounding     stochastic rounding keeps the mean, and roundings are independent
 //   ./adamw launches     its bits do not depend on the launch
-//   ./adamw drift        it lets updates through that are far smaller than a bf16's last bit
+//   ./adamw drift        it keeps updates that are far smaller than the last bit of a bf16
 //   ./adamw not_finite   what NaN and infinity become
 //
-// Nothing is used twice, so all versions move the same bytes: with a copy of the weights in fp32 ("master")
-// and moments in fp32, g, m, v and master in, m, v, master and p out, 30 bytes a parameter or 28 with g in
-// bf16, 45 GB for OLMo 2 1B. What differs is how many of them are under way, and how much is computed beside.
-// Figures: 65,536 parameters in bf16 with g in fp32; bytes, sectors and accesses as the checker of
-// dev/cuda_on_cpu counts them; registers as nvcc 13.0 gives them for sm_80.
+// Nothing is used twice, so all versions move the same bytes. With a copy of the weights in fp32 ("master")
+// and moments in fp32, they read g, m, v and master and write m, v, master and p: 30 bytes per parameter, or
+// 28 with g in bf16, 45 GB for OLMo 2 1B. The versions differ in how many of these bytes are in flight and in
+// how much they compute. Figures: 65,536 parameters in bf16 with g in fp32; bytes, sectors and accesses are
+// counted by the checker of dev/cuda_on_cpu; registers are those of nvcc 13.0 for sm_80.
 
 #include "ladder.cuh"
 
@@ -20,11 +20,11 @@ typedef void Update(floatX *p, float *master, Array m, Array v, Array g, size_t 
                     float weight_decay, size_t tensor);
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: a thread takes a parameter, with the formulas as the paper has them. Neighbours touch
-// neighbouring bytes, so that no sector moves in vain: 1.00. But each thread computes the corrections 1 -
-// beta^t again, two powers; and it does so in fp32, where the difference has 1 / (1 - beta^t) times the
-// power's error, 20 times at the first update. Here, at the third, master is off by 1.3e-7, with corrections
-// from the host by 1.0e-7.
+// Version 1: one thread per parameter, with the formulas of the paper. Neighbouring threads touch
+// neighbouring bytes, so no sector is wasted: 1.00. But each thread recomputes the corrections 1 - beta^t,
+// two powers. It does so in fp32, where the difference has 1 / (1 - beta^t) times the error of the power, 20
+// times at the first update. Here, at the third update, master is off by 1.3e-7; with corrections from the
+// host it is off by 1.0e-7.
 
 template <typename G>
 __global__ static void update_kernel_1(floatX *p, float *master, float *m, float *v, const G *g, size_t size,
@@ -53,8 +53,9 @@ static void update_1(floatX *p, float *master, Array m, Array v, Array g, size_t
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2: what is the same for all parameters is computed once, on the host, in double. 25 registers, from
-// 27, and no powers in the kernel. sqrt(v / (1 - beta2^t)) becomes sqrt(v) / correction2, as PyTorch has it.
+// Version 2: values that are the same for all parameters are computed once, on the host, in double. 25
+// registers instead of 27, and no powers in the kernel. sqrt(v / (1 - beta2^t)) becomes sqrt(v) /
+// correction2, as in PyTorch.
 
 static AdamWStep step_of(const OLMo2AdamW *s, float weight_decay, size_t tensor) {
     AdamWStep step;
@@ -70,7 +71,7 @@ static AdamWStep step_of(const OLMo2AdamW *s, float weight_decay, size_t tensor)
     return step;
 }
 
-// One parameter: m, v and p from the old to the new.
+// One parameter: updates m, v and p.
 __device__ static inline void update(float &p, float &m, float &v, float gradient, const AdamWStep &s) {
     m += (1.0f - s.beta1) * (gradient - m);
     v = s.beta2 * v + (1.0f - s.beta2) * gradient * gradient;
@@ -101,11 +102,11 @@ static void update_2(floatX *p, float *master, Array m, Array v, Array g, size_t
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 3: 8 parameters to a thread, the 16 bytes that a lane can have of p at once. 122,880 accesses in
-// place of 524,288, and 240 bytes of each thread under way, not 30. But 8 numbers in fp32 are 32 bytes, two
-// accesses, each of which takes 16 bytes here and leaves the next 16: a warp reaches into twice the sectors
-// that it uses at a time, 1.93 on the whole, and counts on finding the other halves in the L1 cache a moment
-// later. And 59 registers let 4 blocks of 256 threads onto a multiprocessor, half of what it holds.
+// Version 3: 8 parameters per thread, the 16 bytes of p that a lane can load at once. 122,880 accesses
+// instead of 524,288, and each thread has 240 bytes in flight, not 30. But 8 numbers in fp32 are 32 bytes:
+// two accesses, each of which takes 16 bytes and skips the next 16. A warp touches twice the sectors that it
+// uses, 1.93 overall, and relies on finding the other halves in the L1 cache a moment later. And with 59
+// registers only 4 blocks of 256 threads fit on a multiprocessor, half of its threads.
 
 template <typename G>
 __global__ static void update_kernel_3(floatX *p, float *master, float *m, float *v, const G *g, size_t size,
@@ -136,24 +137,23 @@ static void update_3(floatX *p, float *master, Array m, Array v, Array g, size_t
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 4, shipped: 4 parameters to a thread, 16 bytes of fp32: neighbours touch neighbouring bytes in
-// every array, and sectors are down to 1.00 for 131,072 accesses, of which those of p, in bf16, are of 8
-// bytes. 46 registers, 5 blocks. It takes any form: g and the moments in fp32 or bf16, and no master at all;
-// then 12 bytes a parameter are left of 30. What is stored in bf16 alone is rounded stochastically, up or
-// down with the chance that keeps the mean, since a bf16 has 8 bits and would lose any update below 1/512 of
-// it.
+// Version 4, shipped: 4 parameters per thread, 16 bytes of fp32. Neighbouring threads touch neighbouring
+// bytes in every array, and sectors are down to 1.00 for 131,072 accesses; those of p, in bf16, are 8 bytes
+// wide. 46 registers, 5 blocks. It supports every format: g and the moments in fp32 or bf16, and no master at
+// all, which leaves 12 bytes per parameter of 30. Values stored only in bf16 are rounded stochastically, up
+// or down with the probability that keeps the mean: a bf16 has 8 bits and would lose any update below 1/512
+// of its value.
 
-// n = size, master weights, bf16 moments, bf16 gradients. Versions 1 to 3 know only fp32 moments and a
-// master.
+// n = size, master weights, bf16 moments, bf16 gradients. Versions 1 to 3 need fp32 moments and a master.
 static bool is_plain(const size_t *n) { return n[1] != 0 && n[2] == 0; }
 static bool is_padded(const size_t *n) { return n[0] % 16 == 0; }
 static bool is_plain_and_padded(const size_t *n) { return is_plain(n) && is_padded(n); }
 
 static const Version<Update> versions[] = {
-    {update_1, "a thread takes a number", is_plain},
+    {update_1, "one thread per number", is_plain},
     {update_2, "constants from the host", is_plain},
-    {update_3, "16 bytes of bf16 to a lane", is_plain_and_padded},
-    {adamw_update, "shipped: 16 bytes of fp32 to a lane", is_padded},
+    {update_3, "16 bytes of bf16 per lane", is_plain_and_padded},
+    {adamw_update, "shipped: 16 bytes of fp32 per lane", is_padded},
 };
 
 template <typename T>
@@ -161,12 +161,12 @@ static Array array_of(const T *data) {
     return Array{(void *)data, sizeof(T) < sizeof(float)};
 }
 
-// A handful of operations in fp32, each with a rounding of 6e-8.
+// A few operations in fp32, each with a rounding error of 6e-8.
 static const double TOLERANCE = 1e-6;
 
 static const OLMo2AdamW SETTINGS = {0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.7f, 3};  // lr, betas, eps, wd, scale, t
 
-// The update as train_olmo2.cu states it, of one number.
+// The update of one number, by the formula in train_olmo2.cu.
 static void expect_update(double &p, double &m, double &v, double g, const OLMo2AdamW &s) {
     const double gradient = g * s.gradient_scale;
     m += (1.0 - s.beta1) * (gradient - m);
@@ -176,8 +176,8 @@ static void expect_update(double &p, double &m, double &v, double g, const OLMo2
          (sqrt(v) / sqrt(1.0 - pow(s.beta2, (double)s.t)) + s.eps);
 }
 
-// Rounding to nearest errs by half of what stochastic rounding may err by, so what has no copy in fp32 is
-// allowed one rounding to bf16 more.
+// Rounding to nearest has half the largest error of stochastic rounding, so an array without an fp32 copy is
+// allowed one more rounding to bf16.
 static void update_problem(Problem &p) {
     const size_t size = p.n[0];
     const bool has_master = p.n[1] != 0, bf16_moments = p.n[2] != 0, bf16_gradients = p.n[3] != 0;
@@ -186,7 +186,7 @@ static void update_problem(Problem &p) {
     const auto w = p.changed<floatX>(has_master ? "p" : "p alone", size, of_p, -1.0, 1.0);
     const auto m = p.changed("m", size, of_moments, -0.1, 0.1, bf16_moments);
     const auto v = p.changed("v", size, of_moments, 0.0, 0.01, bf16_moments);
-    const auto g = p.changed("g", size, 0.0, -0.5, 0.5, bf16_gradients);  // and must stay as it is
+    const auto g = p.changed("g", size, 0.0, -0.5, 0.5, bf16_gradients);  // g must stay unchanged
     Numbers<float> master = {nullptr, nullptr};
     if (has_master) { master = p.changed<float>("master", size, TOLERANCE, -1.0, 1.0); }
     p.expect([&] {
@@ -207,8 +207,8 @@ static void update_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Stochastic rounding, of the shipped kernel alone: it keeps the mean, it depends on nothing but the numbers
-// of the update, the tensor and the element, and it lets small updates through
+// Stochastic rounding, for the shipped kernel only: it keeps the mean, it depends only on the numbers of the
+// update, the tensor and the element, and it lets small updates through
 
 template <typename T>
 static std::vector<T> read(const T *device, size_t size) {
@@ -223,7 +223,7 @@ static void fill(T *device, size_t size, float value) {
     CUDA_CHECK(cudaMemcpy(device, values.data(), size * sizeof(T), cudaMemcpyHostToDevice));
 }
 
-// A tensor of equal numbers, all of it in bf16 but for p in the fp32 build.
+// A tensor of equal numbers, all in bf16 except p in the fp32 build.
 struct Tensor {
     size_t size;
     floatX *p;
@@ -243,11 +243,10 @@ static void fill(const Tensor &t) {
     fill(t.g, t.size, GRADIENT);
 }
 
-// What became of an array: each number went up or down to one of the two bf16 between which the exact number
-// lies.
+// The result for an array: each number was rounded up or down to one of the two bf16 around the exact number.
 struct Roundings {
     std::vector<bool> up;
-    double chance;   // of up, if the mean is kept
+    double chance;   // of rounding up, if the mean is kept
     bool elsewhere;  // a number is neither of the two
 };
 
@@ -263,7 +262,7 @@ static Roundings roundings(const bf16 *device, size_t size, double exact) {
     return r;
 }
 
-// Those of m, v and, if it is bf16, p, in update t of a tensor.
+// The roundings of m, v and, if it is bf16, p, in update t of a tensor.
 static std::vector<Roundings> update_roundings(Update *version, const Tensor &t, int64_t step,
                                                size_t tensor) {
     OLMo2AdamW settings = SETTINGS;
@@ -281,16 +280,16 @@ static std::vector<Roundings> update_roundings(Update *version, const Tensor &t,
     return r;
 }
 
-// How many standard deviations the number of those that went up is from what it should be: `size` draws with
-// chance q have a variance of size q (1 - q). NaN if anything went elsewhere.
+// How many standard deviations the count of numbers rounded up is from its expectation: `size` draws with
+// probability q have a variance of size q (1 - q). NaN if a number is neither of the two.
 static float deviations(const Roundings &r) {
     const double size = (double)r.up.size(), count = (double)std::count(r.up.begin(), r.up.end(), true);
     if (r.elsewhere) { return NAN; }
     return (float)((count - size * r.chance) / sqrt(size * r.chance * (1.0 - r.chance)));
 }
 
-// The same of sum_i (a_i - q_a) (b_(i + shift) - q_b), whose mean is 0 if a and b know nothing of each other
-// and whose variance is then size q_a (1 - q_a) q_b (1 - q_b).
+// The same for sum_i (a_i - q_a) (b_(i + shift) - q_b). If a and b are independent, its mean is 0 and its
+// variance is size q_a (1 - q_a) q_b (1 - q_b).
 static float deviations_together(const Roundings &a, const Roundings &b, size_t shift) {
     const double size = (double)(a.up.size() - shift);
     double sum = 0.0;
@@ -300,8 +299,7 @@ static float deviations_together(const Roundings &a, const Roundings &b, size_t 
     return (float)(sum / sqrt(size * a.chance * (1.0 - a.chance) * b.chance * (1.0 - b.chance)));
 }
 
-// Everything below is 0 on the average, and further than 5 standard deviations away once in 1.7 million
-// draws.
+// All figures below have mean 0. One exceeds 5 standard deviations once in 1.7 million draws.
 static void rounding_problem(Problem &p) {
     const Tensor t = tensor_of(p, p.n[0]);
     const auto single = p.output<float>("mean", 3, 5.0), pairs = p.output<float>("pairs", 12, 5.0);
@@ -327,9 +325,9 @@ static void rounding_problem(Problem &p) {
     });
 }
 
-// Updates of 1e-4 each, where neighbours in bf16 are 2^-8 = 4e-3 apart. To nearest, p would stay 1 for ever.
-// Each of these roundings errs by half a spacing at most, so the mean over all p has a standard deviation
-// below 2^-9 sqrt(steps / size).
+// Updates of 1e-4 each, where neighbouring bf16 are 2^-8 = 4e-3 apart. With rounding to nearest, p would stay
+// 1 for ever. Each stochastic rounding has a standard deviation of at most half this distance, so the mean
+// over all p has a standard deviation below 2^-9 sqrt(steps / size).
 static void drift_problem(Problem &p) {
     const size_t size = p.n[0], steps = 40;
     const Tensor t = tensor_of(p, size);
@@ -353,7 +351,7 @@ static void drift_problem(Problem &p) {
     });
 }
 
-// Numbers that differ between a launch of the shipped launcher and blocks of other sizes: none.
+// Compares the shipped launch with blocks of other sizes: no number may differ.
 static void launches_problem(Problem &p) {
     const size_t size = p.n[0];
     const Tensor t = tensor_of(p, size);
@@ -388,9 +386,9 @@ static void launches_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// What is not finite goes through, and stays where it is
+// Numbers that are not finite stay where they are
 
-// As NaN equals nothing, what is compared is -2 for NaN, 2 and 3 for infinity and -infinity.
+// NaN equals nothing, so the comparison replaces NaN by -2, infinity by 2 and -infinity by 3.
 static float comparable(double x) { return isnan(x) ? -2.0f : isinf(x) ? (x > 0.0 ? 2.0f : 3.0f) : (float)x; }
 
 template <typename T>
@@ -404,8 +402,7 @@ static void append_comparable(std::vector<float> &all, const T *device, size_t s
     for (const T x : read(device, size)) { all.push_back(comparable((float)x)); }
 }
 
-// The NaN that a GPU computes: all bits of it are set, so that rounding it upwards as if it were a number
-// would make it -0.
+// The NaN that a GPU computes: all its bits are set, so rounding it upwards like a number would give -0.
 static float gpu_nan() {
     const uint32_t bits = 0x7fffffffu;
     float x;

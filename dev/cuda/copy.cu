@@ -1,4 +1,4 @@
-// copy.cu: memory and nothing else: what a kernel that waits for memory alone can reach at most.
+// copy.cu: a plain copy: the highest rate that a memory-bound kernel can reach.
 
 #include "ladder.cuh"
 
@@ -27,8 +27,8 @@ static void copy_3(floatX *y, const floatX *x, size_t N) {
 static bool is_wide(const size_t *n) { return n[0] % WIDE == 0; }
 
 static const Version<Copy> copy_versions[] = {
-    {copy_1, "a thread takes a number"},
-    {copy_2, "a thread takes 16 bytes", is_wide},
+    {copy_1, "one thread per number"},
+    {copy_2, "one thread per 16 bytes", is_wide},
     {copy_3, "CUDA's own: cudaMemcpyAsync"},
 };
 

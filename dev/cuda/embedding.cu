@@ -4,22 +4,21 @@
 //   ./embedding forward     copies a row of the table for each token
 //   ./embedding backward    adds a row to the table's gradient for each token
 //
-// The forward is a copy. The backward is the one place of the model where many write to the same place: a
-// token that stands at a hundred positions receives a hundred rows. How to add them up, in parallel and
-// always in the same order, is what there is to learn here. Figures: C = 2048, bf16, dtable in fp32, 64
-// tokens, counted as in rmsnorm.cu.
+// The forward is a copy. The backward is the one place of the model where many threads write to the same
+// place: a token that occurs at a hundred positions receives a hundred rows. This file shows how to add them
+// up in parallel and always in the same order. Figures: C = 2048, bf16, dtable in fp32, 64 tokens, counted as
+// in rmsnorm.cu.
 
 #include "ladder.cuh"
 
 // ---------------------------------------------------------------------------------------------
-// forward: table (V, C), tokens (N) -> x (N, C). At least 4C + 4 bytes a token.
+// forward: table (V, C), tokens (N) -> x (N, C). At least 4C + 4 bytes per token.
 
 typedef void Forward(floatX *x, const floatX *table, const uint32_t *tokens, size_t N, size_t C);
 
-// Version 1 (W = 1): a thread takes a number of x. 6144 accesses a token: each thread reads the token
-// again.
-// Version 2 (W = WIDE): 16 bytes at a time, and one division by C and one token for eight numbers: 768
-// accesses.
+// Version 1 (W = 1): one thread per number of x. 6144 accesses per token: each thread reads the token again.
+// Version 2 (W = WIDE): 16 bytes at a time, with one division by C and one read of the token for eight
+// numbers: 768 accesses.
 template <int W>
 __global__ static void forward_kernel_1(floatX *x, const floatX *table, const uint32_t *tokens, size_t size,
                                         size_t C) {
@@ -45,12 +44,12 @@ static void forward_2(floatX *x, const floatX *table, const uint32_t *tokens, si
     LAUNCH_CHECK();
 }
 
-// Version 3, shipped: a warp takes a token, so that a lane reads it once for all its channels, and nobody
-// divides: 544 accesses, 512 of them for the row itself.
+// Version 3, shipped: one warp per token, so a lane reads the token once for all its channels and needs no
+// division: 544 accesses, 512 of them for the row itself.
 static const Version<Forward> forward_versions[] = {
-    {forward_1, "a thread takes a number", nullptr, 0.0},
+    {forward_1, "one thread per number", nullptr, 0.0},
     {forward_2, "16 bytes at a time", nullptr, 0.0},
-    {embedding_forward, "shipped: a warp takes a token", nullptr, 0.0},
+    {embedding_forward, "shipped: one warp per token", nullptr, 0.0},
 };
 
 static void forward_problem(Problem &p) {
@@ -67,16 +66,16 @@ static void forward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// backward: dx (N, C), tokens (N) -> dtable (V, C) accumulated, in fp32 or bf16. order (N) and starts are
-// the buckets of embedding_buckets: the positions of each token side by side. At least 2C bytes a token,
-// and for each token that occurs its row of dtable, in and out.
+// backward: dx (N, C), tokens (N) -> dtable (V, C) accumulated, in fp32 or bf16. order (N) and starts are the
+// buckets of embedding_buckets: the positions of each token side by side. At least 2C bytes per token, and
+// for each token that occurs, its row of dtable in and out.
 
 typedef void Backward(Array dtable, const floatX *dx, const uint32_t *tokens, const uint32_t *order,
                       const uint32_t *starts, size_t buckets, size_t N, size_t C);
 
-// Version 1: a thread takes a channel and goes through all tokens, as the loop of train_olmo2.c. Nobody
-// else touches its column, and the order is that of the tokens. But 2048 channels are 64 warps, and each
-// step waits for the one before it, since it may have written the same number.
+// Version 1: one thread per channel, which loops over all tokens, like the loop of train_olmo2.c. No other
+// thread touches its column, and the order is that of the tokens. But 2048 channels are 64 warps. Each step
+// waits for the previous one, since that may have written the same number.
 __global__ static void backward_kernel_1(float *dtable, const floatX *dx, const uint32_t *tokens, size_t N,
                                          size_t C) {
     const size_t c = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -91,10 +90,9 @@ static void backward_1(Array dtable, const floatX *dx, const uint32_t *tokens, c
     LAUNCH_CHECK();
 }
 
-// Version 2: a thread takes a number of dx and adds it with an atomic. NOT TO BE COPIED: it is here to
-// show what that costs. The positions of one token come in another order each time, so that the last bits
-// differ from run to run; and each of N C atomics reads and writes in the L2 cache, 1.67 of the least
-// bytes.
+// Version 2: one thread per number of dx, which adds it with an atomic. DO NOT COPY THIS: it is here to show
+// what atomics cost. The positions of one token arrive in another order each time, so the last bits differ
+// from run to run. Each of N C atomics reads and writes in the L2 cache, 1.67 of the minimum bytes.
 __global__ static void backward_kernel_2(float *dtable, const floatX *dx, const uint32_t *tokens, size_t size,
                                          size_t C) {
     const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -109,11 +107,11 @@ static void backward_2(Array dtable, const floatX *dx, const uint32_t *tokens, c
     LAUNCH_CHECK();
 }
 
-// Version 3: a block takes a position. If its token has occurred before, the block has nothing to do; if
-// not, it adds up the rows of this and all later positions of the token, in registers, and then adds the
-// sum to dtable. Always in the same order, and dtable is read and written once, 1.00 of the least bytes,
-// so that it may be bf16. But every thread looks at up to N tokens, N^2 in all: 22048 accesses a token, 2
-// per cent of them of 16 bytes, and with more tokens they become more.
+// Version 3: one block per position. If its token has occurred before, the block has nothing to do. Otherwise
+// it adds up, in registers, the rows of this and all later positions of the token, and then adds the sum to
+// dtable. The order is always the same. dtable is read and written once, 1.00 of the minimum bytes, so it may
+// be bf16. But every thread looks at up to N tokens, N^2 in all: 22048 accesses per token, 2 per cent of them
+// 16 bytes wide, and more tokens need more accesses each.
 template <int W, typename G>
 __global__ static void backward_kernel_3(G *dtable, const floatX *dx, const uint32_t *tokens, size_t N,
                                          size_t C) {
@@ -148,22 +146,22 @@ static void backward_3(Array dtable, const floatX *dx, const uint32_t *tokens, c
     LAUNCH_CHECK();
 }
 
-// Version 4, shipped: the host, which has the tokens anyway, sorts their positions, N + V steps of a
-// counting sort. A block takes a token that occurs and finds its positions side by side: 2560 accesses a
-// token, however many tokens there are. 1.01 of the least bytes.
+// Version 4, shipped: the host, which has the tokens anyway, sorts their positions with a counting sort of N
+// + V steps. There is one block per token that occurs, and the block finds its positions side by side: 2560
+// accesses per token, however many tokens there are. 1.01 of the minimum bytes.
 static void backward_4(Array dtable, const floatX *dx, const uint32_t *tokens, const uint32_t *order,
                        const uint32_t *starts, size_t buckets, size_t, size_t C) {
     embedding_backward(dtable, dx, tokens, order, starts, buckets, C);
 }
 
-// Versions 1 and 2 round dtable at every step, which 8 bits would not survive.
+// Versions 1 and 2 round dtable at every step; bf16 has too few bits for that.
 static bool backward_in_fp32(const size_t *n) { return n[3] == 0; }
 
 static const Version<Backward> backward_versions[] = {
-    {backward_1, "a thread takes a channel", backward_in_fp32},
-    {backward_2, "a thread takes a number; atomics", backward_in_fp32},
-    {backward_3, "a block takes a token, and searches"},
-    {backward_4, "shipped: and finds its positions"},
+    {backward_1, "one thread per channel", backward_in_fp32},
+    {backward_2, "one thread per number; atomics", backward_in_fp32},
+    {backward_3, "one block per token, which searches"},
+    {backward_4, "shipped: positions sorted by token"},
 };
 
 static void backward_problem(Problem &p) {
@@ -175,7 +173,7 @@ static void backward_problem(Problem &p) {
     starts.resize(buckets + 1);
     const uint32_t *tokens_device = p.upload(tokens), *order_device = p.upload(order);
     const uint32_t *starts_device = p.upload(starts);
-    // A sum over a token's positions in fp32, relative to the largest.
+    // A sum over the positions of a token in fp32, relative to the largest.
     const auto dtable = p.changed("dtable", V * C, 1e-6, -1.0, 1.0, p.n[3] != 0);
     p.stays_cached(tokens_device);
     p.expect([&] {
@@ -190,8 +188,8 @@ static void backward_problem(Problem &p) {
 // ---------------------------------------------------------------------------------------------
 
 int main(int argc, char **argv) {
-    // one token; all tokens alike; tokens that never occur; rows of no multiple of 16 bytes, rows longer
-    // than a block takes
+    // one token; all tokens equal; tokens that never occur; rows that are not a multiple of 16 bytes; rows
+    // longer than one pass of a block
     const Operation operations[] = {
         {"forward",
          forward_problem,

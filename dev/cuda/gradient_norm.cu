@@ -1,26 +1,27 @@
-// gradient_norm.cu: the sum of the squares of all gradients, whose root is the norm, from one thread to the
+// gradient_norm.cu: the sum of squares of all gradients (its square root is the norm), from one thread to the
 // kernel of train_olmo2.cu. README.md says how to build and read this.
 //
 //   ./gradient_norm fp32, bf16             x (size), stored in either -> the sum of its squares
-//   ./gradient_norm not_finite_fp32, ...   what one number that is not finite does to it
-//   ./gradient_norm orders                 how many different sums come out when blocks come in other orders
+//   ./gradient_norm not_finite_fp32, ...   how one number that is not finite changes it
+//   ./gradient_norm orders                 how many different sums result when blocks run in other orders
 //
 // Every number is read once and nothing is written: size * 4 or 2 bytes, 6 GB of fp32 for OLMo 2 1B. The sum
-// has a billion terms, and what it decides (clipping, skipping a step) must be the same in every run.
-// Figures: 1,048,576 numbers in fp32, 4,194,304 bytes; bytes and accesses as the checker of dev/cuda_on_cpu
-// counts them, registers as nvcc 13.0 gives them for sm_80; errors as the checks print them.
+// has a billion terms, and it decides on clipping and on skipping a step. Those decisions must be the same in
+// every run. Figures: 1,048,576 numbers in fp32, 4,194,304 bytes; bytes and accesses are counted by the
+// checker of dev/cuda_on_cpu, registers are those of nvcc 13.0 for sm_80, errors are those that the checks
+// print.
 
 #include "ladder.cuh"
 
-// x (size), working space (SQUARES_BLOCKS + 1) -> the sum of its squares
+// x (size), scratch (SQUARES_BLOCKS + 1) -> the sum of the squares of x
 typedef double SumOfSquares(Array x, size_t size, double *space);
 
 enum { THREADS = 256 };
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: one thread, in double. It moves no byte too much, one number at a time: each addition waits for
-// the one before and for its number, hundreds of nanoseconds, and a billion of them take minutes. (So it is
-// not timed at that size.)
+// Version 1: one thread, in double. It moves the minimum of bytes, but one number at a time: each addition
+// waits for the previous one and for its number, hundreds of nanoseconds, and a billion of them take minutes.
+// (So it is not timed at that size.)
 
 template <typename G>
 __global__ static void sum_kernel_1(double *sum, const G *x, size_t size) {
@@ -40,12 +41,12 @@ static double sum_1(Array x, size_t size, double *space) {
 static bool takes_1(const size_t *n) { return n[0] <= 1 << 22; }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2: a thread for each number, a sum over each warp, and one atomic addition to a float a warp,
-// 32,768 of them. NOT TO BE USED, because what it gives depends on the order in which warps come by: of three
-// orders each has another sum. A run could not be repeated, and where one such sum decides whether a step is
-// skipped, two runs part for good. It also errs more, as one float has to take up all terms: 9e-7 for 65,552
-// numbers and, in bf16, 5e-6 for a million, where the others have 5e-8 at most. And all warps queue at one
-// address.
+// Version 2: one thread per number, a sum over each warp, and one atomic addition to a float per warp, 32,768
+// of them. DO NOT USE THIS: its result depends on the order in which warps arrive, and three orders give
+// three different sums. A run could not be repeated. As soon as such a sum decides whether a step is skipped,
+// two runs diverge for good. Its error is also larger, because one float accumulates all terms: 9e-7 for
+// 65,552 numbers and, in bf16, 5e-6 for a million, where the other versions have 5e-8 at most. And all warps
+// queue at one address.
 
 template <typename G>
 __global__ static void sum_kernel_2(float *sum, const G *x, size_t size) {
@@ -65,17 +66,17 @@ static double sum_2(Array x, size_t size, double *space) {
     return (double)sum;
 }
 
-// Up to size / 32 numbers are added to one float.
+// One float accumulates up to size / 32 numbers.
 static bool takes_2(const size_t *n) { return n[1] <= 100000; }
 
 // ---------------------------------------------------------------------------------------------
-// Version 3: two stages, in double. 1024 blocks, whatever the size, take the numbers in turn; a thread
-// adds up its own, a block its threads in a tree, and leaves one partial sum, 8 bytes. A second kernel, one
-// block, adds these up. Every sum has one order, and every run has the same bits. The price is 16,400 bytes
-// written and read again, and an addition in double for every number: consumer GPUs do one of these for 64 in
-// fp32, fewer than their memory delivers numbers.
+// Version 3: two stages, in double. 1024 blocks, whatever the size, take the numbers in turn. A thread adds
+// up its own numbers; a block adds up its threads in a tree and writes one partial sum, 8 bytes. A second
+// kernel, one block, adds up the partial sums. Every sum has one order, and every run has the same bits. The
+// price is 16,400 bytes written and read again, and an addition in double for every number. Consumer GPUs do
+// one of these for 64 in fp32, fewer than their memory delivers numbers.
 
-// The sum over the block of what its threads bring, in thread 0: a tree in shared memory.
+// The sum over the threads of a block, in thread 0: a tree in shared memory.
 __device__ static double sum_of_block(double mine) {
     __shared__ double sums[THREADS];
     sums[threadIdx.x] = mine;
@@ -115,21 +116,21 @@ static double sum_3(Array x, size_t size, double *space) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 4, shipped: 16 bytes to a lane, 4 or 8 numbers, whose squares are added in fp32 and then once in
-// double: a quarter of the accesses (263,168, not 1,050,625), in bf16 an eighth (132,096), and of the
-// additions in double. The few terms in fp32 err by 5e-8 at most. Warps add up by shuffles: 15,360 accesses
-// to shared memory for 46,125. The second stage is the host's, which wants the sum anyway: one launch less.
-// 24 registers, for 16 of version 3, and still all 2048 threads of a multiprocessor. Above 1.8e19 squares are
-// infinite in fp32, which the caller sees.
+// Version 4, shipped: 16 bytes per lane, 4 or 8 numbers, whose squares are added in fp32 and then once in
+// double: a quarter of the accesses (263,168, not 1,050,625), in bf16 an eighth (132,096), and as small a
+// fraction of the additions in double. The few terms in fp32 have an error of 5e-8 at most. Warps add up by
+// shuffles: 15,360 accesses to shared memory instead of 46,125. The host does the second stage, since it
+// needs the sum anyway: one launch fewer. 24 registers instead of 16 in version 3, and still all 2048 threads
+// of a multiprocessor. Numbers above 1.8e19 have an infinite square in fp32, which the caller sees.
 
-// Arrays of parameters are padded to multiples of 16.
+// Parameter arrays are padded to multiples of 16.
 static bool takes_4(const size_t *n) { return n[0] % 16 == 0; }
 
 static const Version<SumOfSquares> versions[] = {
     {sum_1, "one thread", takes_1},
-    {sum_2, "float atomics: NOT TO BE USED", takes_2},
+    {sum_2, "float atomics: DO NOT USE", takes_2},
     {sum_3, "two stages, in double"},
-    {sum_of_squares, "shipped: 16 bytes to a lane", takes_4},
+    {sum_of_squares, "shipped: 16 bytes per lane", takes_4},
 };
 
 template <typename G>
@@ -157,7 +158,7 @@ static void problem(Problem &p) {
 // ---------------------------------------------------------------------------------------------
 // The same bits in every order
 
-// Blocks and warps in another order: on a GPU they have a new one each time.
+// Changes the order of blocks and warps; on a GPU it is different each time anyway.
 static void set_order(int order) {
 #ifdef CUDA_ON_CPU
     cuda_on_cpu_set_order(order, 1);
@@ -166,7 +167,7 @@ static void set_order(int order) {
 #endif
 }
 
-// How many different sums come out of three runs.
+// The number of different sums in three runs.
 static int different_sums(SumOfSquares *version, Array x, size_t size, double *space) {
     double sums[3];
     int different = 0;
@@ -200,9 +201,9 @@ static void orders_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// What is not finite goes through
+// Numbers that are not finite
 
-// As NaN equals nothing, what is compared is the sum with -1 for NaN and -2 for infinity.
+// NaN equals nothing, so the comparison replaces NaN by -1 and infinity by -2.
 template <typename G>
 static void not_finite_problem(Problem &p) {
     const size_t size = p.n[0], at = p.n[1];

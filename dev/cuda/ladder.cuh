@@ -1,21 +1,22 @@
-// ladder.cuh: what the programs of dev/cuda share. Each has one family of kernels in numbered versions, from
-// the plainest that can be right to the shipped one, which is that of train_olmo2.cu itself.
+// ladder.cuh: the code that the programs of dev/cuda share. Each program has one family of kernels in
+// numbered versions, from the plainest correct one to the shipped one, which is the kernel of train_olmo2.cu
+// itself.
 //
-//   ./rmsnorm              checks every version at the sizes that hit the edges
+//   ./rmsnorm              checks every version at edge-case sizes
 //   ./rmsnorm 3            checks version 3 of every operation and, on a GPU, times it
-//   ./rmsnorm forward 3    of this operation only; ./rmsnorm forward takes all of its versions
+//   ./rmsnorm forward 3    for this operation only; ./rmsnorm forward takes all of its versions
 //
-// The last line is "N passed, N failed", and the exit code is 1 if anything failed. Where the program runs on
-// a CPU with the checker (dev/cuda_on_cpu), it also prints what each version moved: bytes read and written,
-// both over the least there is, sectors over those that as many bytes side by side would take, accesses by a
-// thread to global memory and how many per cent of them are of 16 bytes, accesses by a warp to shared memory
-// and the extra passes that its banks cost, and atomics on floats.
+// The last line is "N passed, N failed", and the exit code is 1 if anything failed. When the program runs on
+// a CPU with the checker (dev/cuda_on_cpu), it also prints what each version moved: bytes read and written;
+// both over the minimum; sectors over those that the same bytes would take side by side; accesses of a thread
+// to global memory, and the percentage of them that are 16 bytes wide; accesses of a warp to shared memory,
+// and the extra passes that bank conflicts cost; and atomics on floats.
 //
 // A file of the ladder has the versions, one function per operation, and a table of operations:
 //
 //   typedef void Double(floatX *y, const floatX *x, size_t N);  // the signature that all versions share
 //   static void double_1(floatX *y, const floatX *x, size_t N) { ... launches ... }
-//   static const Version<Double> double_versions[] = {{double_1, "a thread takes a number"}, ...};
+//   static const Version<Double> double_versions[] = {{double_1, "one thread per number"}, ...};
 //
 //   static void double_problem(Problem &p) {
 //       const size_t N = p.n[0];
@@ -42,9 +43,9 @@
 #include <vector>
 
 // ---------------------------------------------------------------------------------------------
-// What a GPU can do at most
+// The peak rates of a GPU
 
-// Dense bf16 products with sums in fp32, in TFLOP/s, by a part of the device's name (NVIDIA's data sheets).
+// Dense bf16 products with fp32 sums, in TFLOP/s, by a part of the device's name (NVIDIA's data sheets).
 static const struct {
     const char *name;
     double tflops;
@@ -69,7 +70,7 @@ static Device device_limits() {
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
     Device d = {properties.name, 0.0, 0.0, (size_t)device_attribute(cudaDevAttrL2CacheSize)};
-    // The clock is in kHz, and memory moves data twice a cycle.
+    // The clock is in kHz, and memory moves data twice per cycle.
     d.gbs = 2.0 * device_attribute(cudaDevAttrMemoryClockRate) *
             (device_attribute(cudaDevAttrGlobalMemoryBusWidth) / 8.0) / 1e6;
     for (const auto &peak : tensor_core_peaks) {
@@ -79,24 +80,24 @@ static Device device_limits() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// A problem: one operation at one size, its arrays, and what must come out
+// A problem: one operation at one size, its arrays, and the expected results
 
 template <typename Launch>
 struct Version {
     Launch *launch;
-    const char *idea;                          // what it does, in a few words
-    bool (*takes)(const size_t *n) = nullptr;  // the sizes that it takes; nullptr: all
-    double roundings = 1.0;                    // on the way to a result; more if it is stored in between
+    const char *idea;                          // what the version does, in a few words
+    bool (*takes)(const size_t *n) = nullptr;  // sizes that the version accepts; nullptr: all
+    double roundings = 1.0;                    // of a result; more if it is stored in between
 };
 
-// The largest error of rounding to T, relative to the number.
+// The largest relative error of rounding to T.
 template <typename T>
 constexpr double rounding() {
     return std::is_same_v<T, bf16> ? 0x1p-8 : std::is_same_v<T, float> ? 0x1p-24 : 0x1p-53;
 }
 
-// An array as its owner sees it: on the device for the kernels, on the host in double for the oracle, which
-// reads what came in and writes what is to come out. Only where something is checked there is the host's.
+// An array: on the device for the kernels, and on the host in double for the oracle, which reads the inputs
+// and writes the expected results. The host copy exists only when results are checked.
 template <typename Device>
 struct Both {
     Device device;
@@ -107,7 +108,7 @@ struct Both {
 template <typename T>
 using Numbers = Both<T *>;
 
-// What a version has left in one array, at the size where it was worst.
+// What a version wrote into one array, at the size with the largest error.
 struct Record {
     int version;
     std::string idea, array, at;
@@ -119,8 +120,8 @@ enum Mode { TO_CHECK, TO_COUNT, TO_TIME };
 
 class Problem {
   public:
-    const size_t *n;                  // the size, as the operation's table of sizes has it
-    double bytes = 0.0, flops = 0.0;  // the least that has to be moved, and what has to be computed
+    const size_t *n;                  // the size, as in the operation's table of sizes
+    double bytes = 0.0, flops = 0.0;  // the minimum to move; what to compute
 
     Problem(Mode mode, int only, const std::vector<size_t> &size, std::vector<Record> *records)
         : n(size.data()), mode(mode), only(only), size(size), records(records) {}
@@ -129,14 +130,14 @@ class Problem {
         for (const Entry &a : arrays) { CUDA_CHECK(cudaFree(a.device)); }
     }
 
-    // Numbers between low and high for the kernels to read, as T rounds them.
+    // Random inputs between low and high, rounded to T.
     template <typename T>
     Numbers<T> input(size_t count, double low, double high) {
         const std::vector<T> values = random<T>(count, low, high);
         return numbers<T>(enter("", INPUT, count, values.data()));
     }
 
-    // Whole numbers below `bound`, on the host; upload brings them to the device.
+    // Random integers below `bound`, on the host; upload copies them to the device.
     std::vector<uint32_t> integers(size_t count, size_t bound) {
         const uint64_t array = ++seed;
         std::vector<uint32_t> values(count);
@@ -144,27 +145,27 @@ class Problem {
         return values;
     }
 
-    // Any numbers for the kernels to read.
+    // Inputs given by the caller.
     template <typename T>
     T *upload(const std::vector<T> &values) {
         return (T *)arrays[enter("", INPUT, values.size(), values.data())].device;
     }
 
-    // What the kernels are to write; before each run it is NaN. An error of one rounding to T and `tolerance`
-    // more is allowed, both relative to the largest number that is expected.
+    // An array that the kernels must write; NaN before each run. The allowed error is one rounding to T plus
+    // `tolerance`, both relative to the largest expected number.
     template <typename T>
     Numbers<T> output(const char *name, size_t count, double tolerance) {
         return numbers<T>(enter<T>(name, OUTPUT, count, nullptr, tolerance));
     }
 
-    // What the kernels are to change: the oracle finds the old numbers and leaves the new.
+    // An array that the kernels update: the oracle finds the initial numbers and overwrites them.
     template <typename T>
     Numbers<T> changed(const char *name, size_t count, double tolerance, double low, double high) {
         const std::vector<T> values = random<T>(count, low, high);
         return numbers<T>(enter(name, CHANGED, count, values.data(), tolerance));
     }
 
-    // The same where the type is chosen when the program starts.
+    // The same for a type that is chosen when the program starts.
     Both<Array> changed(const char *name, size_t count, double tolerance, double low, double high,
                         bool is_bf16) {
         if (is_bf16) {
@@ -176,13 +177,13 @@ class Problem {
         return {{x.device, false}, x.host};
     }
 
-    // Working space; before each run it is NaN.
+    // Scratch space; NaN before each run.
     template <typename T>
     T *space(size_t count) {
         return (T *)arrays[enter<T>("", SPACE, count, nullptr)].device;
     }
 
-    // Says that an array is so small that it stays in the caches: its bytes count once.
+    // Declares that an array is small enough to stay in the caches: its bytes count once.
     void stays_cached(const void *device) {
 #ifdef CUDA_ON_CPU
         cuda_on_cpu_mark_table(device);
@@ -191,13 +192,13 @@ class Problem {
 #endif
     }
 
-    // Computes what is expected, where something is checked.
+    // Computes the expected results, when results are checked.
     template <typename Oracle>
     void expect(Oracle oracle) {
         if (mode == TO_CHECK) { oracle(); }
     }
 
-    // Checks, counts or times the versions that were asked for; call(launch) runs one.
+    // Checks, counts or times the requested versions; call(launch) runs one.
     template <typename Launch, size_t COUNT, typename Call>
     void run(const Version<Launch> (&versions)[COUNT], Call call) {
         for (int v = 1; v <= (int)COUNT; v++) {
@@ -229,7 +230,7 @@ class Problem {
         double (*number)(const char *bytes, size_t i);
         double tolerance, rounding;
         void *device = nullptr;
-        std::vector<char> initial = {};  // the bytes before each run, unless they are NaN or never change
+        std::vector<char> initial = {};  // contents before each run; empty: NaN or constant
         std::vector<double> host = {};
     };
 
@@ -261,7 +262,7 @@ class Problem {
         return values;
     }
 
-    // The array is exactly as large as it has to be, so that a checker sees who goes too far.
+    // The array has exactly the requested size, so a checker sees accesses past its end.
     template <typename T>
     size_t enter(const char *name, Role role, size_t count, const T *values, double tolerance = 0.0) {
         Entry a = {name, role, count, count * sizeof(T), number<T>, tolerance, rounding<T>()};
@@ -343,8 +344,7 @@ class Problem {
 #endif
     }
 
-    // The median of runs that find nothing of their data in the L2 cache: before each, something larger than
-    // the cache is written.
+    // The median of runs with a cold L2 cache: before each run, a buffer larger than the cache is written.
     template <typename Launch>
     void time(const Rung &rung, Launch launch) {
         enum { RUNS = 30 };
@@ -388,9 +388,9 @@ class Problem {
 struct Operation {
     const char *name;
     void (*problem)(Problem &p);
-    const char *lengths;                     // the names of a size's numbers
+    const char *lengths;                     // names of the numbers of a size
     std::vector<std::vector<size_t>> edges;  // sizes to check
-    std::vector<size_t> counted, timed;      // a size with rows as long as OLMo 2 1B's; a size of OLMo 2 1B
+    std::vector<size_t> counted, timed;      // a size with rows as long as in OLMo 2 1B; a size of OLMo 2 1B
 };
 
 static void print_records(std::vector<Record> &records) {
@@ -410,7 +410,7 @@ static void print_records(std::vector<Record> &records) {
 
 static void run_operation(const Operation &o, int only) {
     std::vector<Record> records;
-    printf("%s (%s), " FLOATX_NAME ": the largest error, relative to the largest number expected\n", o.name,
+    printf("%s (%s), " FLOATX_NAME ": the largest error, relative to the largest expected number\n", o.name,
            o.lengths);
     for (const std::vector<size_t> &size : o.edges) {
         Problem p(TO_CHECK, only, size, &records);

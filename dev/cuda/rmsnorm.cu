@@ -5,25 +5,25 @@
 //   ./rmsnorm residual    the end of a branch, h = x + rmsnorm(o)
 //   ./rmsnorm backward    dx and dw
 //
-// There is almost nothing to compute, so a version is as good as the bytes it moves, and as the number of
-// them that are under way while it waits. Figures: C = 2048, bf16. Bytes, sectors and accesses are what the
-// checker of dev/cuda_on_cpu counts for 64 rows: bytes as a multiple of the least, accesses to global memory
-// by a thread, to shared memory by a warp. Registers are those of nvcc 13.0, the more of sm_80's and sm_90's.
+// There is almost nothing to compute. The quality of a version is the number of bytes it moves, and how many
+// of them are in flight while it waits. Figures: C = 2048, bf16. Bytes, sectors and accesses are counted by
+// the checker of dev/cuda_on_cpu for 64 rows: bytes as a multiple of the minimum, accesses to global memory
+// per thread, accesses to shared memory per warp. Registers are those of nvcc 13.0, the larger count of sm_80
+// and sm_90.
 
 #include "ladder.cuh"
 
 static const float EPS = 1e-6f;
 
 // ---------------------------------------------------------------------------------------------
-// forward: x (N, C), w (C) -> y (N, C), rstd (N). At least 4C + 4 bytes a row: x in, y and rstd out.
+// forward: x (N, C), w (C) -> y (N, C), rstd (N). At least 4C + 4 bytes per row: x in, y and rstd out.
 
 typedef void Forward(floatX *y, float *rstd, const floatX *x, const floatX *w, size_t N, size_t C, float eps);
 
-// Version 1: a thread takes a row, as a loop on a CPU would. The lanes of a warp are in 32 different rows,
-// so each lane's 2 bytes are in a sector (32 bytes, the least that memory moves) of their own: 13.85
-// sectors for each that would do if the bytes lay side by side. x is read twice, for the sum and for y:
-// 1.51 of the least bytes. And 8192 rows are 256 warps, two for each multiprocessor of an H100. 30
-// registers.
+// Version 1: one thread per row, like a loop on a CPU. The lanes of a warp are in 32 different rows, so the 2
+// bytes of each lane are in a sector of their own (32 bytes, the smallest unit that memory moves): 13.85
+// sectors for each one that contiguous bytes would need. x is read twice, for the sum and for y: 1.51 of the
+// minimum bytes. And 8192 rows are only 256 warps, two for each multiprocessor of an H100. 30 registers.
 __global__ static void forward_kernel_1(floatX *y, float *rstd, const floatX *x, const floatX *w, size_t N,
                                         int C, float eps) {
     const size_t n = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -42,9 +42,9 @@ static void forward_1(floatX *y, float *rstd, const floatX *x, const floatX *w, 
     LAUNCH_CHECK();
 }
 
-// Version 2: a block takes a row, and neighbouring threads take neighbouring channels: 1.00 sectors in
-// place of 13.85, and 256 times as many threads. Their sums are added up in shared memory, in halves,
-// which takes 9 barriers and 52 accesses of a warp to shared memory a row. 28 registers.
+// Version 2: one block per row, and neighbouring threads take neighbouring channels: 1.00 sectors instead of
+// 13.85, and 256 times as many threads. A tree in shared memory adds up their sums. It takes 9 barriers, and
+// 52 accesses of a warp to shared memory per row. 28 registers.
 enum { FORWARD_THREADS = 256 };
 
 __global__ static void forward_kernel_2(floatX *y, float *rstd, const floatX *x, const floatX *w, int C,
@@ -73,11 +73,11 @@ static void forward_2(floatX *y, float *rstd, const floatX *x, const floatX *w, 
     LAUNCH_CHECK();
 }
 
-// Version 3 (W = 1): a warp takes a row. Its lanes exchange their sums from register to register, in 5
-// steps, and there is neither shared memory nor a barrier at which warps wait for each other. The same
-// bytes. 39 registers.
-// Version 4 (W = WIDE): a lane moves 16 bytes at a time: 1025 accesses a row in place of 8193. The same
-// bytes, but an eighth of the instructions, and eight times as much under way for each. 32 registers.
+// Version 3 (W = 1): one warp per row. Its lanes exchange their sums between registers, in 5 steps. It needs
+// neither shared memory nor barriers, so no warp waits for another. The bytes are the same. 39 registers.
+// Version 4 (W = WIDE): a lane moves 16 bytes at a time: 1025 accesses per row instead of 8193. The bytes are
+// the same, but there are an eighth of the instructions, and each has eight times as many bytes in flight. 32
+// registers.
 template <int W>
 __global__ static void forward_kernel_3(floatX *y, float *rstd, const floatX *x, const floatX *w, size_t N,
                                         int C, float eps) {
@@ -115,9 +115,9 @@ static void forward_4(floatX *y, float *rstd, const floatX *x, const floatX *w, 
     LAUNCH_CHECK();
 }
 
-// Version 5: the row is kept in shared memory, where each lane finds again what it put there itself. x is
-// read once: 1.01 of the least bytes in place of 1.51, for 4 KB of shared memory and 16 accesses of a warp
-// to it a row. 34 registers.
+// Version 5: the row is kept in shared memory, where each lane reads back only what it wrote. x is read once:
+// 1.01 of the minimum bytes instead of 1.51, for 4 KB of shared memory and 16 accesses of a warp to it per
+// row. 34 registers.
 template <int W>
 __global__ static void forward_kernel_5(floatX *y, float *rstd, const floatX *x, const floatX *w, size_t N,
                                         int C, float eps) {
@@ -155,14 +155,14 @@ static void forward_5(floatX *y, float *rstd, const floatX *x, const floatX *w, 
     LAUNCH_CHECK();
 }
 
-// Version 6, shipped: the row goes to shared memory past the registers (cp.async). In version 5 a store to
-// shared memory waits for its load: the code for sm_80 begins two loads, waits for the first, begins two
-// more. Here a lane begins all 8 of its loads at once, and waits once. The same bytes and 8 accesses to
-// shared memory more a row. 40 registers (sm_90: 34).
+// Version 6, shipped: the row goes to shared memory without passing through registers (cp.async). In version
+// 5 a store to shared memory waits for its load: the code for sm_80 starts two loads, waits for the first,
+// then starts two more. Here a lane starts all 8 of its loads at once and waits once. The bytes are the same,
+// with 8 more accesses to shared memory per row. 40 registers (sm_90: 34).
 static const Version<Forward> forward_versions[] = {
-    {forward_1, "a thread takes a row"}, {forward_2, "a block takes a row"},
-    {forward_3, "a warp takes a row"},   {forward_4, "16 bytes at a time"},
-    {forward_5, "the row is kept"},      {rmsnorm_forward, "shipped: and fetched past registers"},
+    {forward_1, "one thread per row"}, {forward_2, "one block per row"},
+    {forward_3, "one warp per row"},   {forward_4, "16 bytes at a time"},
+    {forward_5, "the row is kept"},    {rmsnorm_forward, "shipped: copied asynchronously"},
 };
 
 // rstd (N) and y (N, C) = w * x * rstd, in double
@@ -176,8 +176,9 @@ static void forward_oracle(const Numbers<floatX> &y, const Numbers<float> &rstd,
     }
 }
 
-// A thread that adds up 2048 squares one after the other may lose 2048 halves of a last bit, 1.2e-4; as
-// roundings go up and down it is rather the root of their number, and rstd has half of that.
+// A thread that adds up 2048 squares one after the other may lose 2048 halves of a last bit, 1.2e-4. Since
+// rounding errors have either sign, the error is closer to the square root of their number, and rstd has half
+// of that.
 static const double NORM_TOLERANCE = 1e-5;
 
 static void forward_problem(Problem &p) {
@@ -193,21 +194,21 @@ static void forward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// residual: x, o (N, C), w (C) -> h = x + rmsnorm(o) (N, C), rstd (N). At least 6C + 4 bytes a row.
+// residual: x, o (N, C), w (C) -> h = x + rmsnorm(o) (N, C), rstd (N). At least 6C + 4 bytes per row.
 
 typedef void Residual(floatX *h, float *rstd, const floatX *x, const floatX *o, const floatX *w, size_t N,
                       size_t C, float eps);
 
-// Version 1: the norm, then the sum, as one would write it from ready kernels. The norm goes to memory and
-// comes back, 1.67 of the least bytes; and in bf16 it is rounded once more on that way: an error of 4.5e-3
-// of the largest h, where the others have 2.3e-3.
+// Version 1: the norm, then the sum, as one would combine existing kernels. The norm makes a round trip to
+// memory: 1.67 of the minimum bytes. In bf16 this rounds it once more: an error of 4.5e-3 of the largest h,
+// where the other versions have 2.3e-3.
 static void residual_1(floatX *h, float *rstd, const floatX *x, const floatX *o, const floatX *w, size_t N,
                        size_t C, float eps) {
     rmsnorm_forward(h, rstd, o, w, N, C, eps);
     add(h, x, h, N * C);
 }
 
-// Version 2: both in one kernel, which adds x while the norm is in registers: 1.34 of the least bytes,
+// Version 2: one kernel for both, which adds x while the norm is in registers: 1.34 of the minimum bytes,
 // because o is read twice. 40 registers.
 template <int W>
 __global__ static void residual_kernel_2(floatX *h, float *rstd, const floatX *x, const floatX *o,
@@ -242,12 +243,11 @@ static void residual_2(floatX *h, float *rstd, const floatX *x, const floatX *o,
     LAUNCH_CHECK();
 }
 
-// Version 3, shipped: o is fetched into shared memory and read once, 1.01 of the least bytes. 40
-// registers.
+// Version 3, shipped: o is staged in shared memory and read once, 1.01 of the minimum bytes. 40 registers.
 static const Version<Residual> residual_versions[] = {
     {residual_1, "the norm, then the sum", nullptr, 2.0},
     {residual_2, "in one kernel"},
-    {rmsnorm_residual_forward, "shipped: o is fetched once"},
+    {rmsnorm_residual_forward, "shipped: o is read once"},
 };
 
 static void residual_problem(Problem &p) {
@@ -270,14 +270,14 @@ static void residual_problem(Problem &p) {
 // ---------------------------------------------------------------------------------------------
 // backward: dy, x (N, C), w (C), rstd (N) -> dx (N, C) assigned, dw (C) accumulated. With s = rstd,
 //   dx_c = s (w_c dy_c - x_c s mean_k(w_k dy_k x_k s)),  dw_c = sum_n dy_c x_c s
-// dx sums over channels and dw over rows, which is what makes this hard. At least 6C + 4 bytes a row.
+// dx sums over channels and dw over rows, which makes this hard. At least 6C + 4 bytes per row.
 
 typedef void Backward(floatX *dx, Array dw, float *partial, const floatX *dy, const floatX *x,
                       const floatX *w, const float *rstd, size_t N, size_t C);
 
-// Version 1: one kernel for each sum. A thread takes a row of dx; then a thread takes a channel of dw and
-// goes through all rows. dy and x are read three times, 2.38 of the least bytes, and 9.76 sectors for one
-// that would do. dw's kernel has 2048 threads, 64 warps, on a GPU that has room for thousands.
+// Version 1: one kernel for each sum: one thread per row of dx, then one thread per channel of dw, which
+// loops over all rows. dy and x are read three times, 2.38 of the minimum bytes, with 9.76 sectors for each
+// one needed. The kernel for dw has 2048 threads, 64 warps, on a GPU with room for thousands.
 __global__ static void backward_dx_kernel_1(floatX *dx, const floatX *dy, const floatX *x, const floatX *w,
                                             const float *rstd, size_t N, int C) {
     const size_t n = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -310,12 +310,11 @@ static void backward_1(floatX *dx, Array dw, float *, const floatX *dy, const fl
     LAUNCH_CHECK();
 }
 
-// Version 2: a warp takes a row, and adds what the row contributes to dw with atomics. NOT TO BE COPIED:
-// it is here to show what they cost. A row takes 2048 of them, each a read and a write in the L2 cache
-// (3.00 of the least bytes, in 1.00 sectors), and N rows queue for each of the 2048 sums. They come in
-// another order each time, so that the sums, which are rounded at every step, differ in their last bits
-// from run to run. (There are atomics on bf16 too, but 8 bits lose most of the small summands.) 40
-// registers.
+// Version 2: one warp per row, which adds the row's contribution to dw with atomics. DO NOT COPY THIS: it is
+// here to show what atomics cost. A row takes 2048 of them. Each is a read and a write in the L2 cache (3.00
+// of the minimum bytes, in 1.00 sectors), and N rows queue for each of the 2048 sums. They arrive in another
+// order each time. Since each addition rounds, the last bits of the sums differ from run to run. (There are
+// atomics on bf16 too, but 8 bits lose most of the small summands.) 40 registers.
 __global__ static void backward_kernel_2(floatX *dx, float *dw, const floatX *dy, const floatX *x,
                                          const floatX *w, const float *rstd, size_t N, int C) {
     const size_t n = row_number();
@@ -341,10 +340,10 @@ static void backward_2(floatX *dx, Array dw, float *, const floatX *dy, const fl
     LAUNCH_CHECK();
 }
 
-// Version 3: a few hundred blocks take the rows in turn, with 16-byte accesses. A warp adds up its rows'
-// contributions in 8 KB of shared memory of its own, a block its warps', and a second kernel the blocks':
-// always in the same order. 2.03 of the least bytes; 0.35 of them are the blocks' sums, which are 0.04
-// where 8192 rows share 256 blocks. dy and x are read twice. 48 registers.
+// Version 3: a few hundred blocks take the rows in turn, with 16-byte accesses. A warp adds up the
+// contributions of its rows in 8 KB of its own shared memory, a block adds up its warps, and a second kernel
+// adds up the blocks: always in the same order. 2.03 of the minimum bytes; 0.35 of them are the sums of the
+// blocks, which become 0.04 when 8192 rows share 256 blocks. dy and x are read twice. 48 registers.
 template <int W>
 __global__ static void backward_kernel_3(floatX *dx, float *partial, const floatX *dy, const floatX *x,
                                          const floatX *w, const float *rstd, size_t N, int C) {
@@ -397,20 +396,20 @@ static void backward_3(floatX *dx, Array dw, float *partial, const floatX *dy, c
     add_partial_sums(dw, partial, blocks, C);
 }
 
-// The last number of a size. dx may take dy's place.
+// The last number of a size. dx may overwrite dy.
 enum Variant { USUAL, WITH_BF16_GRADIENT, IN_PLACE };
 static bool has_atomics(const size_t *n) { return n[2] != WITH_BF16_GRADIENT; }
 
-// Version 4, shipped: dy and x are fetched into shared memory and read once: 1.36 of the least bytes, or
-// 1.04 for 8192 rows, for 16 KB of shared memory a warp in place of 8. So fewer warps fit: but each has a
-// whole row of both under way. What is left: dw takes a lane's 8 numbers as two pieces of 16 bytes, 32
-// bytes from its neighbour's, and such accesses need twice as many passes (192 more a row); memory is what
-// it waits for. 56 registers.
+// Version 4, shipped: dy and x are staged in shared memory and read once: 1.36 of the minimum bytes, or 1.04
+// for 8192 rows. A warp takes 16 KB of shared memory instead of 8, so fewer warps fit, but each has a whole
+// row of both in flight. What is left: dw takes the 8 numbers of a lane as two pieces of 16 bytes, 32 bytes
+// apart from the neighbour's, and such accesses need twice as many passes (192 more per row). The kernel is
+// memory-bound, so they hardly matter. 56 registers.
 static const Version<Backward> backward_versions[] = {
-    {backward_1, "a thread takes a row, then a channel"},
-    {backward_2, "a warp takes a row; atomics", has_atomics},
+    {backward_1, "one thread per row, then per channel"},
+    {backward_2, "one warp per row; atomics", has_atomics},
     {backward_3, "sums of warps, then of blocks"},
-    {rmsnorm_backward, "shipped: rows are fetched once"},
+    {rmsnorm_backward, "shipped: rows are read once"},
 };
 
 static void backward_problem(Problem &p) {
@@ -420,7 +419,7 @@ static void backward_problem(Problem &p) {
                              : p.input<floatX>(N * C, -1.0, 1.0);
     const auto dx = in_place ? dy : p.output<floatX>("dx", N * C, NORM_TOLERANCE);
     const auto x = p.input<floatX>(N * C, -2.0, 2.0), w = p.input<floatX>(C, 0.5, 1.5);
-    const auto rstd = p.input<float>(N, 0.5, 1.0);  // any will do: it need not be that of x
+    const auto rstd = p.input<float>(N, 0.5, 1.0);  // any values will do: rstd need not be that of x
     const auto dw = p.changed("dw", C, NORM_TOLERANCE, -1.0, 1.0, p.n[2] == WITH_BF16_GRADIENT);
     float *partial = p.space<float>(BACKWARD_BLOCKS * C);
     p.stays_cached(w.device);
@@ -446,8 +445,8 @@ static void backward_problem(Problem &p) {
 // ---------------------------------------------------------------------------------------------
 
 int main(int argc, char **argv) {
-    // one row; rows of one number, of no multiple of 16 bytes, of no multiple of a warp's; rows so long that
-    // shared memory has room for few or for one; more rows than one round of the backward's warps
+    // one row; rows of one number, of a length that is not a multiple of 16 bytes or of a warp; rows so long
+    // that shared memory has room for only a few or for one; more rows than one round of the backward's warps
     const Operation operations[] = {
         {"forward",
          forward_problem,

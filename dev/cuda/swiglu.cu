@@ -2,23 +2,23 @@
 // train_olmo2.cu. README.md says how to build and read this.
 //
 //   ./swiglu forward     a
-//   ./swiglu backward    dgate and dup, and a computed again
+//   ./swiglu backward    dgate and dup, and a recomputed
 //
-// Every number stands by itself, so even the plainest kernel moves neighbouring bytes, 1.00 sectors. What
-// can be gained is in the number of kernels, which decides the bytes, and in the number of instructions.
-// Figures: F = 8192, bf16, counted as in rmsnorm.cu; instructions are those of the code for sm_80, with
-// division and exponential.
+// Every number is independent, so even the plainest kernel moves neighbouring bytes, 1.00 sectors. What can
+// be improved is the number of kernels, which decides the bytes, and the number of instructions. Figures: F =
+// 8192, bf16, counted as in rmsnorm.cu; instructions are those of the code for sm_80, including division and
+// exponential.
 
 #include "ladder.cuh"
 
 // ---------------------------------------------------------------------------------------------
-// forward: gate_up (N, 2F), a row being gate's F numbers and then up's -> a (N, F). At least 6F bytes a row.
+// forward: gate_up (N, 2F), each row F numbers of gate, then F of up -> a (N, F). At least 6F bytes per row.
 
 typedef void Forward(floatX *a, const floatX *gate_up, size_t N, size_t F);
 
-// Version 1: silu, then the product, each a kernel that takes a number to a thread. silu goes to memory
-// and comes back: 1.67 of the least bytes; and in bf16 it is rounded once more on that way (3.7e-3 of the
-// largest a at (2, 8192), where one rounding has 3.2e-3 at most).
+// Version 1: silu, then the product: two kernels, one thread per number. silu makes a round trip to memory:
+// 1.67 of the minimum bytes. In bf16 this rounds it once more (3.7e-3 of the largest a at (2, 8192), where
+// one rounding has 3.2e-3 at most).
 __global__ static void silu_kernel_1(floatX *a, const floatX *gate_up, size_t size, size_t F) {
     const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= size) { return; }
@@ -38,10 +38,10 @@ static void forward_1(floatX *a, const floatX *gate_up, size_t N, size_t F) {
     LAUNCH_CHECK();
 }
 
-// Version 2 (W = 1): in one kernel. 1.00 of the least bytes, and that is all that can be had; 280
-// instructions for a number, 24576 accesses a row. 19 registers.
-// Version 3 (W = WIDE): 16 bytes at a time: 3072 accesses a row, and 464 instructions for eight numbers,
-// of which a good hundred divide the index by F in 64 bits. 24 registers.
+// Version 2 (W = 1): one kernel. 1.00 of the minimum bytes, so no version can move less; 280 instructions per
+// number, 24576 accesses per row. 19 registers.
+// Version 3 (W = WIDE): 16 bytes at a time: 3072 accesses per row, and 464 instructions for eight numbers,
+// over a hundred of which divide the index by F in 64 bits. 24 registers.
 template <int W>
 __global__ static void forward_kernel_2(floatX *a, const floatX *gate_up, size_t size, size_t F) {
     const size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
@@ -68,17 +68,16 @@ static void forward_3(floatX *a, const floatX *gate_up, size_t N, size_t F) {
     LAUNCH_CHECK();
 }
 
-// Version 4, shipped: a block takes a row, so that nobody divides: 352 instructions for eight numbers. 31
+// Version 4, shipped: one block per row, so no thread divides: 352 instructions for eight numbers. 31
 // registers.
 static const Version<Forward> forward_versions[] = {
     {forward_1, "silu, then the product", nullptr, 2.0},
-    {forward_2, "in one kernel"},
+    {forward_2, "one kernel"},
     {forward_3, "16 bytes at a time"},
-    {swiglu_forward, "shipped: a block takes a row"},
+    {swiglu_forward, "shipped: one block per row"},
 };
 
-// A few roundings of fp32; and 1 - sigmoid(z), of which little is left where z, which multiplies it, is
-// large.
+// A few roundings in fp32, and the cancellation in 1 - sigmoid(z), which is tiny where its factor z is large.
 static const double TOLERANCE = 1e-5;
 
 static double sigmoid(double z) { return 1.0 / (1.0 + exp(-z)); }
@@ -99,15 +98,15 @@ static void forward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// backward: da (N, F), gate_up (N, 2F) -> dgate_up (N, 2F), and a (N, F) unless it is nullptr; a may be
-// da. With sigma = sigmoid(gate), dup = da gate sigma and dgate = da up sigma (1 + gate (1 - sigma)). At
-// least 12F bytes a row: da and gate_up in, dgate_up and a out.
+// backward: da (N, F), gate_up (N, 2F) -> dgate_up (N, 2F), and a (N, F) unless it is nullptr; a may be da.
+// With sigma = sigmoid(gate), dup = da gate sigma and dgate = da up sigma (1 + gate (1 - sigma)). At least
+// 12F bytes per row: da and gate_up in, dgate_up and a out.
 
 typedef void Backward(floatX *dgate_up, floatX *a, const floatX *da, const floatX *gate_up, size_t N,
                       size_t F);
 
-// Version 1: one kernel for each result, which reads what it needs for it: gate three times, up and da
-// twice. 1.67 of the least bytes.
+// Version 1: one kernel for each result, which reads the inputs that it needs: gate three times, up and da
+// twice. 1.67 of the minimum bytes.
 __global__ static void dup_kernel_1(floatX *dgate_up, const floatX *da, const floatX *gate_up, size_t size,
                                     size_t F) {
     const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -135,10 +134,10 @@ static void backward_1(floatX *dgate_up, floatX *a, const floatX *da, const floa
     LAUNCH_CHECK();
 }
 
-// Version 2 (W = 1): in one kernel. 1.00 of the least bytes. A thread has read its da before it writes a,
-// which may lie in the same place.
-// Version 3 (W = WIDE): 16 bytes at a time, 6144 accesses a row in place of 49152. a has the bits of the
-// forward's.
+// Version 2 (W = 1): one kernel. 1.00 of the minimum bytes. A thread reads its da before it writes a, which
+// may overwrite da.
+// Version 3 (W = WIDE): 16 bytes at a time, 6144 accesses per row instead of 49152. a has the same bits as in
+// the forward.
 template <int W>
 __global__ static void backward_kernel_2(floatX *dgate_up, floatX *a, const floatX *da, const floatX *gate_up,
                                          size_t size, size_t F) {
@@ -177,15 +176,15 @@ static void backward_3(floatX *dgate_up, floatX *a, const floatX *da, const floa
     LAUNCH_CHECK();
 }
 
-// Version 4, shipped: a block takes a row.
+// Version 4, shipped: one block per row.
 static const Version<Backward> backward_versions[] = {
     {backward_1, "a kernel for each result"},
-    {backward_2, "in one kernel"},
+    {backward_2, "one kernel"},
     {backward_3, "16 bytes at a time"},
-    {swiglu_backward, "shipped: a block takes a row"},
+    {swiglu_backward, "shipped: one block per row"},
 };
 
-// The last number of a size: where a goes.
+// The last number of a size: where a is written.
 enum Place { NOWHERE, ITS_OWN, ON_DA };
 
 static void backward_problem(Problem &p) {
@@ -214,8 +213,8 @@ static void backward_problem(Problem &p) {
 // ---------------------------------------------------------------------------------------------
 
 int main(int argc, char **argv) {
-    // one number; rows of no multiple of 16 bytes, shorter and longer than a block; gates so large that
-    // e^-gate is 0 or infinite; a left out, in a place of its own, in da's place
+    // one number; rows that are not a multiple of 16 bytes, shorter and longer than a block; gates so large
+    // that e^-gate is 0 or infinite; a left out, in its own array, or over da
     const Operation operations[] = {
         {"forward",
          forward_problem,
