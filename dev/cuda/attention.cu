@@ -3,26 +3,27 @@
 //
 //   ./attention forward    q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T)
 //   ./attention backward   d_o, q, k, v, o, lse -> dq, dk, dv
-//   ./attention decode     one new query of each of some sequences, over its keys and values in a cache
+//   ./attention decode     one new query for each of some sequences, over its cached keys and values
 //
-// With query head h reading key/value head g = h / (NH / NKV),
+// Query head h reads key/value head g = h / (NH / NKV). Forward:
 //   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_ij = e^(s_ij - lse_i),  lse_i = log sum_j e^(s_ij),
 //   o_i = sum_j p_ij v_j
-// and backward, with D_i = do_i . o_i,
+// Backward, with D_i = do_i . o_i:
 //   dv_j = sum_i p_ij do_i,  ds_ij = p_ij (do_i . v_j - D_i),
 //   dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i / sqrt(HS)
-// Rows of v are parts of the wider rows of the product that q, k and v come from, and rows of dv likewise:
+// Rows of v are parts of the wider rows of the product that computes q, k and v, and so are rows of dv:
 // v_stride elements from token to token, which may be more than NKV HS.
 //
-// What it is about are s and p, T x T for each head, where everything else has T rows: that they are never in
-// memory, and how often a key that has been read is used. Figures: B = 1, T = 256, two heads of 128 channels,
-// in bf16, where the arrays of the forward have 526,336 bytes and those of the backward 1,050,624. Bytes,
-// accesses (by a thread to memory, by a warp to shared memory) and bank conflicts as the checker of
-// dev/cuda_on_cpu counts them; registers as nvcc 13.0 gives them for sm_80 and sm_90.
+// The difficulty is s and p: they are T x T per head, where everything else has T rows. The versions are
+// about keeping them out of memory, and about how often each key is used once it has been read. Figures: B =
+// 1, T = 256, two heads of 128 channels, in bf16, where the arrays of the forward have 526,336 bytes and
+// those of the backward 1,050,624. Bytes, accesses (of a thread to memory, of a warp to shared memory) and
+// bank conflicts are counted by the checker of dev/cuda_on_cpu; registers are those of nvcc 13.0 for sm_80
+// and sm_90.
 
 #include "ladder.cuh"
 
-// The sizes, and where things are.
+// The sizes, and where rows begin.
 struct Shape {
     size_t B, T, NH, NKV, HS, v_stride;
 
@@ -39,7 +40,7 @@ struct Shape {
     __host__ __device__ size_t key_head(size_t h) const { return h / (NH / NKV); }
 };
 
-// How many elements the arrays have.
+// The number of elements of each array.
 static size_t query_count(const Shape &z) { return z.B * z.T * z.NH * z.HS; }
 static size_t key_count(const Shape &z) { return z.B * z.T * z.NKV * z.HS; }
 static size_t value_count(const Shape &z) { return (z.B * z.T - 1) * z.v_stride + z.NKV * z.HS; }
@@ -52,18 +53,18 @@ __device__ static inline float dot_of(const floatX *a, const floatX *b, size_t H
 }
 
 // ---------------------------------------------------------------------------------------------
-// forward. scores (B, NH, T, T) is working space, for those who want it.
+// forward. scores (B, NH, T, T) is scratch for the versions that need it.
 
 typedef void Forward(floatX *o, float *lse, float *scores, const floatX *q, const floatX *k, const floatX *v,
                      const Shape &z);
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: the formulas as they stand. A kernel writes the scores, a thread each; one makes p of them in
-// their place, a warp to a row; and one multiplies by v, a thread to an output. Three things are wrong with
-// it. The scores: 4 T^2 bytes a head, 1.07 GB for 16 heads of 4096, for one layer and one sequence, written
-// twice and read four times. Both numbers of every multiply-add come from memory: 36,117,504 bytes, 70 times
-// what there is. And the lanes of a warp read 32 different rows of k, so that 5.7 times the sectors move
-// that their bytes would fill. 30 to 34 registers.
+// Version 1: the formulas as written. The first kernel writes the scores, one thread each. The second
+// overwrites them with p, one warp per row. The third multiplies by v, one thread per output. Three things
+// are wrong with this. First, the scores: 4 T^2 bytes per head, 1.07 GB for 16 heads of 4096 tokens, for one
+// layer and one sequence, written twice and read four times. Second, both operands of every multiply-add come
+// from memory: 36,117,504 bytes, 70 times the size of the arrays. Third, the lanes of a warp read 32
+// different rows of k, which moves 5.7 times the sectors that their bytes would fill. 30 to 34 registers.
 
 __global__ static void scores_kernel_1(float *scores, const floatX *q, const floatX *k, Shape z) {
     const size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -111,13 +112,12 @@ static void forward_1(floatX *o, float *lse, float *scores, const floatX *q, con
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2: a warp takes a query and goes through its keys once (attention_plain_forward, which
-// train_olmo2.cu has for every head that the tiles do not fit). It keeps the largest score so far, the sum
-// of e^(s - max) and the mean of the values with these weights, all in registers, 42 and 40 of them; a
-// larger score costs a factor on both. Nothing T x T is left: 133,120 bytes written in place of 659,456, o
-// and lse and no more. A row is read by the lanes side by side, 1.00 sectors. But every query reads its keys
-// and values for itself, 33,816,576 bytes, and a score of one key costs 5 exchanges between the lanes and
-// two e^x.
+// Version 2: one warp per query, which passes over its keys once (attention_plain_forward, which
+// train_olmo2.cu uses for every head size that the tiles do not support). It keeps the largest score so far,
+// the sum of e^(s - max) and the mean of the values with these weights, all in registers, 42 and 40 of them.
+// A larger score rescales both. Nothing of size T x T is left: 133,120 bytes written instead of 659,456, only
+// o and lse. The lanes read a row side by side, 1.00 sectors. But every query reads its own keys and values,
+// 33,816,576 bytes, and the score of one key costs 5 exchanges between lanes and two e^x.
 
 static void forward_2(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
                       const Shape &z) {
@@ -126,17 +126,17 @@ static void forward_2(floatX *o, float *lse, float *, const floatX *q, const flo
 
 // ---------------------------------------------------------------------------------------------
 // Version 3: tiles of 32 keys and values in shared memory, for the 32 queries of a block: 1,310,720 bytes
-// read, a 26th. A warp has 4 queries, and its lanes have a key each: they compute whole scores, with no
-// exchange but the 5 for the maximum of 32 of them, and one e^x a score. For the second product the lanes
-// change roles and have channels, so p goes through shared memory. What a lane has read of a key or value
-// serves 4 queries, so that there are 3 multiply-adds to an access to shared memory, of which 197,888 are
-// left. A row of keys is 16 bytes longer than it has to be, which puts 8 lanes' 16 bytes of one column into
-// 8 different groups of banks: no conflicts. 80 registers, and 37,888 bytes of shared memory. What bounds it
-// now is the arithmetic: an A100 does 19.5 T operations a second in fp32, and 312 T on its tensor cores.
+// read, a 26th. A warp has 4 queries, and each of its lanes has a key. The lanes compute whole scores, with
+// no exchange except the 5 for the maximum of 32 of them, and one e^x per score. For the second product the
+// lanes switch to channels, so p goes through shared memory. Each key or value that a lane reads serves 4
+// queries: 3 multiply-adds per access to shared memory, of which 197,888 are left. Each row of keys is padded
+// by 16 bytes, so 8 lanes that read 16 bytes of one column hit 8 different groups of banks: no conflicts. 80
+// registers, and 37,888 bytes of shared memory. The limit is now arithmetic: an A100 does 19.5 T operations
+// per second in fp32, and 312 T on its tensor cores.
 
 enum { ROWS = 4, TILE_WARPS = 8, TILE_THREADS = TILE_WARPS * WARP, TILE_QUERIES = ROWS * TILE_WARPS };
 
-// The rows of a head from `first` on, WARP of them, those from T on and channels from HS on being zeros.
+// WARP rows of a head, starting at `first`. Rows from T on and channels from HS on become zeros.
 template <int N, int WIDTH, typename T>
 __device__ static void bring_rows(T *tile, const floatX *head, size_t stride, size_t first, const Shape &z) {
     for (int e = (int)threadIdx.x; e < WARP * WARP * N; e += TILE_THREADS) {
@@ -164,11 +164,11 @@ __global__ static void __launch_bounds__(TILE_THREADS)
     const size_t h = blockIdx.y, b = blockIdx.z, g = z.key_head(h);
     const float scale = 1.0f / sqrtf((float)z.HS), *queries = tiles.queries + warp_number() * ROWS * WARP * N;
     float *p = tiles.p + warp_number() * ROWS * WARP;
-    float max[ROWS], sum[ROWS] = {}, mean[ROWS][N] = {};  // sum: of the keys that this lane has had
+    float max[ROWS], sum[ROWS] = {}, mean[ROWS][N] = {};  // sum: over the keys of this lane
     for (int r = 0; r < ROWS; r++) { max[r] = -INFINITY; }
     bring_rows<N, WARP * N>(tiles.queries, q + z.query(b, h, 0), z.NH * z.HS, i0, z);
     for (size_t j0 = 0; j0 < i0 + TILE_QUERIES; j0 += WARP) {
-        __syncthreads();  // all are done with the tiles before
+        __syncthreads();  // all warps have finished with the previous tiles
         bring_rows<N, WIDTH>(tiles.keys, k + z.key(b, g, 0), z.NKV * z.HS, j0, z);
         bring_rows<N, WIDTH>(tiles.values, v + z.value(b, g, 0), z.v_stride, j0, z);
         __syncthreads();
@@ -233,20 +233,20 @@ static void forward_3(floatX *o, float *lse, float *, const floatX *q, const flo
 static bool takes_3(const size_t *n) { return n[4] <= 128; }
 
 // ---------------------------------------------------------------------------------------------
-// Version 4: tensor cores. A warp takes 16 queries and multiplies matrices of 16 x 16 by 16 x 8 that lie in
-// its registers. What one product leaves is just what the next one takes, lane by lane: p needs no exchange,
-// only rounding to bf16 and packing. The maximum of a row is found by the 4 lanes that hold it, in 2
-// exchanges. load_matrices brings four matrices of 8 x 8 at once: 7,296 accesses to shared memory in place
-// of 197,888. Blocks of 64 queries read 786,432 bytes, and by copy_async, past the registers. What is not
-// good yet: rows lie as they are, 256 bytes each, so that the 8 rows of a matrix are in the same 4 banks and
-// come one after the other, 161,280 extra passes, 22 for each access; all wait while the tiles arrive; and o
-// leaves 4 bytes at a time. 185 and 173 registers, 49,152 bytes of shared memory.
+// Version 4: tensor cores. A warp takes 16 queries and multiplies matrices of 16 x 16 by 16 x 8 in its
+// registers. The result of one product has exactly the layout that the next one needs, lane by lane: p needs
+// no exchange, only rounding to bf16 and packing. The 4 lanes that hold a row find its maximum in 2
+// exchanges. load_matrices loads four matrices of 8 x 8 at once: 7,296 accesses to shared memory instead of
+// 197,888. Blocks of 64 queries read 786,432 bytes, by copy_async, without passing through registers. What is
+// left: rows have 256 bytes without padding, so the 8 rows of a matrix are in the same 4 banks and are served
+// one after the other, 161,280 extra passes, 22 for each access. All warps wait while the tiles arrive. And o
+// is written 4 bytes at a time. 185 and 173 registers, 49,152 bytes of shared memory.
 
 #ifndef PRECISION_FP32
 
 enum { MMA_WARPS = 4, MMA_THREADS = MMA_WARPS * WARP, MMA_ROWS = 16 * MMA_WARPS };  // of queries and of keys
 
-// MMA_ROWS rows of a head, 16 bytes at a time; those from T on become zeros.
+// MMA_ROWS rows of a head, 16 bytes at a time; rows from T on become zeros.
 template <int HS>
 __device__ __forceinline__ void bring_tile(bf16 *tile, const bf16 *head, size_t stride, int first, int T) {
 #pragma unroll
@@ -274,7 +274,7 @@ __global__ static void __launch_bounds__(MMA_THREADS)
     float mean[HS / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of rows row and row + 8
     bring_tile<HS>(queries, q + z.query(b, h, 0), z.NH * HS, i0, T);
     for (int j0 = 0; j0 <= i0; j0 += MMA_ROWS) {
-        __syncthreads();  // all are done with the tiles before
+        __syncthreads();  // all warps have finished with the previous tiles
         bring_tile<HS>(keys, k + z.key(b, g, 0), z.NKV * HS, j0, T);
         bring_tile<HS>(values, v + z.value(b, g, 0), z.v_stride, j0, T);
         copy_async_commit();
@@ -383,32 +383,32 @@ static bool takes_4(const size_t *) { return false; }  // there are no tensor co
 
 #endif
 
-// Version 5, shipped: the same products, and the tensor cores wait for less. Chunks of 16 bytes change
-// places within their row, by the row's number: no conflicts. The values arrive while the scores are
-// computed, and the next keys while the values are used. A warp has 32 queries, so that each matrix from
-// shared memory serves two products, 5,760 accesses in all with those for o, and a block 128: 524,288 bytes
-// read, where 393,216 is the least. Tiles that no query of a warp sees are left out, only those on the
-// diagonal are masked, and blocks with most keys come first. e^x is 2^x of a score that was scaled for it. o
-// leaves 16 bytes at a time, by way of shared memory. 240 and 235 registers, so two blocks to a
-// multiprocessor.
+// Version 5, shipped: the same products, but the tensor cores wait less. Chunks of 16 bytes are permuted
+// within their row, depending on the row's number: no conflicts. The values arrive while the scores are
+// computed, and the next keys arrive while the values are used. A warp has 32 queries, so each matrix from
+// shared memory serves two products: 5,760 accesses in all, including those for o. A block has 128 queries:
+// 524,288 bytes read, where 393,216 is the minimum. A warp skips tiles that none of its queries sees. Only
+// tiles on the diagonal are masked. Blocks with the most keys come first. e^x is 2^x of a score that was
+// scaled for it. o is written 16 bytes at a time, by way of shared memory. 240 and 235 registers, so two
+// blocks per multiprocessor.
 
 static void forward_5(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
                       const Shape &z) {
     attention_forward(o, lse, q, k, v, z.v_stride, z.B, z.T, z.NH, z.NKV, z.HS);
 }
 
-// On the tensor cores p is rounded before it is multiplied by v. The first row of o is a row of v, so that
-// the largest |o| is about the largest |v|, and the weights of a row of p sum to 1: at most one rounding
-// more.
+// On the tensor cores p is rounded before it is multiplied by v. The first row of o is a row of v, so the
+// largest |o| is about the largest |v|, and the weights of a row of p sum to 1: at most one more rounding.
 static const Version<Forward> forward_versions[] = {
     {forward_1, "scores in memory"},
-    {forward_2, "a warp takes a query"},
+    {forward_2, "one warp per query"},
     {forward_3, "tiles in shared memory", takes_3},
     {forward_4, "tensor cores", takes_4, 2.0},
-    {forward_5, "shipped: copied ahead, no conflicts", nullptr, 2.0},
+    {forward_5, "shipped: prefetched, no conflicts", nullptr, 2.0},
 };
 
-// A score of size s has an error of a few 2^-24 s, and p has it relative to itself; sums of up to 130 terms.
+// A score of size s has an error of a few 2^-24 s, which becomes the relative error of p; sums of up to 130
+// terms.
 static double tolerance(double q_size) { return 2e-6 + 2e-7 * q_size; }
 
 static Shape shape_of(const size_t *n) { return {n[0], n[1], n[2], n[3], n[4], n[3] * n[4] + n[5]}; }
@@ -429,7 +429,7 @@ static double scores_of(std::vector<double> &s, const Numbers<floatX> &q, const 
     return max + log(sum);
 }
 
-// Multiply-adds of a product of a T x T matrix, half of which counts.
+// Multiply-adds of a product of a T x T matrix, of which half counts.
 static double pairs(const Shape &z) { return (double)row_count(z) * (double)(z.T + 1) / 2.0 * (double)z.HS; }
 
 static void forward_problem(Problem &p) {
@@ -464,18 +464,19 @@ static void forward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// backward. delta (B, NH, T) is working space for D; probabilities and dscores (B, NH, T, T) are too, for
-// those who want them. dv has rows of v_stride elements.
+// backward. delta (B, NH, T) is scratch for D; probabilities and dscores (B, NH, T, T) are scratch for the
+// versions that need them. dv has rows of v_stride elements.
 
 typedef void Backward(floatX *dq, floatX *dk, floatX *dv, float *delta, float *probabilities, float *dscores,
                       const floatX *d_o, const floatX *q, const floatX *k, const floatX *v, const floatX *o,
                       const float *lse, const Shape &z);
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: p and ds in memory, twice 4 T^2 bytes a head, 2.15 GB for 16 heads of 4096. One kernel finds D,
-// one writes p and ds, one takes an element of dq to a thread, one an element of dk and dv. 88,832,000 bytes
-// read, 85 times what there is, in 4.9 times the sectors that they would fill. Sums over queries read p down
-// a column, one number for the 32 lanes of a warp. At most 64 and 72 registers.
+// Version 1: p and ds in memory, twice 4 T^2 bytes per head, 2.15 GB for 16 heads of 4096 tokens. One kernel
+// computes D, one writes p and ds, one takes a thread per element of dq, one takes a thread per element of dk
+// and dv. 88,832,000 bytes read, 85 times the size of the arrays, in 4.9 times the sectors that they would
+// fill. Sums over queries read p down a column, one number for the 32 lanes of a warp. At most 64 and 72
+// registers.
 
 __global__ static void delta_kernel_1(float *delta, const floatX *d_o, const floatX *o, Shape z) {
     const size_t row = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -542,11 +543,11 @@ static void backward_1(floatX *dq, floatX *dk, floatX *dv, float *delta, float *
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2: a warp takes a row (attention_plain_backward). p is computed again from lse, so nothing T x T
-// is kept: 395,264 bytes written in place of 921,600. dq sums over keys and dk, dv over queries: two
-// kernels, the one a warp to a query, the other a warp to a key of all the query heads that read it. Both
-// compute p and dp, seven products in place of five, and there are no atomics: each sum is made by one warp
-// in one order. 68,554,752 bytes read, in whole sectors. 48 and 64 registers (sm_90).
+// Version 2: one warp per row (attention_plain_backward). p is recomputed from lse, so nothing of size T x T
+// is kept: 395,264 bytes written instead of 921,600. dq sums over keys; dk and dv sum over queries. So there
+// are two kernels: one takes a warp per query, the other a warp per key, which covers all query heads that
+// read it. Both compute p and dp, seven products instead of five. There are no atomics: each sum is computed
+// by one warp in one order. 68,554,752 bytes read, in whole sectors. 48 and 64 registers (sm_90).
 
 static void backward_2(floatX *dq, floatX *dk, floatX *dv, float *delta, float *, float *, const floatX *d_o,
                        const floatX *q, const floatX *k, const floatX *v, const floatX *o, const float *lse,
@@ -556,10 +557,10 @@ static void backward_2(floatX *dq, floatX *dk, floatX *dv, float *delta, float *
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 3, shipped: the same two kernels with tiles on tensor cores: 1,978,368 bytes read, a 35th, 97 % of
-// the accesses being of 16 bytes, and no conflicts. The one by keys computes the transposes of s and dp, so
-// that again what one product leaves is the left side of the next. 228 and 255 registers (sm_90), none
-// spilled: what a warp multiplies again and again stays in them.
+// Version 3, shipped: the same two kernels with tiles on tensor cores: 1,978,368 bytes read, a 35th. 97 % of
+// the accesses are 16 bytes wide, and there are no conflicts. The kernel for dk and dv computes the
+// transposes of s and dp, so again the result of one product is the left operand of the next. 228 and 255
+// registers (sm_90), none spilled: they hold the operands that a warp uses again and again.
 
 static void backward_3(floatX *dq, floatX *dk, floatX *dv, float *delta, float *, float *, const floatX *d_o,
                        const floatX *q, const floatX *k, const floatX *v, const floatX *o, const float *lse,
@@ -571,7 +572,7 @@ static void backward_3(floatX *dq, floatX *dk, floatX *dv, float *delta, float *
 // On the tensor cores p and ds are rounded before they are multiplied.
 static const Version<Backward> backward_versions[] = {
     {backward_1, "p and ds in memory"},
-    {backward_2, "a warp takes a row"},
+    {backward_2, "one warp per row"},
     {backward_3, "shipped: tiles on tensor cores", nullptr, 2.0},
 };
 
@@ -583,7 +584,7 @@ static void backward_problem(Problem &p) {
     const auto d_o = p.input<floatX>(query_count(z), -1.0, 1.0);
     const auto dq = p.output<floatX>("dq", query_count(z), 2.0 * tolerance(q_size)),
                dk = p.output<floatX>("dk", key_count(z), 2.0 * tolerance(q_size));
-    // What lies between the rows of dv must stay.
+    // The gaps between the rows of dv must stay unchanged.
     const auto dv = p.changed<floatX>("dv", value_count(z), 2.0 * tolerance(q_size), -0.5, 0.5);
     float *delta = p.space<float>(row_count(z));
     float *probabilities = p.space<float>(row_count(z) * z.T), *dscores = p.space<float>(row_count(z) * z.T);
@@ -633,18 +634,18 @@ static void backward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// decode: q (n, NH, HS), and a cache of keys and values: position j of sequence i is row (NKV, HS) number j
-// of slot slots[i], and slots are slot_stride elements apart -> o (n, NH, HS), over j <= positions[i].
+// decode: q (n, NH, HS), and a cache of keys and values -> o (n, NH, HS), over j <= positions[i]. Position j
+// of sequence i is row (NKV, HS) number j of slot slots[i]; slots are slot_stride elements apart.
 
 typedef void Decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
                     const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride, size_t NH,
                     size_t NKV, size_t HS);
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: a thread takes an output, and computes the scores of its head for itself: with 128 channels 128
+// Version 1: one thread per output, which computes the scores of its head itself: with 128 channels, 128
 // times. The 32 lanes of a warp read the same number of a key at the same time, 33,950,720 accesses and
-// 2,385,088 bytes, 4.5 times what there is for 4 sequences of 1 to 256 positions. And a sequence goes
-// through its positions one after the other, in 40 registers.
+// 2,385,088 bytes, 4.5 times the size of the arrays for 4 sequences of 1 to 256 positions. And a sequence
+// passes over its positions one after the other. 40 registers.
 
 __global__ static void decode_kernel_1(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
                                        const uint32_t *slots, const uint32_t *positions, size_t n,
@@ -674,17 +675,16 @@ static void decode_1(floatX *o, const floatX *q, const floatX *keys, const float
     LAUNCH_CHECK();
 }
 
-// Version 2, shipped: 16 warps take a head of a sequence, each every 16th key, and what they have found is
-// joined in shared memory at the end. Lanes are channels: a score is computed once, by 32 of them. 1.06
-// times the least bytes, 288,768 accesses, and 16 keys and values of each head are under way in place of
-// one.
+// Version 2, shipped: 16 warps per head of a sequence. Each takes every 16th key, and their results are
+// combined in shared memory at the end. Lanes are channels: 32 of them compute a score once. 1.06 times the
+// minimum bytes, 288,768 accesses, and 16 keys and values of each head in flight instead of one.
 static const Version<Decode> decode_versions[] = {
-    {decode_1, "a thread takes an output"},
-    {attention_decode, "shipped: 16 warps take a head"},
+    {decode_1, "one thread per output"},
+    {attention_decode, "shipped: 16 warps per head"},
 };
 
-// n sequences, from one of T positions to one that has just begun, in n + 1 slots of T + 1 rows. Rows that
-// are nobody's are NaN.
+// n sequences, from one of T positions to one that has just begun, in n + 1 slots of T + 1 rows. Unused rows
+// are NaN.
 static void decode_problem(Problem &p) {
     const size_t n = p.n[0], T = p.n[1], NH = p.n[2], NKV = p.n[3], HS = p.n[4];
     const size_t KV = NKV * HS, slot_stride = (T + 1) * KV, cache = (n + 1) * slot_stride;
@@ -699,7 +699,7 @@ static void decode_problem(Problem &p) {
         const size_t used = (positions[i] + 1) * KV, end = slots[i] * slot_stride + used;
         for (const auto &a : {keys, values}) {
             CUDA_CHECK(cudaMemset(a.device + end, 0xff, (slot_stride - used) * sizeof(floatX)));
-            CUDA_CHECK(cudaMemset(a.device, 0xff, slot_stride * sizeof(floatX)));  // the slot of nobody
+            CUDA_CHECK(cudaMemset(a.device, 0xff, slot_stride * sizeof(floatX)));  // the unused slot
         }
         p.bytes += 2.0 * (double)(used * sizeof(floatX));
         p.flops += 2.0 * 2.0 * (double)((positions[i] + 1) * NH * HS);

@@ -1,18 +1,18 @@
-// classifier.cu: cross-entropy and z-loss of rows of logits, and their gradient in the place of the logits,
-// from the plainest kernel to that of train_olmo2.cu. README.md says how to build and read this.
+// classifier.cu: cross-entropy and z-loss of rows of logits, and their gradient, which overwrites the logits.
+// From the plainest kernel to that of train_olmo2.cu. README.md says how to build and read this.
 //
 //   ./classifier forward      logits (N, V), labels (N) -> lse (N) = log sum_j e^(logit_j),
 //                             logprobs (N) = logit_label - lse, 0 where there is no label
 //   ./classifier backward     the same, and logits become dlogits = w (p_j (1 + 2 z lse) - [j = label]),
 //                             p_j = e^(logit_j - lse)
-//   ./classifier not_finite   what NaN and infinity among the logits do to lse
+//   ./classifier not_finite   how NaN and infinity among the logits change lse
 //
-// A row of OLMo 2 has V = 100,352 logits, 200,704 bytes in bf16: more than registers hold, or the 99 KB of
-// shared memory that every GPU grants a block. So it comes at least twice, once for lse and once for the
-// gradients, and leaves once, 6V bytes; what can be had is that the second time it comes from the L2 cache,
-// which leaves 4V for the memory. Figures: bf16; bytes, sectors and accesses as the checker of
-// dev/cuda_on_cpu counts them for ./classifier backward with 16 rows of 16,384, where 2V N = 524,288;
-// registers as nvcc 13.0 gives them for sm_80 and sm_90.
+// A row of OLMo 2 has V = 100,352 logits, 200,704 bytes in bf16. This is more than the registers hold, and
+// more than the 99 KB of shared memory that every GPU grants a block. So it is read at least twice, once for
+// lse and once for the gradients, and written once: 6V bytes. The best possible case is that the second read
+// hits the L2 cache, which leaves 4V for memory. Figures: bf16; bytes, sectors and accesses are counted by
+// the checker of dev/cuda_on_cpu for ./classifier backward with 16 rows of 16,384, where 2V N = 524,288;
+// registers are those of nvcc 13.0 for sm_80 and sm_90.
 
 #include "ladder.cuh"
 
@@ -27,12 +27,12 @@ __device__ static inline floatX gradient_of_logit(float logit, float lse, float 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: a thread takes a row, and goes through it three times: for the maximum, without which e^x
-// overflows from 89 on, for the sum, for the gradients. 8V bytes a row: 3 times in, once out. The lanes of a
-// warp are in 32 different rows, so each of their 2 bytes is in a sector (32 bytes, the least that memory
-// moves) of its own: 16 times the sectors that are needed. A thousand rows are a thousand threads, where an
-// H100 has room for 270,336; and one thread's sum of 8,200 numbers, one after the other, errs five times as
-// much as one in parts (lse, 3.5e-7 against 6e-8).
+// Version 1: one thread per row, with three passes over it: for the maximum, without which e^x overflows from
+// 89 on, for the sum, and for the gradients. 8V bytes per row: 3 times in, once out. The lanes of a warp are
+// in 32 different rows, so each of their 2 bytes is in a sector of its own (32 bytes, the smallest unit that
+// memory moves): 16 times the sectors needed. A thousand rows are a thousand threads, where an H100 has room
+// for 270,336. And one thread's sum of 8,200 numbers, one after the other, has five times the error of a sum
+// in parts (lse, 3.5e-7 against 6e-8).
 
 __global__ static void classifier_kernel_1(float *logprobs, float *lse, floatX *logits,
                                            const uint32_t *labels, const float *weights, float z, size_t N,
@@ -61,13 +61,13 @@ static void classifier_1(float *logprobs, float *lse, floatX *logits, const uint
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2: a block takes a row, neighbouring threads neighbouring logits. The bytes are the same; the
-// sectors are those that are needed, 1.00. What the threads have found is joined in shared memory by halves,
-// 8 rounds with a barrier each for 256 threads, once for the maximum and once for the sum.
+// Version 2: one block per row, neighbouring threads take neighbouring logits. The bytes are the same; the
+// sectors are down to 1.00. A tree in shared memory combines the results of the threads: for 256 threads, 8
+// rounds with a barrier each, once for the maximum and once for the sum.
 
 enum { BLOCK = 256 };
 
-// What the block's threads bring, joined, the same in each of them: a tree in shared memory.
+// Combines the values of the block's threads, with the same result in each of them: a tree in shared memory.
 template <typename Join>
 __device__ static float of_block(float mine, Join join) {
     __shared__ float all[BLOCK];
@@ -97,7 +97,7 @@ __global__ static void classifier_kernel_2(float *logprobs, float *lse, floatX *
         logprobs[n] = label == OLMO2_NO_TOKEN ? 0.0f : (float)row[label] - lse_n;
     }
     if (weights == nullptr) { return; }
-    __syncthreads();  // the label's logit has been read before anybody overwrites it
+    __syncthreads();  // all have read the label's logit before anyone overwrites it
     const float weight = weights[n], factor = weight * (1.0f + 2.0f * z * lse_n);
     for (int j = (int)threadIdx.x; j < V; j += BLOCK) {
         row[j] = gradient_of_logit((float)row[j], lse_n, factor, weight, (uint32_t)j == label);
@@ -111,11 +111,11 @@ static void classifier_2(float *logprobs, float *lse, floatX *logits, const uint
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 3: maximum and sum in one pass. With the largest number so far as maximum, a new one costs a
-// factor, sum' = sum e^(max - max') + e^(x - max'), and sums of different maxima can be joined the same way.
-// 6V bytes a row: 1,573,910 read before, 1,049,622 now. The price is a second e^x for every number. The lanes
-// of a warp exchange what they have from register to register; shared memory only sees one pair of each warp,
-// behind one barrier in place of 18. (log_sum_join and log_sum_of_block are those of train_olmo2.cu.)
+// Version 3: maximum and sum in one pass. The maximum is the largest number so far. A new one rescales the
+// sum, sum' = sum e^(max - max') + e^(x - max'), and sums with different maxima are combined the same way. 6V
+// bytes per row: 1,573,910 read before, 1,049,622 now. The price is a second e^x for every number. The lanes
+// of a warp exchange their results between registers. Shared memory only sees one pair per warp, behind one
+// barrier instead of 18. (log_sum_join and log_sum_of_block are those of train_olmo2.cu.)
 
 __global__ static void classifier_kernel_3(float *logprobs, float *lse, floatX *logits,
                                            const uint32_t *labels, const float *weights, float z, int V) {
@@ -133,7 +133,7 @@ __global__ static void classifier_kernel_3(float *logprobs, float *lse, floatX *
         logprobs[n] = label == OLMO2_NO_TOKEN ? 0.0f : (float)row[label] - lse_n;
     }
     if (weights == nullptr) { return; }
-    __syncthreads();  // the label's logit has been read before anybody overwrites it
+    __syncthreads();  // all have read the label's logit before anyone overwrites it
     const float weight = weights[n], factor = weight * (1.0f + 2.0f * z * lse_n);
     for (int j = (int)threadIdx.x; j < V; j += BLOCK) {
         row[j] = gradient_of_logit((float)row[j], lse_n, factor, weight, (uint32_t)j == label);
@@ -147,10 +147,10 @@ static void classifier_3(float *logprobs, float *lse, floatX *logits, const uint
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 4: 16 bytes to a lane. 8 logits come with one instruction, 106,539 accesses instead of 794,667, so
-// that a thread has 8 times the bytes under way while it waits. And they share their maximum: one rescaling
-// for 8 numbers, where version 3 had one for each. V must be a multiple of 8, as 100,352 is; any other V
-// takes the instance for single logits. 32 registers, as with single ones (30 and 31).
+// Version 4: 16 bytes per lane. One instruction loads 8 logits, 106,539 accesses instead of 794,667, so a
+// thread has 8 times the bytes in flight while it waits. The 8 logits share their maximum: one rescaling for
+// 8 numbers, where version 3 has one for each. V must be a multiple of 8, as 100,352 is; any other V takes
+// the instance for single logits. 32 registers, similar to the instance for single logits (30 and 31).
 
 template <int W>
 __global__ static void classifier_kernel_4(float *logprobs, float *lse, floatX *logits,
@@ -173,7 +173,7 @@ __global__ static void classifier_kernel_4(float *logprobs, float *lse, floatX *
         logprobs[n] = label == OLMO2_NO_TOKEN ? 0.0f : (float)row[label] - lse_n;
     }
     if (weights == nullptr) { return; }
-    __syncthreads();  // the label's logit has been read before anybody overwrites it
+    __syncthreads();  // all have read the label's logit before anyone overwrites it
     const float weight = weights[n], factor = weight * (1.0f + 2.0f * z * lse_n);
     for (int j = (int)threadIdx.x * W; j < V; j += BLOCK * W) {
         Vec<floatX, W> x = load<W>(row + j);
@@ -195,11 +195,11 @@ static void classifier_4(float *logprobs, float *lse, floatX *logits, const uint
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 5, shipped: blocks of 1024 threads, and the second time the row is read from its end. Both are for
-// the L2 cache. A multiprocessor of an H100 holds 2048 threads: 8 blocks of version 4 or 2 of these, so that
-// 132 x 8 rows of 200,704 bytes are under way, 212 MB, or 53 MB, of which a cache of 50 MB keeps nearly all.
-// From the beginning it would drop just what is to be read next; from the end, what it has is read first. The
-// bytes that the kernel asks for are those of version 4, 6V; what memory sees comes near 4V.
+// Version 5, shipped: blocks of 1024 threads, and the second pass reads the row from its end. Both are for
+// the L2 cache. A multiprocessor of an H100 holds 2048 threads: 8 blocks of version 4, or 2 of these. With 8,
+// 132 x 8 rows of 200,704 bytes are in flight, 212 MB. With 2, it is 53 MB, and a cache of 50 MB keeps nearly
+// all of that. A second pass from the beginning would evict just what is read next; from the end, it reads
+// first what the cache still has. The kernel requests the bytes of version 4, 6V; memory sees close to 4V.
 
 static void classifier_5(float *logprobs, float *lse, floatX *logits, const uint32_t *labels,
                          const float *weights, float z, size_t N, size_t V) {
@@ -211,21 +211,21 @@ static void classifier_5(float *logprobs, float *lse, floatX *logits, const uint
 }
 
 static const Version<Classifier> versions[] = {
-    {classifier_1, "a thread takes a row"},
-    {classifier_2, "a block takes a row"},
+    {classifier_1, "one thread per row"},
+    {classifier_2, "one block per row"},
     {classifier_3, "maximum and sum in one pass"},
-    {classifier_4, "16 bytes to a lane"},
-    {classifier_5, "shipped: backwards the second time"},
+    {classifier_4, "16 bytes per lane"},
+    {classifier_5, "shipped: second pass in reverse"},
 };
 
 static const float Z = 0.01f;
 
-// A sum of 8,200 numbers by one thread errs by up to 8,200 halves of a last bit, 5e-4, and usually by their
-// root, 5e-6; its logarithm stands beside an lse of 9. A gradient has the error of e^(logit - lse), in fp32
-// that of the last bit of lse: 4e-6 where logits are 100.
+// A sum of 8,200 numbers by one thread may lose up to 8,200 halves of a last bit, 5e-4, and usually the
+// square root of that number of halves, 5e-6; its logarithm is part of an lse of 9. A gradient has the error
+// of e^(logit - lse), in fp32 that of the last bit of lse: 4e-6 where logits are 100.
 static const double LSE_TOLERANCE = 2e-6, GRADIENT_TOLERANCE = 1e-5;
 
-// Rows of logits between shift - 4 and shift + 4. Every third row has no label, or none has.
+// Rows of logits between shift - 4 and shift + 4. Every third row has no label, or no row has one.
 static std::vector<uint32_t> some_labels(Problem &p, size_t N, size_t V, bool labelled) {
     std::vector<uint32_t> labels = p.integers(N, V);
     for (size_t n = 0; n < N; n++) {
@@ -275,8 +275,8 @@ static void forward_problem(Problem &p) { problem(p, false); }
 static void backward_problem(Problem &p) { problem(p, true); }
 
 // Rows with numbers that are not finite, through the forward. NaN or infinity anywhere in a row makes its lse
-// NaN, so that a broken model is seen in its loss; -infinity is a logit whose probability is 0. As NaN equals
-// nothing, what is compared is lse, with -1 for NaN.
+// NaN, so a broken model shows in its loss. -infinity is a logit whose probability is 0. NaN equals nothing,
+// so the comparison replaces a NaN lse by -1.
 static void not_finite_problem(Problem &p) {
     enum { ROWS = 8 };
     const struct {

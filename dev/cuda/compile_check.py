@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What nvcc makes of the kernels of train_olmo2.cu, checked where there is no GPU.
+"""What nvcc makes of the kernels of train_olmo2.cu, checked without a GPU.
 
-Every kernel is compiled for every architecture. ptxas says what each takes of the registers and the shared
-memory; the machine code itself, which is read here without cuobjdump, how it reads and writes memory; and the
-toolkit's occupancy calculator, how many blocks share a multiprocessor. KERNELS and RULES say what all that
-must be. Results of nvcc are kept in build/compile_check, so a second run compiles nothing.
+Every kernel is compiled for every architecture. ptxas reports its registers and shared memory. This program
+reads the machine code itself, without cuobjdump, to see how the kernel reads and writes memory. The toolkit's
+occupancy calculator says how many blocks share a multiprocessor. KERNELS and RULES say what all these figures
+must be. Results of nvcc are cached in build/compile_check, so a second run compiles nothing.
 
-    python3 dev/cuda/compile_check.py                 ends with "N passed, N failed"
-    python3 dev/cuda/compile_check.py --write         also puts the table into dev/cuda/README.md
+    python3 dev/cuda/compile_check.py                 the last line is "N passed, N failed"
+    python3 dev/cuda/compile_check.py --write         also writes the table into dev/cuda/README.md
     python3 dev/cuda/compile_check.py /tmp/other.cu   the kernels of another file
 """
 
@@ -31,13 +31,13 @@ README = Path(__file__).resolve().parent / "README.md"
 CACHE = ROOT / "build/compile_check"
 DEFAULT = ROOT / "train_olmo2.cu"
 BEGIN, END = "<!-- compile table: begin -->\n", "<!-- compile table: end -->\n"
-# A warning is a failure here, but not nvcc's -Werror, which would leave no code to look at.
+# A warning is a failure here. nvcc's -Werror would not do: it leaves no code to look at.
 FLAGS = "-std=c++17 -O3 -Xptxas -v,-warn-spills,-warn-lmem-usage".split()
 PRECISIONS = {"bf16": [], "fp32": ["-DPRECISION_FP32"]}
 WIDE = {"bf16": 8, "fp32": 4}  # elements in 16 bytes, as in llmc/cuda_utils.cuh
-FP32_ARCHITECTURES = (80, 90)  # of both precisions: enough for one that is for tests
+FP32_ARCHITECTURES = (80, 90)  # checked in both precisions; fp32 is for tests, so two are enough
 
-# what a multiprocessor has (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")
+# limits of a multiprocessor (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")
 GPUS = {  # architecture: threads, KiB of shared memory
     80: (2048, 164),  # A100
     89: (1536, 100),  # RTX 4090
@@ -56,49 +56,50 @@ class Row(NamedTuple):
     """The kernels whose name, with its template arguments, matches `pattern`."""
 
     pattern: str
-    kind: str  # which RULES hold, beside those for every kernel
-    threads: int  # of a block
-    dynamic: Callable[..., int] = nothing  # bytes of shared memory, by the size of floatX and the arguments
-    loads: int = 0  # instructions narrower than `width`, for what a row or a block has one of
+    kind: str  # which RULES apply, in addition to those for every kernel
+    threads: int  # per block
+    dynamic: Callable[..., int] = nothing  # bytes of shared memory, from the size of floatX and the arguments
+    loads: int = 0  # instructions narrower than `width`, for scalars of a row or block
     stores: int = 0
     width: int = 128  # bits
 
 
-C = 2048  # launches are those of OLMo 2 1B
+C = 2048  # launches have the sizes of OLMo 2 1B
 
-# STREAM: waits for memory, so all that is as long as a row moves 16 bytes to a lane; 8 in the bf16 arrays of
-# a kernel that has fp32 ones as well, so that neighbours touch neighbouring bytes in both. TILED: waits for
-# the tensor cores. PLAIN: neither.
-# A loop's accesses count as often as the compiler has written its body.
+# STREAM: memory-bound, so every access to a whole row moves 16 bytes per lane. A kernel that also has fp32
+# arrays moves 8 bytes of its bf16 arrays, so neighbouring lanes touch neighbouring bytes in both.
+# TILED: bound by the tensor cores.
+# PLAIN: neither.
+# An access in a loop counts as often as the compiler has written the body of the loop.
 KERNELS = [
-    # the token; a bucket's begin, end and token, and the positions in it, 5 at a time
+    # the token; begin, end and token of a bucket, and its positions, 5 at a time
     Row(r"embedding_forward_kernel<.*>", "STREAM", 256, loads=1),
     Row(r"embedding_backward_kernel<.*>", "STREAM", 128, loads=9, width=64),
     # rstd, and the position
     Row(r"rmsnorm_(residual_)?forward_kernel<.*>", "STREAM", 256, lambda x, *_: 8 * C * x, stores=1),
     Row(r"qknorm_rope_forward_kernel<.*>", "STREAM", 256, lambda x, *_: 8 * C * x, loads=1, stores=1),
-    # rstd; a block's sum for each weight, once a block, written 6 times
+    # rstd; the sum of a block for each weight, once per block, written in 6 places
     Row(r"(rmsnorm|qknorm_rope)_backward_kernel<.*>", "STREAM", 128, lambda x, *_: 4 * C * (4 + 2 * x),
         loads=1, stores=6),
-    # 2 MB at most, just written; a lane to a column makes as many lanes as there are columns
+    # 2 MB at most, just written; one lane per column gives as many lanes as there are columns
     Row(r"add_partial_sums_kernel<.*>", "PLAIN", 256),
     Row(r"add_kernel<.*>", "STREAM", 256),
     Row(r"swiglu_(forward|backward)_kernel<.*>", "STREAM", 256),
     Row(r"classifier_kernel<.*>", "STREAM", 1024, loads=3, stores=2),  # label, weight, logit; logprob, lse
     Row(r"adamw_kernel<.*>", "STREAM", 256, width=64),
-    Row(r"sum_of_squares_kernel<.*>", "STREAM", 256, stores=1),  # a block's sum
+    Row(r"sum_of_squares_kernel<.*>", "STREAM", 256, stores=1),  # the sum of a block
     Row(r"cache_append_kernel<.*>", "STREAM", 128, loads=2),  # slot, position
-    # lse or delta, of up to 4 rows to a lane
+    # lse or delta, of up to 4 rows per lane
     Row(r"attention_forward_kernel<.*>", "TILED", 128, lambda x, hs, q, k: x * hs * (q + 2 * k), stores=4),
     Row(r"attention_backward_dq_kernel<.*>", "TILED", 128,
         lambda x, hs, q, k, step: x * hs * max(3 * q, 4 * k), loads=4, stores=4),
     Row(r"attention_backward_dkdv_kernel<.*>", "TILED", 128,
         lambda x, hs, k, q, step: x * hs * (k + 4 * q) + 4 * 4 * q, loads=4),
-    # what the tiled kernels are compared with, and heads of other sizes
+    # the references for the tiled kernels, also used for other head sizes
     Row(r"attention_plain_(forward|dq|dkdv)_kernel<.*>", "PLAIN", 128),
     Row(r"attention_decode_kernel<.*>", "PLAIN", 512, lambda x, n: 4 * 16 * (2 + 32 * n)),
 ]
-UNKNOWN = Row("", "PLAIN", 0)  # of a kernel that matches none
+UNKNOWN = Row("", "PLAIN", 0)  # for a kernel that matches none
 
 
 class Kernel(NamedTuple):
@@ -113,14 +114,15 @@ class Kernel(NamedTuple):
     spills: int
     shared: int  # static
     barriers: int
-    counts: Dict[str, int]  # instructions, by name and width in bits: {"LDG.128": 4, "SHFL": 5}
-    blocks: Optional[int] = None  # on a multiprocessor at once, where GPUS has the architecture
+    counts: Dict[str, int]  # instructions by name and width in bits: {"LDG.128": 4, "SHFL": 5}
+    blocks: Optional[int] = None  # per multiprocessor, if GPUS has the architecture
 
     def count(self, pattern: str) -> int:
         return sum(n for name, n in self.counts.items() if re.fullmatch(pattern, name))
 
     def accesses(self, *names: str, narrow: bool) -> Optional[int]:
-        """How many instructions of these names are narrower than their row's width, or are not."""
+        """Counts the instructions of these names that are narrower than their row's width, or those that are
+        not."""
         found = 0
         for instruction, n in self.counts.items():
             name, _, width = instruction.partition(".")
@@ -134,7 +136,8 @@ class Kernel(NamedTuple):
         return self.row.dynamic(16 // WIDE[self.precision], *self.arguments())
 
     def wide(self) -> bool:
-        """Not an instance for rows that are no multiple of 16 bytes, nor for bf16 arrays in an fp32 build."""
+        """False for instances for rows that are not a multiple of 16 bytes, and for bf16 arrays in an fp32
+        build."""
         return self.arguments()[:1] != [1] and not (self.precision == "fp32" and "bfloat16" in self.name)
 
 
@@ -153,8 +156,8 @@ def large_gpu(k: Kernel) -> Optional[int]:
     return k.blocks if k.architecture in (80, 90) else None
 
 
-# Atomics: a sum of floats in whatever order blocks come by has other bits in every run. Those of integers
-# would not, but a compare-and-swap loop can hide a float, and no kernel needs either.
+# No atomics: a sum of floats in the order in which blocks arrive has other bits in every run. Atomics on
+# integers would be harmless, but a compare-and-swap loop can hide a float, and no kernel needs either.
 RULES = [
     Rule("", "bytes spilled", lambda k: k.spills, 0, lambda row: 0),
     Rule("", "bytes of stack", lambda k: k.stack, 0, lambda row: 0),
@@ -176,7 +179,7 @@ RULES = [
 
 
 def verdicts(kernel: Kernel) -> Iterator[Tuple[bool, str]]:
-    """For each rule that applies to this kernel: does it hold, and the figure reached."""
+    """For each rule that applies to this kernel: whether it holds, and the figure."""
     for rule in RULES:
         value = rule.value(kernel)
         if kernel.row.kind in (rule.kinds or kernel.row.kind) and value is not None:
@@ -186,9 +189,9 @@ def verdicts(kernel: Kernel) -> Iterator[Tuple[bool, str]]:
 
 
 # ---------------------------------------------------------------------------------------------
-# machine code. NVIDIA does not document its encoding; what is used of it here is checked by the probes below.
+# machine code. NVIDIA does not document its encoding; the probes below check what is used of it here.
 
-# The low 9 of an instruction's 128 bits say what it is; the next 3, where its operands are.
+# The lowest 9 of an instruction's 128 bits are its opcode; the next 3 say where its operands are.
 WITH_WIDTH = {0x180: "LD", 0x181: "LDG", 0x183: "LDL", 0x184: "LDS", 0x185: "ST", 0x186: "STG", 0x187: "STL",
               0x188: "STS", 0x1ae: "LDGSTS"}
 WITHOUT_WIDTH = {0x17e: "LDG.256", 0x17f: "STG.256", 0x03b: "LDSM", 0x03c: "HMMA",
@@ -196,8 +199,8 @@ WITHOUT_WIDTH = {0x17e: "LDG.256", 0x17f: "STG.256", 0x03b: "LDSM", 0x03c: "HMMA
                  # global: floats from sm_90 on without and with a result, all others likewise, compare-and-
                  # swap; shared and generic: all but compare-and-swap, compare-and-swap
                  **dict.fromkeys((0x1a6, 0x1a3, 0x18e, 0x1a8, 0x1a9, 0x18c, 0x18d, 0x18a, 0x18b), "ATOM")}
-WIDTHS = (8, 8, 16, 16, 32, 64, 128, 0)  # by bits 73 to 75; 8 and 16 are there unsigned and signed
-NEVER = 0xf  # bits 12 to 15: executed unless predicate 7, which is always true. ptxas writes such for sm_90.
+WIDTHS = (8, 8, 16, 16, 32, 64, 128, 0)  # from bits 73 to 75; 8 and 16 exist unsigned and signed
+NEVER = 0xf  # bits 12 to 15: executed unless predicate 7, which is always true (ptxas emits some for sm_90)
 
 
 def count_instructions(code: bytes, architecture: int) -> Dict[str, int]:
@@ -206,7 +209,7 @@ def count_instructions(code: bytes, architecture: int) -> Dict[str, int]:
         opcode, width = low & 0x1ff, high >> 9 & 7
         if low >> 12 & 0xf == NEVER:
             continue
-        if opcode == 0x1ae and architecture >= 100:  # where this one's width is in bits 74 and 75
+        if opcode == 0x1ae and architecture >= 100:  # its width is in bits 74 and 75
             width = 4 + width // 2
         if opcode in WITH_WIDTH:
             counts[f"{WITH_WIDTH[opcode]}.{WIDTHS[width]}"] += 1
@@ -239,7 +242,7 @@ def find_nvcc() -> Optional[str]:
 
 
 def cublas_flags() -> List[str]:
-    """Where cuBLAS's header is, if that is not the toolkit's own folder: beside pip's cuBLAS."""
+    """The folder of cuBLAS's header if it is not the toolkit's own: the one of pip's cuBLAS."""
     toolkit = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"]
     wheels = sorted(ROOT.glob(".venv/lib/python3*/site-packages/nvidia/cu*/include"))
     found = [folder for folder in toolkit + wheels if (folder / "cublas_v2.h").exists()]
@@ -258,7 +261,7 @@ class Compiled(NamedTuple):
 
 
 def compile_for(nvcc: str, file: Path, architecture: int, flags: Sequence[str]) -> Compiled:
-    """`file` for one architecture, from the cache if nothing that nvcc would see has changed."""
+    """Compiles `file` for one architecture, or takes it from the cache if no input of nvcc has changed."""
     command = [nvcc, f"-arch=sm_{architecture}", *FLAGS, *flags, "-I.", *cublas_flags(), str(file)]
     code, text = run([*command, "-E"])
     if code != 0:
@@ -290,7 +293,7 @@ def nvcc_version(nvcc: str) -> str:
 
 
 def demangle(names: Sequence[str]) -> List[str]:
-    """C++ names as they are written, without their types: rmsnorm_forward_kernel<8>."""
+    """C++ names without the types of their arguments: rmsnorm_forward_kernel<8>."""
     _, text = run(["c++filt"], "\n".join(names))
     plain = [line.replace("(anonymous namespace)::", "").split("(")[0] for line in text.splitlines()]
     return [re.sub(r"^.*? (?=\w+<)", "", name) for name in plain]
@@ -302,13 +305,13 @@ def number(pattern: str, text: str) -> int:
 
 
 def read_kernels(compiled: Compiled, precision: str, architecture: int) -> List[Kernel]:
-    """The kernels of a cubin, with what ptxas said of each; their blocks are not known yet."""
+    """The kernels of a cubin, with what ptxas reports; their blocks per multiprocessor are not known yet."""
     codes = {name[6:]: code for name, code in elf_sections(compiled.cubin) if name.startswith(".text.")}
     kernels = []
     for (symbol, code), name in zip(codes.items(), demangle(list(codes))):
         said = re.search(rf"Function properties for {re.escape(symbol)}\n(.*\n.*)\n", compiled.log)
         if said is None:
-            raise ValueError(f"ptxas says nothing of {symbol}")
+            raise ValueError(f"ptxas reports nothing about {symbol}")
         text = said.group(1)
         row = next((r for r in KERNELS if re.fullmatch(r.pattern, name)), UNKNOWN)
         kernels.append(Kernel(
@@ -360,7 +363,7 @@ int main() {
 
 
 def with_blocks(nvcc: str, kernels: List[Kernel]) -> List[Kernel]:
-    """The same kernels, each with the number of its blocks that a multiprocessor holds at once."""
+    """The same kernels, with the number of their blocks that a multiprocessor holds at once."""
     program = CACHE / f"occupancy.{hashlib.sha256(OCCUPANCY.encode()).hexdigest()[:20]}"
     if not program.exists():
         source = program.with_suffix(".cpp")
@@ -403,10 +406,10 @@ def table(kernels: List[Kernel], precision: str, version: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------
-# does the tool itself see what it should? Kernels whose instructions are known, and broken ones.
+# tests of this tool: kernels with known instructions, and broken ones
 
 TYPES = ((8, "signed char"), (16, "short"), (32, "int"), (64, "int2"), (128, "int4"))
-# arguments, body, the counted instructions that it becomes, on all architectures
+# arguments, body, and the counted instructions that the compiler makes of it, on all architectures
 PROBES = [
     *[(f"const {t} *a, {t} *b", "b[x] = a[x];", f"LDG.{w} STG.{w}") for w, t in TYPES],
     *[(f"const {t} *a, int *b", "b[x] = a[x];", f"LDG.{w} STG.32") for w, t in TYPES[:2]],
@@ -477,7 +480,7 @@ def check_probes(architecture: int, compiled: Compiled) -> None:
     for i, (_, body, expected) in enumerate(probes(architecture)):
         got = kernels[f"probe_{i}"].counts if kernels else {}
         check(got == Counter(expected.split()), f"{where}: {got}, should be {expected}, for {body}")
-    if kernels:  # ptxas' own count of bytes, met by two ways of seeing a spill
+    if kernels:  # ptxas' own byte count, against two ways to see a spill
         spilling = kernels["spilling"]
         seen = sum(n * int(name[4:]) // 8 for name, n in spilling.counts.items()
                    if name.startswith(("LDL", "STL")))
@@ -487,7 +490,7 @@ def check_probes(architecture: int, compiled: Compiled) -> None:
 
 
 def check_reader() -> None:
-    """The ELF reader and the counter on a file made here: two sections and one without contents."""
+    """Tests the ELF reader and the counter on a file made here: two sections, and one without contents."""
     names = b"\0.names\0.text.f\0.bss\0"
     code = b"".join(struct.pack("<QQ", low, high) for low, high in (
         (0x7981, 6 << 9), (0x7381, 6 << 9), (0x7986, 2 << 9), (0xf984, 4 << 9), (0x723c, 0), (0x7918, 0)))
@@ -505,7 +508,7 @@ def check_reader() -> None:
 
 
 def check_rules() -> None:
-    """Kernels that keep all rules, and the same with one thing wrong at a time."""
+    """Kernels that keep all rules, and the same kernels with one violation at a time."""
     counts = {"LDG.128": 3, "STG.128": 1, "LDG.32": 1, "HMMA": 8, "LDSM": 4, "LDGSTS.128": 2}
     stream = Kernel("copy<8>", "bf16", 80, Row("", "STREAM", 256, loads=1), 64, 0, 0, 0, 0, counts, 2)
     tiled = stream._replace(row=Row("", "TILED", 128, loads=1))
@@ -537,7 +540,7 @@ def check_broken(kernel: Kernel, rule: str) -> None:
 
 
 def check_readme(new: str, version: str, write: bool) -> None:
-    """The table in README.md against what was measured, if by the same compiler; or writes it."""
+    """Compares the table in README.md with the figures, if the compiler is the same; or writes it."""
     begin, rest = README.read_text().split(BEGIN)
     old, end = rest.split(END)
     if write:
@@ -545,11 +548,11 @@ def check_readme(new: str, version: str, write: bool) -> None:
     elif f"nvcc {version}," not in old:
         print(f"skipped: the table in README.md (it is not of nvcc {version})")
     else:
-        check(old == new, "the table in dev/cuda/README.md is not what was measured; --write writes it")
+        check(old == new, "the table in dev/cuda/README.md differs from the measured one; --write updates it")
 
 
 def examine(nvcc: str, file: Path, jobs: List[Tuple[str, int]]) -> List[Kernel]:
-    """Compiles the probes and `file`, two at a time, and checks all that comes out."""
+    """Compiles the probes and `file`, two at a time, and checks all results."""
     CACHE.mkdir(parents=True, exist_ok=True)
     architectures = sorted({architecture for _, architecture in jobs})
     for architecture in architectures:

@@ -5,16 +5,16 @@
 //   ./matmul backward_input          dy (N, O), w -> dx (N, I) = dy W, assigned or accumulated
 //   ./matmul backward_weight_fp32    dy, x -> dw (O, I) += dy^T x; _bf16 where dw is stored in bf16
 //
-// 2 N I O operations on N I + O I + N O numbers: the layer that most of a step's time goes to. An A100 reads
-// 2 TB/s and does 312 T operations a second on its tensor cores, so it must do 150 for every byte that it
-// reads, and the versions are about where a number waits between its uses: in memory, in shared memory, in
-// registers. Figures: N, I, O = 256, 128, 256 in bf16, where x and w have 131,072 bytes and there are
-// 8,388,608 multiply-adds; bytes, accesses (by a thread to memory, by a warp to shared memory) and bank
-// conflicts as the checker of dev/cuda_on_cpu counts them; registers as nvcc 13.0 gives them for sm_80.
+// 2 N I O operations on N I + I O + N O numbers: most of a step's time is spent in this layer. An A100 reads
+// 2 TB/s and does 312 T operations per second on its tensor cores, so it must do 150 operations for every
+// byte that it reads. The versions are about where a number is kept between its uses: in memory, in shared
+// memory, in registers. Figures: N, I, O = 256, 128, 256 in bf16, where x and w have 131,072 bytes and there
+// are 8,388,608 multiply-adds; bytes, accesses (of a thread to memory, of a warp to shared memory) and bank
+// conflicts are counted by the checker of dev/cuda_on_cpu; registers are those of nvcc 13.0 for sm_80.
 
 #include "ladder.cuh"
 
-// A product in fp32 is a sum of up to 520 numbers here: roundings of 6e-8, some of them up and some down.
+// A product in fp32 is a sum of up to 520 numbers here, with rounding errors of 6e-8 of either sign.
 static const double TOLERANCE = 3e-6;
 
 // ---------------------------------------------------------------------------------------------
@@ -23,9 +23,9 @@ static const double TOLERANCE = 3e-6;
 typedef void Forward(floatX *y, const floatX *x, const floatX *w, size_t N, size_t I, size_t O);
 
 // ---------------------------------------------------------------------------------------------
-// Version 1: a thread takes an output. Both numbers of every multiply-add come from memory, 16,842,752
-// accesses and 17,301,504 bytes, 132 times what there is. Neighbouring threads take neighbouring outputs,
-// that is neighbouring rows of w: the 32 lanes of a warp want 2 bytes each from 32 rows, and move 11 times
+// Version 1: one thread per output. Both operands of every multiply-add come from memory, 16,842,752 accesses
+// and 17,301,504 bytes, 132 times the size of the inputs. Neighbouring threads take neighbouring outputs,
+// that is, neighbouring rows of w: the 32 lanes of a warp read 2 bytes each from 32 rows, and move 11 times
 // the sectors that their bytes would fill.
 
 __global__ static void forward_kernel_1(floatX *y, const floatX *x, const floatX *w, size_t N, size_t I,
@@ -45,12 +45,11 @@ static void forward_1(floatX *y, const floatX *x, const floatX *w, size_t N, siz
 }
 
 // ---------------------------------------------------------------------------------------------
-// Version 2: tiles in shared memory. A block of 32 x 32 threads takes 32 x 32 outputs and brings 32 columns
-// of its rows of x and w at a time, side by side as they lie. Every number is used 32 times for once that it
-// is read: 1,048,576 bytes, a 16th, in whole sectors. What is left is two accesses to shared memory for one
-// multiply-add, 540,672. A row of w's tile is one number longer than it has to be: the lanes of a warp read
-// 32 rows at the same column, and with rows of 32 numbers all of them would be in one of the 32 banks, and
-// cost 8,126,464 extra passes.
+// Version 2: tiles in shared memory. A block of 32 x 32 threads takes 32 x 32 outputs. It loads 32 columns of
+// its rows of x and w at a time, in their original layout. Every number is read once and used 32 times:
+// 1,048,576 bytes, a 16th, in whole sectors. What is left is two accesses to shared memory per multiply-add,
+// 540,672. A row of w's tile is padded by one number: the lanes of a warp read the same column of 32 rows,
+// and with rows of 32 numbers all of these would be in one of the 32 banks and cost 8,126,464 extra passes.
 
 enum { SMALL = 32 };
 
@@ -67,7 +66,7 @@ __global__ static void forward_kernel_2(floatX *y, const floatX *x, const floatX
         w_tile[row][column] = o0 + row < O && i < I ? (float)w[(o0 + row) * I + i] : 0.0f;
         __syncthreads();
         for (int k = 0; k < SMALL; k++) { sum += x_tile[row][k] * w_tile[column][k]; }
-        __syncthreads();  // before the next tiles take their place
+        __syncthreads();  // before the next tiles overwrite these
     }
     if (n < N && o < O) { y[n * O + o] = (floatX)sum; }
 }
@@ -82,14 +81,14 @@ static void forward_2(floatX *y, const floatX *x, const floatX *w, size_t N, siz
 // Version 3: tiles in registers. A thread takes 8 x 8 outputs, a block of 256 threads 128 x 128. For one
 // column it reads 8 numbers of x and 8 of w, with 4 loads of 16 bytes, and does 64 multiply-adds with them:
 // 20,480 accesses to shared memory, a 26th. Memory is read once for 128 rows or columns: 262,144 bytes. The
-// tiles lie transposed, so that 4 numbers of a column are one load, and in rows of 132 numbers, without which
-// storing them would cost 61,440 passes; 4,096 remain. 111 registers, 64 of them sums, so 2 blocks on a
-// multiprocessor. This is as far as plain arithmetic goes: 19.5 TFLOP/s on an A100.
+// tiles are transposed, so one load gets 4 numbers of a column. Their rows have 132 numbers; without the
+// padding, storing them would cost 61,440 passes, and with it 4,096 remain. 111 registers, 64 of them sums,
+// so 2 blocks per multiprocessor. This is the limit of plain arithmetic: 19.5 TFLOP/s on an A100.
 
 enum { TILE = 128, STEP = 16, PITCH = TILE + 4 };
 
 // Rows first, first + 1, ... of a matrix (rows, I), columns i to i + STEP - 1 -> tile (STEP, TILE),
-// transposed: numbers of one column lie side by side. What is outside of the matrix becomes zero.
+// transposed: numbers of one column are contiguous. Elements outside the matrix become zero.
 __device__ static inline void load_transposed(float tile[STEP][PITCH], const floatX *matrix, size_t first,
                                               size_t rows, size_t i, size_t I) {
     for (int at = (int)threadIdx.x; at < TILE * STEP; at += (int)blockDim.x) {
@@ -118,7 +117,7 @@ __global__ static void __launch_bounds__(256, 2)
                 for (int b = 0; b < 8; b++) { sum[a][b] += x_k[a / 4][a % 4] * w_k[b / 4][b % 4]; }
             }
         }
-        __syncthreads();  // before the next tiles take their place
+        __syncthreads();  // before the next tiles overwrite these
     }
 #pragma unroll
     for (int a = 0; a < 8; a++) {
@@ -138,20 +137,20 @@ static void forward_3(floatX *y, const floatX *x, const floatX *w, size_t N, siz
 
 // ---------------------------------------------------------------------------------------------
 // Version 4: tensor cores. One instruction of a warp multiplies 16 x 16 by 16 x 8 numbers, 2,048
-// multiply-adds, 16 times the speed of plain ones on an A100. A warp takes 64 x 64 outputs, a block of 4
-// warps 128 x 128: for 16 columns it fetches its operands with 8 load_matrices and does 32 products, 128
-// registers of sums and 215 in all. Rows stay bf16 and rows: a tile needs neither conversion nor
-// transposition, so it is copied past the registers (copy_async), and there are three of each matrix, one
-// that is multiplied and two that are on their way: 48 KiB. Rows are 64 bytes long, so that 8 of them at the
-// same place would be in 2 of 8 groups of banks. tile_place, explained beside attention in train_olmo2.cu,
-// moves them apart: no conflict, where without it there are 12,288 for 1,792 accesses.
+// multiply-adds, at 16 times the speed of plain ones on an A100. A warp takes 64 x 64 outputs, a block of 4
+// warps 128 x 128. For 16 columns a warp loads its operands with 8 load_matrices and does 32 products, with
+// 128 registers of sums and 215 in all. The tiles keep bf16 and the order of rows. They need neither
+// conversion nor transposition, so they are copied without passing through registers (copy_async). There are
+// three tiles of each matrix, one in use and two in flight: 48 KiB. Rows are 64 bytes long, so the same place
+// in 8 of them would be in 2 of 8 groups of banks. tile_place, explained with attention in train_olmo2.cu,
+// moves them apart: no conflicts, where without it there are 12,288 for 1,792 accesses.
 
 #ifndef PRECISION_FP32
 
 enum { DEPTH = 32, STAGES = 3, MMA_THREADS = 128, PART = TILE * DEPTH };
 
-// Begins to copy columns 32 step to 32 step + 31 of rows first, first + 1, ... of a matrix (rows, I) to a
-// tile. What is outside of the matrix becomes zeros.
+// Starts to copy columns 32 step to 32 step + 31 of rows first, first + 1, ... of a matrix (rows, I) to a
+// tile. Elements outside the matrix become zeros.
 __device__ static inline void copy_part(bf16 *tile, const bf16 *matrix, size_t first, size_t rows, int step,
                                         size_t I) {
     constexpr int CHUNKS = DEPTH / 8;
@@ -180,7 +179,7 @@ __global__ static void __launch_bounds__(MMA_THREADS, 2)
     for (int step = 0; step < steps; step++) {
         const int now = step % STAGES * PART, next = (step + STAGES - 1) % STAGES * PART;
         copy_async_wait<STAGES - 2>();
-        __syncthreads();  // this step's tiles are there, and all warps are done with the last step's
+        __syncthreads();  // this step's tiles are complete, and all warps have finished with the last ones
         copy_part(x_tiles + next, x, n0, N, step + STAGES - 1, I);
         copy_part(w_tiles + next, w, o0, O, step + STAGES - 1, I);
         copy_async_commit();
@@ -217,7 +216,7 @@ static void forward_4(floatX *y, const floatX *x, const floatX *w, size_t N, siz
     LAUNCH_CHECK();
 }
 
-// Rows of x and w are copied 16 bytes at a time, and y is written 4 at a time.
+// Rows of x and w are copied 16 bytes at a time, and y is written 4 bytes at a time.
 static bool takes_4(const size_t *n) { return n[1] % 8 == 0 && n[2] % 2 == 0; }
 
 #else
@@ -228,11 +227,11 @@ static bool takes_4(const size_t *) { return false; }  // tensor cores would rou
 #endif
 
 // Version 5, shipped: cuBLAS, which has many such kernels and chooses by size and device. On an H100 it also
-// has those that only this device can run, in which four warps multiply together straight from shared memory,
-// with no load_matrices in between. (The checker does not see into cuBLAS and counts nothing.)
+// has kernels that only this device can run: four warps multiply together straight from shared memory,
+// without load_matrices. (The checker does not see into cuBLAS and counts nothing.)
 static const Version<Forward> forward_versions[] = {
-    {forward_1, "a thread takes an output"}, {forward_2, "tiles in shared memory"},
-    {forward_3, "tiles in registers"},       {forward_4, "tensor cores", takes_4},
+    {forward_1, "one thread per output"}, {forward_2, "tiles in shared memory"},
+    {forward_3, "tiles in registers"},    {forward_4, "tensor cores", takes_4},
     {matmul_forward, "shipped: cuBLAS"},
 };
 
@@ -254,8 +253,8 @@ static void forward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// backward_input: dy (N, O), w (O, I) -> dx (N, I) = dy W. Here w is summed over its rows, so that
-// neighbouring threads read neighbouring numbers, and version 1 moves no sector in vain.
+// backward_input: dy (N, O), w (O, I) -> dx (N, I) = dy W. Here the sum runs over the rows of w, so
+// neighbouring threads read neighbouring numbers, and version 1 wastes no sectors.
 
 typedef void BackwardInput(floatX *dx, const floatX *dy, const floatX *w, size_t N, size_t I, size_t O,
                            bool accumulate_dx);
@@ -278,7 +277,7 @@ static void backward_input_1(floatX *dx, const floatX *dy, const floatX *w, size
 }
 
 static const Version<BackwardInput> backward_input_versions[] = {
-    {backward_input_1, "a thread takes an output"},
+    {backward_input_1, "one thread per output"},
     {matmul_backward_input, "shipped: cuBLAS"},
 };
 
@@ -303,8 +302,8 @@ static void backward_input_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// backward_weight: dy (N, O), x (N, I) -> dw (O, I) += dy^T x, summed over the rows of both. What is there
-// already is added in fp32 and rounded once, whatever dw is stored in: cuBLAS does so too (beta = 1).
+// backward_weight: dy (N, O), x (N, I) -> dw (O, I) += dy^T x, summed over the rows of both. The old value is
+// added in fp32 and the result is rounded once, in whatever type dw is stored: cuBLAS does so too (beta = 1).
 
 typedef void BackwardWeight(Array dw, const floatX *dy, const floatX *x, size_t N, size_t I, size_t O);
 
@@ -326,11 +325,11 @@ static void backward_weight_1(Array dw, const floatX *dy, const floatX *x, size_
 }
 
 static const Version<BackwardWeight> backward_weight_versions[] = {
-    {backward_weight_1, "a thread takes an output"},
+    {backward_weight_1, "one thread per output"},
     {matmul_backward_weight, "shipped: cuBLAS"},
 };
 
-// G is what the gradients of parameters are stored in.
+// G is the type of the parameter gradients.
 template <typename G>
 static void backward_weight_problem(Problem &p) {
     const size_t N = p.n[0], I = p.n[1], O = p.n[2];

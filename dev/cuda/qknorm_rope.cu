@@ -1,23 +1,22 @@
-// qknorm_rope.cu: QK-norm and RoPE in one, y = R_t (w * x / rms(x)): the whole projected row of a token,
-// all heads together, is normalised, and then each head's channels i and i + HS/2 are turned by the angle
-// t theta_i. From the plainest kernels to those of train_olmo2.cu. README.md says how to build and read
-// this.
+// qknorm_rope.cu: QK-norm and RoPE in one, y = R_t (w * x / rms(x)): the whole projected row of a token, all
+// heads together, is normalised, and then channels i and i + HS/2 of each head are rotated by the angle t
+// theta_i. From the plainest kernels to those of train_olmo2.cu. README.md says how to build and read this.
 //
 //   ./qknorm_rope forward     y and rstd = 1 / rms(x), which the backward needs
 //   ./qknorm_rope backward    dx and dw
 //
-// It is RMSNorm (rmsnorm.cu) with a rotation. What is new is what a rotation needs: two channels at once,
-// HS/2 apart, and the cosine and sine of an angle. Figures: NH = 16, HS = 128, bf16, x in rows of 3 NH HS
-// as one product leaves q, k and v; counted as in rmsnorm.cu.
+// This is RMSNorm (rmsnorm.cu) followed by a rotation. A rotation needs two channels at once, HS/2 apart, and
+// the cosine and sine of an angle. Figures: NH = 16, HS = 128, bf16, x in rows of 3 NH HS, as one product
+// computes q, k and v; counted as in rmsnorm.cu.
 
 #include "ladder.cuh"
 
 static const float EPS = 1e-6f, THETA = 500000.0f;
 
 // ---------------------------------------------------------------------------------------------
-// forward: x (N, NH, HS) in rows of x_stride, w (C = NH*HS), rope (T, HS), positions (N) or nullptr -> y
-// (N, NH, HS), rstd (N). At least 4C + 4 bytes a row; the table of angles is not counted: it is small and
-// stays in the caches.
+// forward: x (N, NH, HS) in rows of x_stride, w (C = NH*HS), rope (T, HS), positions (N) or nullptr -> y (N,
+// NH, HS), rstd (N). At least 4C + 4 bytes per row. The table of angles is not counted: it is small and stays
+// in the caches.
 
 typedef void Forward(floatX *y, float *rstd, const floatX *x, size_t x_stride, const floatX *w,
                      const float *rope, const uint32_t *positions, size_t N, size_t T, size_t NH, size_t HS,
@@ -26,9 +25,9 @@ typedef void Forward(floatX *y, float *rstd, const floatX *x, size_t x_stride, c
 // What a row is multiplied with before the rotation, as a scalar.
 __device__ static float weight_at(const floatX *w, int c) { return w == nullptr ? 1.0f : (float)w[c]; }
 
-// Version 1: a thread takes a row, and computes an angle where it needs it: 1024 times a power, a cosine
-// and a sine a row, hundreds of instructions, and 32 bytes of local memory for angles so large that cosf
-// and sinf need many digits of pi. 13.85 sectors for each that would do, 1.51 of the least bytes.
+// Version 1: one thread per row, which computes each angle when it needs it: 1024 times a power, a cosine and
+// a sine per row, hundreds of instructions, and 32 bytes of local memory for angles so large that cosf and
+// sinf need many digits of pi. 13.85 sectors for each one needed, 1.51 of the minimum bytes.
 __global__ static void forward_kernel_1(floatX *y, float *rstd, const floatX *x, size_t x_stride,
                                         const floatX *w, const uint32_t *positions, size_t N, size_t T, int C,
                                         int HS, float eps) {
@@ -61,9 +60,9 @@ static void forward_1(floatX *y, float *rstd, const floatX *x, size_t x_stride, 
     LAUNCH_CHECK();
 }
 
-// Version 2: two kernels, as two layers of a framework would be. A warp takes a row of the norm and writes
-// it to y; then a thread takes a pair and turns it in place, by a table of angles, which is also the
-// CPU's. 1.00 sectors in place of 13.85; but y goes to memory and comes back: 2.57 of the least bytes.
+// Version 2: two kernels, like two layers of a framework. The norm takes a warp per row and writes to y. Then
+// one thread per pair rotates it in place, with a table of angles that the CPU uses too. 1.00 sectors instead
+// of 13.85, but y makes a round trip to memory: 2.57 of the minimum bytes.
 __global__ static void norm_kernel_2(floatX *y, float *rstd, const floatX *x, size_t x_stride,
                                      const floatX *w, size_t N, int C, float eps) {
     const size_t n = row_number();
@@ -101,11 +100,11 @@ static void forward_2(floatX *y, float *rstd, const floatX *x, size_t x_stride, 
     LAUNCH_CHECK();
 }
 
-// Version 3 (W = 1): in one kernel. A warp takes a row: once for the sum of its squares, then by pairs.
-// 1.57 of the least bytes. 40 registers.
-// Version 4 (W = WIDE): 16 bytes at a time, so that a lane turns eight neighbouring pairs: 1537 accesses a
-// row in place of 10241. (1.11 sectors: a lane's eight cosines are 32 bytes in two accesses, each half of
-// a sector.) 56 registers.
+// Version 3 (W = 1): one kernel. A warp reads its row twice: once for the sum of squares, then by pairs. 1.57
+// of the minimum bytes. 40 registers.
+// Version 4 (W = WIDE): 16 bytes at a time, so a lane rotates eight neighbouring pairs: 1537 accesses per row
+// instead of 10241. (1.11 sectors: the eight cosines of a lane are 32 bytes in two accesses, each half of a
+// sector.) 56 registers.
 template <int W>
 __global__ static void forward_kernel_3(floatX *y, float *rstd, const floatX *x, size_t x_stride,
                                         const floatX *w, const float *rope, const uint32_t *positions,
@@ -158,15 +157,15 @@ static void forward_4(floatX *y, float *rstd, const floatX *x, size_t x_stride, 
     LAUNCH_CHECK();
 }
 
-// Version 5, shipped: the row is fetched into shared memory and read once. 1.07 of the least bytes; 0.06
-// of them are the table, which 64 rows read for the first time. Here the lane that has fetched a channel
-// is not the one that turns it, hence a __syncwarp. 56 registers.
+// Version 5, shipped: the row is staged in shared memory and read once. 1.07 of the minimum bytes; 0.06 of
+// them are the table, which 64 rows read for the first time. The lane that loads a channel is not the one
+// that rotates it, hence a __syncwarp. 56 registers.
 static const Version<Forward> forward_versions[] = {
-    {forward_1, "a thread takes a row"},
-    {forward_2, "two kernels; a table of angles", nullptr, 3.0},  // of both of a pair, once more each
-    {forward_3, "in one kernel"},
+    {forward_1, "one thread per row"},
+    {forward_2, "two kernels; a table of angles", nullptr, 3.0},  // each of a pair is rounded once more
+    {forward_3, "one kernel"},
     {forward_4, "16 bytes at a time"},
-    {qknorm_rope_forward, "shipped: the row is fetched once"},
+    {qknorm_rope_forward, "shipped: the row is read once"},
 };
 
 // The last number of a size.
@@ -178,8 +177,8 @@ static std::vector<float> table_of_angles(size_t T, size_t HS) {
     return rope;
 }
 
-// The norm's sums as in rmsnorm.cu; and version 1's angle, which the GPU's powf makes and not the host's,
-// may differ in its last bits.
+// The sums of the norm, as in rmsnorm.cu; also, the last bits of version 1's angles may differ, since the
+// GPU's powf computes them and not the host's.
 static const double TOLERANCE = 2e-5;
 
 static void forward_problem(Problem &p) {
@@ -220,14 +219,14 @@ static void forward_problem(Problem &p) {
 
 // ---------------------------------------------------------------------------------------------
 // backward: dy (N, NH, HS), x (N, NH, HS) in rows of x_stride, w (C), rstd (N), rope (T, HS) -> dx (N, NH,
-// HS) in rows of dx_stride, assigned, and dw (C) accumulated. dy is turned back, by the opposite angle;
-// then it goes through the norm's backward. At least 6C + 4 bytes a row.
+// HS) in rows of dx_stride, assigned, and dw (C) accumulated. dy is rotated back, by the opposite angle, and
+// then goes through the backward of the norm. At least 6C + 4 bytes per row.
 
 typedef void Backward(floatX *dx, size_t dx_stride, Array dw, float *partial, const floatX *dy,
                       const floatX *x, size_t x_stride, const floatX *w, const float *rstd, const float *rope,
                       size_t N, size_t T, size_t NH, size_t HS);
 
-// Channel c of R_t^T dy, for a row dy and the table's row `cosine`
+// Channel c of R_t^T dy, for a row dy and the row `cosine` of the table
 __device__ static float turned_back(const floatX *dy, int c, const float *cosine, int HS) {
     const int half = HS / 2, i = c % HS;
     const float cosine_i = cosine[i % half], sine_i = cosine[half + i % half];
@@ -235,9 +234,9 @@ __device__ static float turned_back(const floatX *dy, int c, const float *cosine
                     : (float)dy[c] * cosine_i - (float)dy[c - half] * sine_i;
 }
 
-// Version 1: a thread takes a row of dx; then a thread takes a channel of dw and goes through all rows.
-// Whoever needs a number of dy turns it back, for which it reads two. 3.46 of the least bytes, 7.83
-// sectors for one that would do.
+// Version 1: one thread per row of dx; then one thread per channel of dw, which loops over all rows. Each use
+// of a number of dy rotates it back again, which reads two numbers. 3.46 of the minimum bytes, 7.83 sectors
+// for each one needed.
 __global__ static void backward_dx_kernel_1(floatX *dx, size_t dx_stride, const floatX *dy, const floatX *x,
                                             size_t x_stride, const floatX *w, const float *rstd,
                                             const float *rope, size_t N, size_t T, int C, int HS) {
@@ -286,12 +285,12 @@ static void backward_1(floatX *dx, size_t dx_stride, Array dw, float *, const fl
     LAUNCH_CHECK();
 }
 
-// Version 2 (W = 1): a few hundred blocks take the rows in turn, a warp to a row, and keep their sums for
-// dw in shared memory. A row goes by twice, by pairs both times: a lane has dy of both channels at hand,
-// turns them back in registers, and does so again the second time, which costs less than to keep them in
-// fp32. 2.07 of the least bytes, 0.35 of them the blocks' sums (0.04 for 8192 rows). 1.00 sectors. 40
-// registers.
-// Version 3 (W = WIDE): 16 bytes at a time, 3936 accesses a row in place of 19552. 64 registers.
+// Version 2 (W = 1): a few hundred blocks take the rows in turn, one warp per row, and keep their sums for dw
+// in shared memory. A warp passes over its row twice, by pairs both times: a lane has dy of both channels at
+// hand and rotates them back in registers. It does so again in the second pass, which costs less than keeping
+// them in fp32. 2.07 of the minimum bytes, 0.35 of them the sums of the blocks (0.04 for 8192 rows). 1.00
+// sectors. 40 registers.
+// Version 3 (W = WIDE): 16 bytes at a time, 3936 accesses per row instead of 19552. 64 registers.
 template <int W>
 __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
     backward_kernel_2(floatX *dx, size_t dx_stride, float *partial, const floatX *dy, const floatX *x,
@@ -302,7 +301,7 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
     float *sums = (float *)shared;                 // (warps, C)
     float *dw = sums + (size_t)warp_number() * C;  // this warp's
     for (int c = lane * W; c < C; c += WARP * W) { store_shared(dw + c, Vec<float, W>{}); }
-    __syncwarp();  // the pairs below are not the channels above
+    __syncwarp();  // the pairs below are on other lanes than the channels above
     for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
         const floatX *dy_n = dy + n * C, *x_n = x + n * x_stride;
         const float *cosine = rope + n % T * HS;
@@ -374,13 +373,13 @@ static void backward_3(floatX *dx, size_t dx_stride, Array dw, float *partial, c
         HS / 2, x_stride, dx_stride);
 }
 
-// Version 4, shipped: dy and x are fetched into shared memory and read once, 1.40 of the least bytes, or
-// 1.04 and the table for 8192 rows. 16 KB of shared memory a warp. 64 registers.
+// Version 4, shipped: dy and x are staged in shared memory and read once, 1.40 of the minimum bytes, or 1.04
+// and the table for 8192 rows. 16 KB of shared memory per warp. 64 registers.
 static const Version<Backward> backward_versions[] = {
-    {backward_1, "a thread takes a row, then a channel"},
-    {backward_2, "a warp takes a row, by pairs"},
+    {backward_1, "one thread per row, then per channel"},
+    {backward_2, "one warp per row, by pairs"},
     {backward_3, "16 bytes at a time"},
-    {qknorm_rope_backward, "shipped: rows are fetched once"},
+    {qknorm_rope_backward, "shipped: rows are read once"},
 };
 
 static void backward_problem(Problem &p) {
@@ -388,9 +387,9 @@ static void backward_problem(Problem &p) {
     const size_t C = NH * HS, x_stride = C + p.n[4], dx_stride = C + p.n[5], half = HS / 2;
     const auto dy = p.input<floatX>(N * C, -1.0, 1.0);
     const auto x = p.input<floatX>((N - 1) * x_stride + C, -2.0, 2.0), w = p.input<floatX>(C, 0.5, 1.5);
-    const auto rstd = p.input<float>(N, 0.5, 1.0);  // any will do: it need not be that of x
+    const auto rstd = p.input<float>(N, 0.5, 1.0);  // any values will do: rstd need not be that of x
     const std::vector<float> rope = table_of_angles(T, HS);
-    // What lies between the rows of dx belongs to others and must stay.
+    // The gaps between the rows of dx belong to other arrays and must stay unchanged.
     const auto dx = p.changed<floatX>("dx", (N - 1) * dx_stride + C, TOLERANCE, -1.0, 1.0);
     const auto dw = p.changed("dw", C, TOLERANCE, -1.0, 1.0, variant == WITH_BF16_GRADIENT);
     float *partial = p.space<float>(BACKWARD_BLOCKS * C);
@@ -428,9 +427,9 @@ static void backward_problem(Problem &p) {
 // ---------------------------------------------------------------------------------------------
 
 int main(int argc, char **argv) {
-    // one row; T = 1; one head; heads of two channels, of no multiple of 16 bytes; rows with a gap between
-    // them, also one that is no multiple of 16 bytes; rows that fill shared memory; more rows than one
-    // round of warps
+    // one row; T = 1; one head; heads of two channels, of a size that is not a multiple of 16 bytes; rows
+    // with a gap between them, also one that is not a multiple of 16 bytes; rows that fill shared memory;
+    // more rows than one round of warps
     const Operation operations[] = {
         {"forward",
          forward_problem,
