@@ -1,5 +1,5 @@
-// bench.h: what the benchmarks share: flags, a model of random weights, and how they take turns with other
-// programs, those of dev/bench/turns.py among them.
+// bench.h: the code that the benchmarks share: flags, a model with random weights, and the protocol by which
+// they take turns with other programs, such as those that use dev/bench/turns.py.
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -10,11 +10,11 @@
 // ---------------------------------------------------------------------------------------------
 // flags
 
-// --NAME VALUE. The defaults stand in the variables already.
+// --NAME VALUE. The variables already hold the defaults.
 typedef struct {
     const char *name;
-    size_t *number;     // where the value goes, or NULL if it is
-    const char **text;  // not a number
+    size_t *number;     // where the value goes, or NULL for a text
+    const char **text;  // where a text goes
 } BenchFlag;
 
 static inline bool bench_flags(const BenchFlag *flags, size_t n, int argc, char **argv, Error *err) {
@@ -40,7 +40,7 @@ static inline bool bench_flags(const BenchFlag *flags, size_t n, int argc, char 
 // ---------------------------------------------------------------------------------------------
 // the model
 
-// The 85M model, whose sizes flags may change; bench_config_complete follows them.
+// The 85M model. Flags may change its sizes; then bench_config_complete derives the rest.
 static inline OLMo2Config bench_config(void) {
     OLMo2Config config;
     olmo2_preset(&config, "1M");
@@ -62,13 +62,14 @@ static inline bool bench_config_complete(OLMo2Config *c, Error *err) {
     return true;
 }
 
-// Whether --dtype asks for matrix products of bf16 factors.
+// Whether --dtype asks for matrix products with bf16 operands.
 static inline bool bench_dtype(const char *dtype, bool *bf16, Error *err) {
     *bf16 = strcmp(dtype, "bf16") == 0;
     return *bf16 || strcmp(dtype, "fp32") == 0 || fail(err, "--dtype %s: expected fp32 or bf16", dtype);
 }
 
-// Norms of 1, everything else uniform around 0 with the variance of the usual initialisation.
+// Sets norms to 1 and all other weights to uniform random numbers with the variance of the usual
+// initialisation.
 static inline bool bench_weights(OLMo2 *m, Error *err) {
     const OLMo2Config *config = olmo2_config(m);
     const double width = sqrt(12.0) * (double)config->init_std;
@@ -89,7 +90,7 @@ static inline bool bench_weights(OLMo2 *m, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // turns
 
-// One step of what is measured. `parts` is for what the line about it says behind its milliseconds.
+// One step of the measured work. It may write into `parts` what follows the milliseconds on its line.
 typedef bool (*BenchStep)(void *of, char parts[128], Error *err);
 
 static inline int bench_compare(const void *a, const void *b) {
@@ -97,9 +98,9 @@ static inline int bench_compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// A step to warm up, then the line "ready NOTES": names and whole numbers in turn. Then `steps` steps, or
-// where that is 0 one for every line on standard input, so that programs which live at the same time can run
-// one after another. Each prints "step X ms", and the last line is "median M min A max Z".
+// Runs a warmup step, then prints the line "ready NOTES", where NOTES alternates names and integers. Then it
+// runs `steps` steps. If `steps` is 0 it runs one step for every line on standard input, so programs that are
+// all loaded can take turns. Each step prints "step X ms", and the last line is "median M min A max Z".
 static inline bool bench_turns(size_t steps, const char *notes, BenchStep step, void *of, Error *err) {
     double *times = NULL;
     size_t taken = 0;
@@ -128,7 +129,7 @@ static inline bool bench_turns(size_t steps, const char *notes, BenchStep step, 
     return ok;
 }
 
-// What main returns.
+// The exit code for main.
 static inline int bench_end(bool ok, const Error *err) {
     if (!ok) { fprintf(stderr, "error: %s\n", err->text); }
     return ok ? 0 : 1;

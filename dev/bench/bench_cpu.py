@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What scripts/bench_cpu.sh runs: measures this project's CPU programs beside PyTorch and its ecosystem (the
-tables of cpu_report.py), and writes dev/bench/RESULTS.md and the table in README.md.
+"""The measuring part of scripts/bench_cpu.sh: compares this project's CPU programs with PyTorch and its
+ecosystem (the tables of cpu_report.py), and writes dev/bench/RESULTS.md and the table in README.md.
 
-Whatever is compared takes turns: in each round every program makes its steps while the others wait, so that
-what else runs on the machine hits them alike. Every program speaks the protocol of dev/bench/bench.h and
-turns.py. This one imports nothing large: Linux counts the memory of the process that starts another as that
-one's first.
+All contenders take turns: in each round every program runs its steps while the others wait, so other load on
+the machine affects them alike. Every program speaks the protocol of dev/bench/bench.h and turns.py. This one
+imports nothing large, because on Linux the peak memory of a process includes that of the process that started
+it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RESULTS, README = ROOT / "dev" / "bench" / "RESULTS.md", ROOT / "README.md"
 # ---------------------------------------------------------------------------------------------
 # the environment
 
-# Libraries that are told which kernels, how many threads or what memory to use measure something else.
+# Variables that select kernels, threads or memory for a library would change what is measured.
 FORCING = (
     "OPENBLAS_", "GOTO_", "BLIS_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "NPY_", "KMP_", "GOMP_", "OMP_",
     "TORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "PYTORCH_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD",
@@ -50,7 +50,7 @@ FORCING = (
 
 
 def clean_environment(environment: Mapping[str, str], threads: int) -> tuple[dict[str, str], list[str]]:
-    """The environment of all programs, and what was taken out of it."""
+    """The environment for all programs, and the variables removed from it."""
     removed = sorted(n for n in environment if n.startswith(FORCING) and n != "OMP_NUM_THREADS")
     kept = {name: value for name, value in environment.items() if name not in removed}
     return {**kept, "OMP_NUM_THREADS": str(threads)}, [f"{name}={environment[name]}" for name in removed]
@@ -70,7 +70,7 @@ def thread_count(environment: Mapping[str, str]) -> int:
 
 
 def parse_ready(line: str) -> Optional[dict[str, int]]:
-    """The notes of a line "ready NAME NUMBER ...", or None if it is another line."""
+    """The notes of a line "ready NAME NUMBER ...", or None for any other line."""
     if re.match(r"ready( \w+ \d+)*\s*$", line) is None:
         return None
     words = line.split()[1:]
@@ -83,7 +83,7 @@ def parse_step(line: str) -> Optional[float]:
 
 
 class Player:
-    """A program that makes a step whenever it is told to. It can be started again when it has ended."""
+    """A program that runs a step whenever it is told to. It can be started again after it has ended."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], taken: Taken) -> None:
         self.command, self.environment, self.taken = command, dict(environment), taken
@@ -97,7 +97,7 @@ class Player:
         return Failure(f"{shlex.join(self.command)}\n       {what}" + (f":\n{said}" if said else ""))
 
     def start(self) -> None:
-        """Returns when it has warmed up."""
+        """Starts the program and returns when it has warmed up."""
         pipe = subprocess.PIPE
         self.process = process = subprocess.Popen(
             self.command,
@@ -118,7 +118,7 @@ class Player:
         raise self.fail("ended before it was ready")
 
     def step(self) -> float:
-        """Milliseconds."""
+        """Runs a step and returns its milliseconds."""
         with contextlib.suppress(BrokenPipeError):
             self.asked.write("\n")
             self.asked.flush()
@@ -129,7 +129,7 @@ class Player:
         return milliseconds
 
     def end(self) -> None:
-        """Notes the most memory that it had."""
+        """Ends the program and records its peak memory."""
         assert self.process is not None
         with contextlib.suppress(BrokenPipeError):
             self.asked.close()
@@ -150,13 +150,13 @@ class Player:
 
 @dataclass
 class Bench:
-    """How everything is run."""
+    """The settings of all measurements, and their results."""
 
     rounds: int
     quick: bool
     threads: int
     environment: dict[str, str]
-    folder: Path  # for files that nobody needs afterwards
+    folder: Path  # for temporary files
     results: Results
 
     def say(self, text: str) -> None:
@@ -167,16 +167,16 @@ class Bench:
         self.results.notes.append(note)
 
     def flags(self, section: Section, subject: Subject) -> list[str]:
-        """The last of two flags with the same name counts."""
+        """If a flag occurs twice, the last one counts."""
         return [*subject.flags.split(), *(section.quick.split() if self.quick else [])]
 
 
 # ---------------------------------------------------------------------------------------------
-# the files that contenders read
+# the input files of the contenders
 
 
 def prepare(bench: Bench, section: Section, subject: Subject) -> list[str]:
-    """Writes them, and returns the flags that name them."""
+    """Writes the files and returns the flags that name them."""
     if section.name == "tokenizer":
         return prepare_text(bench)
     if section.name == "decode":
@@ -189,18 +189,19 @@ def prepare(bench: Bench, section: Section, subject: Subject) -> list[str]:
 
 
 def prepare_text(bench: Bench) -> list[str]:
-    """OLMo 2's tokenizer and books, where they lie beside the project, or what its own scripts make."""
+    """Uses OLMo 2's tokenizer and books if they are next to the project, otherwise the output of its own
+    scripts."""
     tokenizer, text = SHARED / "tokenizer" / "dolma2_tokenizer.json", bench.folder / "text"
     books = sorted((SHARED / "pretrain").glob("*.txt"))
     with open(text, "w", encoding="utf-8") as out:
         if tokenizer.exists() and books and not bench.quick:
-            bench.results.notes.append("tokenizer: OLMo 2's own; the text is a quarter of some books")
+            bench.results.notes.append("tokenizer: OLMo 2's own; text: a quarter of some books")
             for book in books:
                 with open(book, encoding="utf-8") as file:
                     while piece := file.read(4 * 4096):
                         out.write(piece[:4096] + "\0")
         else:
-            bench.results.notes.append("tokenizer: by data/train_bpe.py, as is the text by data/primer.py")
+            bench.results.notes.append("tokenizer: made by data/train_bpe.py; text: made by data/primer.py")
             count, size = ("300", "512") if bench.quick else ("5000", "4096")
             stories, tokenizer = bench.folder / "train.jsonl", bench.folder / "tokenizer.json"
             run_script(bench, "primer.py", "--count", count, "--out", str(bench.folder))
@@ -223,7 +224,7 @@ def run_script(bench: Bench, script: str, *words: str) -> None:
 
 
 def available_memory() -> float:
-    """Bytes; no limit where nobody says."""
+    """Bytes of memory; infinite if unknown."""
     with contextlib.suppress(OSError):
         match = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
         if match:
@@ -238,9 +239,9 @@ def has_bf16() -> bool:
 
 
 def present(bench: Bench, section: Section, subject: Subject) -> list[Contender]:
-    """Those that can be measured here."""
+    """The contenders that can run on this machine."""
     if not bench.quick and subject.needs > available_memory():
-        bench.skip(f"{subject.name}: a program needs {subject.needs / 1e9:.0f} GB of memory")
+        bench.skip(f"{subject.name}: each program needs {subject.needs / 1e9:.0f} GB of memory")
         return []
     contenders = []
     for contender in section.on(subject):
@@ -311,7 +312,7 @@ def compare(bench: Bench, section: Section, subject: Subject) -> None:
 
 def measure_gemm(bench: Bench) -> None:
     bench.say("\nThe matrix product")
-    # NumPy's own OpenBLAS is newer than what systems have; where there is none bench_gemm takes the system's.
+    # NumPy's own OpenBLAS is newer than the system's; without it, bench_gemm takes the system's.
     found = ROOT.glob(".venv/lib/python3*/site-packages/numpy.libs/libscipy_openblas64_*.so*")
     library = [str(path.relative_to(ROOT)) for path in found][:1]
     command = ["build/bench_gemm", str(bench.rounds), *library]
@@ -341,7 +342,7 @@ def measure(bench: Bench, only: list[str]) -> None:
 
 
 def output_of(*command: str) -> str:
-    """The first line of what a command prints; empty where there is no such command."""
+    """The first line of a command's output; empty if there is no such command."""
     try:
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     except OSError:
@@ -350,7 +351,7 @@ def output_of(*command: str) -> str:
 
 
 def processor(cpuinfo: str) -> str:
-    """Its name, family, model and vectors, from /proc/cpuinfo."""
+    """The processor's name, family, model and vectors, from /proc/cpuinfo."""
 
     def value(name: str) -> str:
         match = re.search(rf"^{name}\s*: (.*)$", cpuinfo, re.MULTILINE)
@@ -402,7 +403,7 @@ def machine_facts(threads: int, rounds: int, removed: list[str]) -> dict[str, st
 
 def positive(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word} is no number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{word} is not a number of 1 or more")
     return int(word)
 
 
@@ -410,17 +411,17 @@ def some_sections(word: str) -> list[str]:
     names = word.split(",")
     unknown = [name for name in names if name not in SECTION_NAMES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no section {unknown[0]!r}; there are {', '.join(SECTION_NAMES)}")
+        raise argparse.ArgumentTypeError(f"no section {unknown[0]!r}; choose from {', '.join(SECTION_NAMES)}")
     return names
 
 
 def parse_arguments(words: list[str]) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--rounds", type=positive, default=5, help="of turns (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=5, help="number of rounds (%(default)s)")
     parser.add_argument("--only", type=some_sections, metavar="SECTION,...", help=", ".join(SECTION_NAMES))
-    parser.add_argument("--quick", action="store_true", help="a round of tiny sizes, to see that it works")
-    parser.add_argument("--out", type=Path, help="where the results go; README.md stays as it is")
+    parser.add_argument("--quick", action="store_true", help="one round at tiny sizes, as a test")
+    parser.add_argument("--out", type=Path, help="write the results there, and leave README.md unchanged")
     return parser.parse_args(words)
 
 
@@ -428,7 +429,7 @@ def main() -> None:
     a = parse_arguments(sys.argv[1:])
     whole = not a.quick and a.only is None and a.out is None
     if whole:
-        cpu_report.assemble(README.read_text(encoding="utf-8"), "")  # rather now than after an hour
+        cpu_report.assemble(README.read_text(encoding="utf-8"), "")  # fail now rather than after an hour
     rounds, threads = 1 if a.quick else a.rounds, thread_count(os.environ)
     environment, removed = clean_environment(os.environ, threads)
     results = Results(machine_facts(threads, rounds, removed))
@@ -436,11 +437,11 @@ def main() -> None:
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "inductor")
         bench = Bench(rounds, a.quick, threads, environment, Path(name), results)
         for variable in removed:
-            bench.say(f"unset {variable}: every program takes what it finds right for this machine")
+            bench.say(f"unset {variable}: every program uses its own defaults for this machine")
         for fact, value in results.facts.items():
             bench.say(f"{fact}: {value}")
         if a.quick:
-            results.notes.append("--quick: the sizes are tiny, and no figure says anything")
+            results.notes.append("--quick: the sizes are tiny, and the figures mean nothing")
         measure(bench, a.only or list(SECTION_NAMES))
     report = cpu_report.write_report(results, shlex.join(["scripts/bench_cpu.sh", *sys.argv[1:]]))
     if whole:

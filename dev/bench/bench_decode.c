@@ -1,8 +1,7 @@
-// bench_decode.c: milliseconds of one sequence decoded greedily, its prompt included, with random weights.
+// bench_decode.c: milliseconds to decode one sequence greedily, including its prompt, with random weights.
 //   build/bench_decode [--steps N] [--dtype fp32|bf16] [--prompt 16] [--new 128]
 //                      [--C 512 --L 8 --NH 8 --F 2048 --V 50304]
-// bench_decode.py does the same with transformers; what both print, and what --steps 0 does, stands in
-// bench.h.
+// bench_decode.py does the same with transformers. bench.h describes the output of both, and --steps 0.
 #define LLMC_MAIN_H  // the backend without the program
 #include "../../train_olmo2.c"
 #include "llmc/sampler.h"
@@ -22,7 +21,7 @@ static bool generate_once(void *of, char parts[128], Error *err) {
     uint32_t token = 1;
     (void)parts, (void)err;
     olmo2_decode_reset(r->model, slot);
-    // The last new token is never fed.
+    // The last new token is never an input.
     for (size_t t = 0; t + 1 < r->prompt + r->new; t++) {
         olmo2_decode(r->model, &token, &slot, 1, r->logits);
         token = t + 1 < r->prompt ? (token * 7919 + 1) % (uint32_t)V

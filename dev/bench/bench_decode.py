@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Milliseconds of one sequence decoded greedily by transformers, the same work as dev/bench/bench_decode.c:
-Olmo2ForCausalLM.generate with its cache, fp32, random weights, no token that ends the text. What it prints,
-and what --steps 0 does, stands in turns.py."""
+"""Milliseconds for transformers to decode one sequence greedily, the same work as dev/bench/bench_decode.c:
+Olmo2ForCausalLM.generate with its cache, fp32, random weights, no token that ends the text. turns.py
+describes the output, and --steps 0."""
 
 from __future__ import annotations
 

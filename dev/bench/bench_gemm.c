@@ -1,9 +1,9 @@
-// bench_gemm.c: llmc/gemm.h beside OpenBLAS, where there is one, and beside the fused multiply-adds that the
-// cores can make.
-//   build/bench_gemm [ROUNDS [LIBRARY]]      default 7; threads by OMP_NUM_THREADS
-// LIBRARY is an OpenBLAS, NumPy's own for one; the default is the system's. It takes the kernels that it
-// finds right for this processor. All three take turns within each round, so that what else runs on the
-// machine hits them alike; shown are medians (smallest - largest).
+// bench_gemm.c: llmc/gemm.h, compared with OpenBLAS, if there is one, and with the peak rate of fused
+// multiply-adds.
+//   build/bench_gemm [ROUNDS [LIBRARY]]      default 7; OMP_NUM_THREADS sets the threads
+// LIBRARY is an OpenBLAS, for example NumPy's own; the default is the system's. It selects its kernels for
+// this processor by itself. All three take turns within each round, so other load on the machine affects them
+// alike. The output has medians (smallest - largest).
 #include "llmc/gemm.h"
 #include "llmc/profile.h"  // fma_peak
 #include "bench.h"
@@ -12,13 +12,13 @@
 #include <math.h>
 
 // ---------------------------------------------------------------------------------------------
-// what is compared
+// the contenders
 
 typedef struct {
     size_t M, N, K;
 } Shape;
 
-// Y (M, N) = X (M, K) W^T (N, K) of layers of 85M and 190M models, of a classifier, and a large one.
+// Y (M, N) = X (M, K) W^T (N, K) for layers of the 85M and 190M models, a classifier, and a large one.
 static const Shape shapes[] = {
     {1024, 512, 512}, {1024, 2048, 512}, {1024, 512, 2048}, {256, 50304, 768}, {2048, 4096, 1024}};
 enum { SHAPES = sizeof shapes / sizeof shapes[0], LAYOUTS = 3, MAX_ROUNDS = 99 };
@@ -28,7 +28,7 @@ typedef struct {
     float *x, *w, *y;
 } Tensors;
 
-// The three products around one weight matrix; each overwrites or adds to the tensor that it is named after.
+// The three products with one weight matrix. Each overwrites or accumulates into the tensor in its name.
 static void run_gemm(Tensors t, Shape s, int layout) {
     const Matrix x = {t.x, s.K, 1}, w = {t.w, s.K, 1}, y = {t.y, s.N, 1};
     const Matrix w_turned = {t.w, 1, s.K}, y_turned = {t.y, 1, s.N};
@@ -37,7 +37,7 @@ static void run_gemm(Tensors t, Shape s, int layout) {
     if (layout == 2) { gemm(t.w, s.K, y_turned, x, s.N, s.K, s.M, true, GEMM_FP32); }
 }
 
-// An OpenBLAS, of one of two kinds: NumPy's has names of its own, and integers of 64 bits.
+// There are two kinds of OpenBLAS: NumPy's has other names and 64-bit integers.
 typedef struct {
     const char *prefix, *suffix;
     bool wide;
@@ -52,7 +52,7 @@ typedef void (*SgemmWide)(int order, int transpose_a, int transpose_b, int64_t m
                           float *c, int64_t ldc);
 typedef struct {
     BlasKind kind;
-    void *sgemm;  // NULL where there is no OpenBLAS
+    void *sgemm;  // NULL without OpenBLAS
 } OpenBlas;
 
 static void *blas_symbol(void *library, const BlasKind *kind, const char *name) {
@@ -61,7 +61,7 @@ static void *blas_symbol(void *library, const BlasKind *kind, const char *name) 
     return dlsym(library, symbol);
 }
 
-// Says what it has found. NULL is the system's.
+// Prints what it has found. NULL is the system's library.
 static OpenBlas open_blas(const char *path) {
     const char *const names[] = {path, "libopenblas.so.0", "libopenblas.dylib"};
     void *library = NULL;
@@ -80,7 +80,7 @@ static OpenBlas open_blas(const char *path) {
         return blas;
     }
     if (path != NULL) {
-        fprintf(stderr, "error: %s: %s\n", path, library == NULL ? dlerror() : "is no OpenBLAS");
+        fprintf(stderr, "error: %s: %s\n", path, library == NULL ? dlerror() : "not an OpenBLAS");
         exit(1);
     }
     printf("skipped: OpenBLAS (not installed; name a library, or apt install libopenblas0)\n");
@@ -110,7 +110,7 @@ static void run_blas(const OpenBlas *blas, Tensors t, Shape s, int layout) {
 // ---------------------------------------------------------------------------------------------
 // the measurement
 
-// "median (smallest - largest)", in words that keep their columns.
+// "median (smallest - largest)", padded to a fixed width.
 typedef struct {
     double median;
     char text[40];
@@ -128,7 +128,7 @@ static void fill(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) { x[i] = (float)(i * 7919 % 1000) / 500.0f - 1.0f; }
 }
 
-// GFLOP/s of one round: a call to wake the threads, then enough calls to be worth timing.
+// GFLOP/s of one round: one call to wake the threads, then enough calls to time.
 static double measure(const OpenBlas *blas, Tensors t, Shape s, int layout) {
     const double flops = 2.0 * (double)s.M * (double)s.N * (double)s.K;
     const int calls = flops > 1e10 ? 1 : (int)(1e10 / flops) + 1;
@@ -166,7 +166,7 @@ int main(int argc, char **argv) {
             double ours[MAX_ROUNDS], peak[MAX_ROUNDS], share[MAX_ROUNDS];
             double theirs[MAX_ROUNDS], ratio[MAX_ROUNDS];
             for (int round = 0; round < rounds; round++) {
-                fill(t.x, s.M * s.K);  // anew, for sums that pile up would end in infinity
+                fill(t.x, s.M * s.K);  // again, since accumulated sums would grow to infinity
                 fill(t.w, s.N * s.K);
                 fill(t.y, s.M * s.N);
                 ours[round] = measure(NULL, t, s, layout);

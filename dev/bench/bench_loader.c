@@ -1,7 +1,7 @@
-// bench_loader.c: milliseconds in which llmc/dataloader.h delivers batches with their labels, shuffled.
+// bench_loader.c: milliseconds for llmc/dataloader.h to deliver shuffled batches with their labels.
 //   build/bench_loader --data FILE [--steps N] [--batches 2000] [--B 8] [--T 1024] [--V 100352]
-// bench_loader.py does the same with PyTorch's DataLoader; what both print, and what --steps 0 does, stands
-// in bench.h.
+// bench_loader.py does the same with PyTorch's DataLoader. bench.h describes the output of both, and --steps
+// 0.
 #include "llmc/batch.h"
 #include "bench.h"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times PyTorch's DataLoader as it delivers shuffled batches of a token file, the same work as
-dev/bench/bench_loader.c. turns.py says what it prints and what --steps 0 does."""
+"""Milliseconds for PyTorch's DataLoader to deliver shuffled batches of a token file, the same work as
+dev/bench/bench_loader.c. turns.py describes the output, and --steps 0."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-// bench_step.c: milliseconds of a training step of the CPU backend, as the trainer makes it: data, forward,
-// classifier with z-loss, backward, gradient norm, AdamW.
+// bench_step.c: milliseconds of a training step of the CPU backend, as in a run: data, forward, classifier
+// with z-loss, backward, gradient norm, AdamW.
 //   build/bench_step [--steps N] [--data FILE] [--dtype fp32|bf16]
 //                    [--B 4 --T 256 --C 512 --L 8 --NH 8 --F 2048 --V 50304]
-// Without flags, 5 steps of the 85M model on random tokens. bench_step.py does the same work in PyTorch; what
-// both print, and what --steps 0 does, stands in bench.h.
+// Without flags, it runs 5 steps of the 85M model on random tokens. bench_step.py does the same work in
+// PyTorch. bench.h describes the output of both, and --steps 0.
 #define LLMC_MAIN_H  // the backend without the program
 #ifdef BACKEND
 #include BACKEND
@@ -51,7 +51,7 @@ static bool train_step(void *of, char parts[128], Error *err) {
     return isfinite(norm) || fail(err, "the gradient norm is %g", norm);
 }
 
-// Without a file, random tokens in one that loses its name as soon as it is mapped.
+// Without --data, random tokens in a file that is unlinked as soon as it is mapped.
 static bool open_data(DataLoader *data, const char *path, const LoaderSettings *s, Error *err) {
     if (path != NULL) { return dataloader_open(data, &path, 1, s, err); }
     char name[] = "/tmp/bench_step_XXXXXX";

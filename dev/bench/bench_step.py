@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Milliseconds of a training step of OLMo 2 in PyTorch, the same work as dev/bench/bench_step.c, or on a GPU
-a step of train_olmo2cu: data, forward, cross-entropy with z-loss, backward, clipping, AdamW. It uses what
-PyTorch has made fast: scaled dot product attention, its own RMSNorm and the fused AdamW; with --dtype bf16
-autocast, and with --compile torch.compile. What it prints, and what --steps 0 does, stands in turns.py; the
-exit code is 3 where the memory of the device does not suffice."""
+"""Milliseconds of a training step of OLMo 2 in PyTorch, the same work as dev/bench/bench_step.c or, on a GPU,
+as a step of train_olmo2cu: data, forward, cross-entropy with z-loss, backward, clipping, AdamW. It uses the
+fast parts of PyTorch: scaled dot product attention, its own RMSNorm and the fused AdamW; with --dtype bf16
+autocast, and with --compile torch.compile. turns.py describes the output, and --steps 0. The exit code is 3
+if the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from turns import take_turns
 
 
 def rope_tables(T: int, HS: int, theta: float = 500000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, HS) of the angles t theta^(-2 i / HS), each half of a head alike."""
+    """cos and sin (T, HS) of the angles t theta^(-2 i / HS), the same for both halves of a head."""
     angles = torch.outer(torch.arange(T), theta ** (-torch.arange(0, HS, 2) / HS)).repeat(1, 2)
     return angles.cos(), angles.sin()
 
@@ -31,7 +31,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Norm(nn.RMSNorm):
-    """With its weight in the type of x: autocast leaves it in fp32, and PyTorch's fused kernel wants one."""
+    """The weight has the type of x: autocast would leave it in fp32, and PyTorch's fused kernel needs one
+    type."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
@@ -83,8 +84,8 @@ Batches = Callable[[], tuple[Tensor, Tensor]]
 
 
 def random_crops(file: str, B: int, T: int, device: str) -> Batches:
-    """Tokens (B, T) and the ones that follow, from random places of a file of uint32."""
-    import numpy as np  # only here: the Python that finds a GPU may be without it
+    """Tokens (B, T) and their next tokens, from random places of a file of uint32."""
+    import numpy as np  # only here: a Python that finds a GPU may lack it
 
     data = np.memmap(file, dtype="<u4", mode="r")
 
@@ -97,8 +98,8 @@ def random_crops(file: str, B: int, T: int, device: str) -> Batches:
 
 
 def loss_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy and z-loss share the logsumexp: in eager mode a third of the time of F.cross_entropy with
-    a logsumexp beside it, and one (N, V) less in memory."""
+    """Cross-entropy and z-loss share the logsumexp. In eager mode this takes a third of the time of
+    F.cross_entropy plus a separate logsumexp, and one (N, V) less memory."""
     lse = logits.logsumexp(-1)
     cross_entropy = lse - logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     return cross_entropy.mean() + 1e-5 * lse.square().mean()
@@ -106,10 +107,10 @@ def loss_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5, help="steps that are timed, after one that is not")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps, after a warmup step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--data", help="a file of uint32 tokens (default: the same random ones in every step)"
+        "--data", help="a file of uint32 tokens (default: the same random tokens in every step)"
     )
     for name, value in {"B": 4, "T": 256, "C": 512, "L": 8, "NH": 8, "F": 2048, "V": 50304}.items():
         parser.add_argument(f"--{name}", type=int, default=value)

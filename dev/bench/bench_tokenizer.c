@@ -1,15 +1,15 @@
-// bench_tokenizer.c: milliseconds in which llmc/tokenizer.h encodes a file of documents, a zero byte after
-// each, on one thread.
+// bench_tokenizer.c: milliseconds for llmc/tokenizer.h to encode a file of documents, each followed by a zero
+// byte, on one thread.
 //   build/bench_tokenizer --tokenizer TOKENIZER.json --text FILE [--steps N] [--ids FILE]
-// --ids writes the ids of all documents, raw uint32. bench_tokenizer.py does the same with `tokenizers` and
-// tiktoken; what both print, and what --steps 0 does, stands in bench.h.
+// --ids writes the ids of all documents as raw uint32. bench_tokenizer.py does the same with `tokenizers` and
+// tiktoken. bench.h describes the output of both, and --steps 0.
 #include "llmc/tokenizer.h"
 #include "bench.h"
 
 typedef struct {
     Tokenizer tokenizer;
     MappedFile text;
-    TokenBuffer tokens;  // of all documents
+    TokenBuffer tokens;  // for all documents
 } Run;
 
 static bool encode_all(void *of, char parts[128], Error *err) {
@@ -44,7 +44,7 @@ int main(int argc, char **argv) {
         {"steps", &steps, NULL}, {"tokenizer", NULL, &tokenizer}, {"text", NULL, &text}, {"ids", NULL, &ids}};
     bool ok = bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err);
     if (ok && (tokenizer == NULL || text == NULL)) {
-        ok = fail(&err, "--tokenizer, --text: expected the name of a file for each");
+        ok = fail(&err, "--tokenizer, --text: expected a file name for each");
     }
     const bool loaded = ok && tokenizer_load(&r.tokenizer, tokenizer, &err);
     ok = loaded && file_map(&r.text, text, &err) && encode_all(&r, (char[128]){""}, &err) &&

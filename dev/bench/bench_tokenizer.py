@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Milliseconds in which `tokenizers` or tiktoken encodes a file of documents on one thread, the same work as
-dev/bench/bench_tokenizer.c. --ids writes the ids of all documents, raw uint32. What it prints, and what
---steps 0 does, stands in turns.py."""
+"""Milliseconds for `tokenizers` or tiktoken to encode a file of documents on one thread, the same work as
+dev/bench/bench_tokenizer.c. --ids writes the ids of all documents as raw uint32. turns.py describes the
+output, and --steps 0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 
 
 def by_tokenizers(file: str, documents: list[str]) -> tuple[Callable[[], object], Iterable[list[int]]]:
-    """What is measured, and the ids of each document."""
+    """Returns the function to time, and one that gives the ids of each document."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(file)
@@ -30,7 +30,7 @@ def by_tokenizers(file: str, documents: list[str]) -> tuple[Callable[[], object]
 
 
 def by_tiktoken(file: str, documents: list[str]) -> tuple[Callable[[], object], Iterable[list[int]]]:
-    """The ids of merges count up in the order of the merges, so that they are tiktoken's ranks."""
+    """The ids of merges have the order of the merges, so they are tiktoken's ranks."""
     import tiktoken
 
     with open(file, encoding="utf-8") as source:
@@ -58,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("library", choices=LIBRARIES)
     parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--text", required=True, help="documents, a zero byte after each")
-    parser.add_argument("--ids", help="where the ids go")
+    parser.add_argument("--text", required=True, help="documents, each followed by a zero byte")
+    parser.add_argument("--ids", help="file for the ids")
     parser.add_argument("--steps", type=int, default=5)
     a = parser.parse_args()
     with open(a.text, "rb") as file:

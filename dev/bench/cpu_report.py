@@ -1,4 +1,4 @@
-"""What scripts/bench_cpu.sh compares, what is to be reached, and the report and README table of it."""
+"""The comparisons of scripts/bench_cpu.sh, their goals, and the report and the README table about them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARKERS = "<!-- cpu table: begin -->", "<!-- cpu table: end -->"
 
 
 class Failure(Exception):
-    """What a person is told before the program ends without having written anything."""
+    """An error message. The program ends with it and writes nothing."""
 
 
 # ---------------------------------------------------------------------------------------------
@@ -23,28 +23,28 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class Contender:
-    """A program. Those of others are compared with our own of the same dtype."""
+    """A program. Other people's programs are compared with our own of the same dtype."""
 
     name: str
-    command: str  # from the project root; {threads} is their number
+    command: str  # from the project root; {threads} stands for their number
     own: bool = False
     dtype: str = "fp32"
-    steps: int = 0  # a round; 0 for as many as the subject says
-    only: tuple[str, ...] = ()  # the subjects it works on; none for all
+    steps: int = 0  # per round; 0: the subject's number
+    only: tuple[str, ...] = ()  # the subjects that it runs on; empty: all
 
     def label(self) -> str:
-        """By which it is known; no two of a section have the same."""
+        """A name that is unique within a section."""
         return self.name if self.dtype == "fp32" else f"{self.name}, {self.dtype}"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What contenders work on: a model, say."""
+    """What contenders run on, for example a model."""
 
     name: str
     flags: str
-    steps: int = 1  # a round
-    needs: float = 0  # bytes for each contender, if they are too many for several at once
+    steps: int = 1  # per round
+    needs: float = 0  # bytes per contender, if they are too many to load several at once
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Section:
     name: str
     title: str
     about: str
-    amount: str  # what a step does, by its name in a program's "ready" line
+    amount: str  # the work of a step, by its name in a program's "ready" line
     unit: str
-    scale: float  # one of `unit` a second is so many of `amount`
-    quick: str  # flags that make it tiny
+    scale: float  # 1 `unit` is this many of `amount` per second
+    quick: str  # flags for tiny sizes
     subjects: tuple[Subject, ...]
     contenders: tuple[Contender, ...]
 
@@ -82,8 +82,8 @@ SECTIONS = (
     Section(
         "step", "A training step",
         "Reading the batch, forward, cross-entropy with z-loss, backward, clipping, AdamW. PyTorch uses "
-        "scaled dot product attention, its own RMSNorm and the fused AdamW. bf16 is autocast there, and the "
-        "factors of matrix products here.",
+        "scaled dot product attention, its own RMSNorm and the fused AdamW. bf16 means autocast in PyTorch, "
+        "and bf16 operands of matrix products in train_olmo2.",
         "tokens", "tokens/s", 1, f"{TINY} --B 2 --T 32",
         (
             Subject(M85, f"{B85M} --B 4 --T 256", steps=2),
@@ -103,7 +103,7 @@ SECTIONS = (
     ),
     Section(
         "decode", "Decoding",
-        "One sequence, greedy, fp32, random weights. The time of the prompt is part of it.",
+        "One sequence, greedy, fp32, random weights. The time includes the prompt.",
         "tokens", "tokens/s", 1, f"{TINY} --prompt 4 --new 8",
         (Subject("85M, 128 tokens after 16", f"{B85M} --prompt 16 --new 128"),),
         (
@@ -113,7 +113,7 @@ SECTIONS = (
     ),
     Section(
         "tokenizer", "The tokenizer",
-        "Documents of a few kilobytes, one after another, on one thread. All give the same ids.",
+        "Documents of a few kilobytes, one after another, on one thread. All programs return the same ids.",
         "bytes", "MB/s", 1e6, "",
         (Subject("encoding", ""),),
         (
@@ -124,8 +124,8 @@ SECTIONS = (
     ),
     Section(
         "loader", "Loading data",
-        "Shuffled batches with their labels from a memory-mapped file. PyTorch's DataLoader has no workers: "
-        "they make it slower here.",
+        "Shuffled batches with their labels from a memory-mapped file. PyTorch's DataLoader runs without "
+        "workers: they would make it slower here.",
         "tokens", "million tokens/s", 1e6, "--B 2 --T 64 --batches 20",
         (Subject("B 8, T 1024", "--B 8 --T 1024 --V 100352 --batches 2000"),),
         (
@@ -140,11 +140,11 @@ SECTION_NAMES = (GEMM, *(section.name for section in SECTIONS))
 
 
 # ---------------------------------------------------------------------------------------------
-# what was measured
+# the measurements
 
 
 def figure(x: float) -> str:
-    """Three digits, or all of them before the point."""
+    """Three significant digits, or all digits before the point."""
     return f"{x:,.{0 if abs(x) >= 100 else 1 if abs(x) >= 10 else 2}f}"
 
 
@@ -163,15 +163,15 @@ class Spread(NamedTuple):
 
 @dataclass
 class Taken:
-    """What a contender did on a subject."""
+    """The measurements of a contender on a subject."""
 
     contender: Contender
-    said: dict[str, int] = field(default_factory=dict)  # in its "ready" line
+    said: dict[str, int] = field(default_factory=dict)  # the notes of its "ready" line
     milliseconds: list[float] = field(default_factory=list)  # of each round
     peak: int = 0  # bytes of memory
 
     def state(self) -> int:
-        """The weights, gradients and moments of fp32, in bytes."""
+        """Bytes of the weights, gradients and moments in fp32."""
         return 16 * self.said["parameters"]
 
 
@@ -221,7 +221,7 @@ class Results:
 
 
 def parse_gemm(text: str) -> list[GemmRow]:
-    """What bench_gemm prints."""
+    """The rows that bench_gemm printed."""
     number = r"([\d.]+|-?nan)"
     spread = rf" +{number} \({number} - {number}\)"
     row = re.compile(rf"(\w+) +(\d+ +\d+ +\d+){spread}{spread} +{number} %{spread} +{number}$")
@@ -248,14 +248,14 @@ def parse_gemm(text: str) -> list[GemmRow]:
 
 
 # ---------------------------------------------------------------------------------------------
-# what is to be reached
+# the goals
 
-Reached = dict[str, Optional[float]]  # by model or layout; None where it was not measured
+Reached = dict[str, Optional[float]]  # by model or layout; None: not measured
 
 
 @dataclass(frozen=True)
 class Bar:
-    """The worst of all models or layouts decides. Less is better where the aim is below the floor."""
+    """A goal. The worst model or layout decides. If the aim is below the floor, less is better."""
 
     what: str
     floor: float
@@ -264,12 +264,12 @@ class Bar:
     reached: Callable[[Results], Reached]
 
     def worst(self, reached: Reached) -> Optional[float]:
-        """Of what was measured."""
+        """The worst measured value."""
         values = [value for value in reached.values() if value is not None]
         return (min if self.aim > self.floor else max)(values, default=None)
 
     def verdict(self, reached: Reached) -> str:
-        """What was measured may be below the floor already without the rest."""
+        """A value below the floor decides even if others were not measured."""
         worst, sign = self.worst(reached), 1 if self.aim > self.floor else -1
         if worst is not None and sign * worst < sign * self.floor:
             return "below"
@@ -288,7 +288,7 @@ class Bar:
 def over(
     section: str, contender: str, value: Callable[[Comparison, Taken], float], only: str = ""
 ) -> Callable[[Results], Reached]:
-    """A figure of one contender, on one subject or on all that it works on."""
+    """A figure of one contender, on one subject or on all that it runs on."""
     subjects = [
         subject.name
         for s in SECTIONS
@@ -355,9 +355,9 @@ def gigabytes(size: float) -> str:
 
 def add_gemm(report: Report, results: Results) -> None:
     about = (
-        "GFLOP/s of llmc/gemm.h and of OpenBLAS with the kernels that it takes for this processor, in the "
-        "layouts of training: Y = X W^T, dX = dY W, dW += dY^T X. The FMA peak is fused multiply-adds in "
-        "registers and nothing else."
+        "GFLOP/s of llmc/gemm.h and of OpenBLAS, with the kernels that it selects for this processor, in the "
+        "layouts of training: Y = X W^T, dX = dY W, dW += dY^T X. The FMA peak is the rate of fused "
+        "multiply-adds in registers and nothing else."
     )
     report.add("## The matrix product", "", *paragraph(about))
     rows = []
@@ -384,7 +384,7 @@ def add_section(report: Report, section: Section, comparisons: list[Comparison])
     report.table(["on", "program", "ms", section.unit, "train_olmo2's speed over it"], rows)
     if peaks:
         about = (
-            "The most memory that each process had, its libraries included. 16 bytes a parameter are its "
+            "The peak memory of each process, including its libraries. 16 bytes per parameter are the "
             "weights, gradients and moments in fp32."
         )
         report.add(*paragraph(about))
@@ -392,7 +392,7 @@ def add_section(report: Report, section: Section, comparisons: list[Comparison])
 
 
 def add_bars(report: Report, results: Results) -> None:
-    report.add("## Bars", "", "The worst of all models or layouts decides; it stands in bold.", "")
+    report.add("## Bars", "", "The worst model or layout decides; it is in bold.", "")
     rows = []
     for bar in BARS:
         reached = bar.reached(results)
@@ -409,10 +409,10 @@ def add_bars(report: Report, results: Results) -> None:
 def write_report(results: Results, command: str) -> str:
     report = Report()
     about = (
-        f"By `{command}`. Programs take turns in rounds; a figure is the median of the rounds (the "
-        "smallest–the largest), and a ratio the median of the rounds' own ratios."
+        f"Measured by `{command}`. Programs take turns in rounds. A figure is the median of the rounds "
+        "(smallest–largest). A ratio is the median of the ratios of the rounds."
     )
-    report.add("# train_olmo2.c beside PyTorch and its ecosystem, on a CPU", "", *paragraph(about))
+    report.add("# train_olmo2.c compared with PyTorch and its ecosystem, on a CPU", "", *paragraph(about))
     report.table(["", ""], [[name, value] for name, value in results.facts.items()])
     if results.gemm:
         add_gemm(report, results)
@@ -424,7 +424,7 @@ def write_report(results: Results, command: str) -> str:
     if results.notes:
         report.add("## Notes", "", *(f"- {note}" for note in results.notes), "")
     report.add(
-        "## Commands", "", "With --steps 0 a program makes a step for every line on its standard input.", ""
+        "## Commands", "", "With --steps 0 a program runs a step for every line on its standard input.", ""
     )
     report.add("```", *results.commands, "```")
     return "\n".join(report.lines).rstrip() + "\n"
@@ -435,7 +435,7 @@ def write_report(results: Results, command: str) -> str:
 
 
 def summary_rows(c: Comparison, ours: Taken) -> list[list[str]]:
-    """A comparison with one of our programs."""
+    """The rows of the README's table that compare others with one of our programs."""
     others = [t for t in c.taken if not t.contender.own and c.ours(t) is ours]
 
     def row(what: str, show: Callable[[Taken], str], ratio: Callable[[Taken], float]) -> list[str]:
@@ -455,7 +455,7 @@ def summary_rows(c: Comparison, ours: Taken) -> list[list[str]]:
 
 
 def readme_table(results: Results) -> str:
-    """The summary that stands between the markers."""
+    """The summary between the markers in README.md."""
     report, rows = Report(), []
     for row in results.gemm_means():
         ratio = "" if row.ratio is None else f", {row.ratio:.2f}x"
@@ -470,17 +470,17 @@ def readme_table(results: Results) -> str:
     verdicts = [bar.verdict(bar.reached(results)) for bar in BARS]
     counts = (f"{verdicts.count(name)} {name}" for name in ("aim", "floor", "below", "not measured"))
     about = (
-        "By `scripts/bench_cpu.sh` on {}; {}; commit {}; medians of {} rounds in which programs take turns. "
-        "Ratios are train_olmo2's over the other's: of speed, or of memory."
+        "Measured by `scripts/bench_cpu.sh` on {}; {}; commit {}; medians of {} rounds in which the programs "
+        "take turns. A ratio is train_olmo2's speed, or memory, over that of the other program."
     )
     report.add(*paragraph(about.format(*facts)))
-    report.table(["what", "train_olmo2", "beside it", "ratio"], rows)
+    report.table(["what", "train_olmo2", "others", "ratio"], rows)
     report.add(f"Of {len(BARS)} bars: {', '.join(counts)}. [Spreads, bars, commands](dev/bench/RESULTS.md).")
     return "\n".join(report.lines)
 
 
 def assemble(readme: str, table: str) -> str:
-    """The README with another table between its markers."""
+    """The README with a new table between its markers."""
     begin, end = MARKERS
     if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
         raise Failure(f"README.md: expected one line '{begin}' and after it one line '{end}'")

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What scripts/gpu_report.sh does without a GPU: it makes a report of what the programs have printed.
+"""The part of scripts/gpu_report.sh that needs no GPU: makes a report from the output of the programs.
 
-    gpu_report.py tokens FILE COUNT                      random token ids, as frequent as words are (Zipf)
+    gpu_report.py tokens FILE COUNT                      random token ids with the frequencies of words (Zipf)
     gpu_report.py write FOLDER --sizes 190M --out FILE   the report, in Markdown
 
-FOLDER holds `facts` (lines "name: value"), test_*.txt (outputs of test programs), ladder_NAME.txt (what
-dev/cuda/NAME printed for each version), and of each size train_SIZE.plan (train --dry-run), train_SIZE.jsonl
-(the run's log), train_SIZE.txt (what it printed) and torch_SIZE_HOW.txt (dev/bench/bench_step.py). The exit
-code is 1 if the report tells of a failure; it is written all the same.
+FOLDER contains `facts` (lines "name: value"), test_*.txt (outputs of test programs), ladder_NAME.txt (the
+output of dev/cuda/NAME for each version) and, for each size, train_SIZE.plan (train --dry-run),
+train_SIZE.jsonl (the log of the run), train_SIZE.txt (its output) and torch_SIZE_HOW.txt (the output of
+dev/bench/bench_step.py). The exit code is 1 if the report contains a failure; the report is written anyway.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-WARMUP_STEPS = 2  # at the beginning of a log: cuBLAS loads its kernels, memory is touched for the first time
-VOCABULARY = 100278  # OLMo 2's tokenizer has so many ids
+WARMUP_STEPS = 2  # at the start: cuBLAS loads its kernels, memory is touched for the first time
+VOCABULARY = 100278  # ids of OLMo 2's tokenizer
 
 
 # ---------------------------------------------------------------------------------------------
-# arithmetic of a model
+# the arithmetic of a model
 
 
 class Shape(NamedTuple):
@@ -44,30 +44,31 @@ class Shape(NamedTuple):
     T: int
 
     def matmul_parameters(self) -> int:
-        """N: all that a token is multiplied with. The input embedding is looked up and the norms are few."""
+        """N: the weights of all matrix products. The embedding is a lookup; norms have few weights."""
         return self.L * (2 * self.C * self.Q + 2 * self.C * self.KV + 3 * self.C * self.F) + self.V * self.C
 
     def flops_causal(self) -> int:
-        """Of a token, forward and backward: 6N + 6 L Q T. Of the T x T scores half are needed: 2 products, a
-        multiply and an add each, three times (once forward, twice backward), T / 2 keys a query."""
+        """Per token, forward and backward: 6N + 6 L Q T. Only half of the T x T scores are needed: 2
+        products, a multiply and an add each, three times (once forward, twice backward), T / 2 keys per
+        query."""
         return 6 * self.matmul_parameters() + 6 * self.L * self.Q * self.T
 
     def flops_full(self) -> int:
-        """6N + 12 L Q T, as OLMo-core counts: as if every query saw every key."""
+        """6N + 12 L Q T, as in OLMo-core: as if every query saw every key."""
         return 6 * self.matmul_parameters() + 12 * self.L * self.Q * self.T
 
 
 def mfu(tokens_per_second: float, flops: int, peak_tflops: float) -> float:
-    """Model FLOPs utilisation: the share of the peak that these FLOPs of a token are."""
+    """Model FLOPs utilisation: these FLOPs per token, as a share of the peak."""
     return tokens_per_second * flops / (peak_tflops * 1e12)
 
 
 # ---------------------------------------------------------------------------------------------
-# what the programs print
+# the output of the programs
 
 
 def parse_plan(text: str) -> Shape:
-    """The model in the output of `train --dry-run`."""
+    """The model, from the output of `train --dry-run`."""
 
     def numbers(line: str, pattern: str) -> list[int]:
         match = re.search(rf"^{line} +{pattern}", text, re.MULTILINE)
@@ -82,7 +83,7 @@ def parse_plan(text: str) -> Shape:
 
 
 class Log(NamedTuple):
-    """A run: its settings, and of each step the loss, the gradient norm and the tokens per second."""
+    """A run: its settings and, for each step, the loss, the gradient norm and the tokens per second."""
 
     settings: dict[str, object]
     tokens_per_step: int
@@ -95,7 +96,7 @@ class Log(NamedTuple):
 
 
 def parse_log(text: str) -> Log:
-    """A log.jsonl; its last line may be cut short."""
+    """Reads a log.jsonl, whose last line may be incomplete."""
     settings: dict[str, object] = {}
     tokens_per_step, losses, speeds = 0, [], []
     for line in text.splitlines():
@@ -114,7 +115,7 @@ def parse_log(text: str) -> Log:
 
 
 class Rate(NamedTuple):
-    """In GB/s or TFLOP/s, and the device's limit if the ladder knows it."""
+    """A rate in GB/s or TFLOP/s, and the device's peak if the ladder knows it."""
 
     reached: float
     limit: Optional[float]
@@ -130,8 +131,8 @@ class Timing(NamedTuple):
 
 
 def parse_ladder(text: str) -> list[Timing]:
-    """What a program of dev/cuda prints when it times versions (Problem::time in dev/cuda/ladder.cuh), by
-    operation and version."""
+    """The timings that a program of dev/cuda printed (Problem::time in dev/cuda/ladder.cuh), by operation and
+    version."""
     timings, operation = [], ""
     for line in text.splitlines():
         heading = re.match(r"(\w+) \(.*\), (?:bf16|fp32): ", line)
@@ -160,7 +161,7 @@ class TorchRun(NamedTuple):
 
 
 def parse_torch(text: str) -> TorchRun:
-    """What bench_step.py prints."""
+    """The output of bench_step.py."""
     head = re.search(r"^PyTorch ([^,]+),.* B (\d+), T (\d+)$", text, re.MULTILINE)
     median = re.search(r"^median ([\d.]+)", text, re.MULTILINE)
     if head is None or median is None:
@@ -177,7 +178,7 @@ def parse_facts(text: str) -> dict[str, str]:
 
 
 class Report:
-    """Its text, line by line, and whether anything in it failed."""
+    """The text, line by line, and whether it contains a failure."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -212,7 +213,7 @@ def add_tests(report: Report, folder: Path) -> None:
         counts = re.findall(r"^(\d+) passed, (\d+) failed$", text, re.MULTILINE)
         passed, failed = sum(int(a) for a, _ in counts), sum(int(b) for _, b in counts)
         if failed == 0 and (not counts or "\nexit code" in text):
-            failed = 1  # it ended before it could count
+            failed = 1  # it ended before it printed its counts
         report.failed |= failed > 0
         rows.append([file.stem.replace("_", " ", 1), str(passed), f"**{failed}**" if failed else "0"])
     report.table(["program", "passed", "failed"], rows)
@@ -226,7 +227,7 @@ class Speed(NamedTuple):
 
 
 def settings_of(log: Log) -> str:
-    """How a run differs from the flags' defaults in what it costs."""
+    """The settings that change the cost of a run and differ from the defaults."""
     s = log.settings
     changed = []
     if s.get("master-weights") is False:
@@ -255,7 +256,7 @@ def compare_bits(report: Report, size: str, log: Log, again: Log, notes: list[st
     steps = min(len(log.losses), len(again.losses))
     same = log.losses[:steps] == again.losses[:steps]
     report.failed |= not same
-    verdict = "the same" if same else "**other**"
+    verdict = "the same" if same else "**different**"
     notes.append(f"{size}, run twice: {verdict} bits of loss and gradient norm in {steps} steps.")
 
 
@@ -266,8 +267,8 @@ def add_size(report: Report, folder: Path, size: str, peak: float, notes: list[s
     ours = Speed("train_olmo2cu", settings_of(log), log.tokens_per_step // shape.T, log.speed())
     counts = shape.flops_causal(), shape.flops_full()
     notes.append(
-        f"{size}: N = {shape.matmul_parameters():,}; a token takes {counts[0] / 1e9:.3f} GFLOP in the causal "
-        f"count, {counts[1] / 1e9:.3f} GFLOP in OLMo-core's."
+        f"{size}: N = {shape.matmul_parameters():,}; a token takes {counts[0] / 1e9:.3f} GFLOP by the causal "
+        f"count, {counts[1] / 1e9:.3f} GFLOP by OLMo-core's."
     )
     again = folder / f"train_{size}_again.jsonl"
     if again.exists():
@@ -299,11 +300,11 @@ def add_training(report: Report, folder: Path, sizes: list[str], peak: float) ->
     report.table([*heading, "train_olmo2cu's speed over this"], rows)
     limit = f"{peak:g} TFLOP/s, dense bf16" if peak else "not known for this device: enter it"
     report.add(
-        f"Medians of the steps after the first {WARMUP_STEPS}, each forward, backward and AdamW of as many",
-        "sequences as fit at once. MFU, model FLOPs utilisation, is tokens/s x FLOP of a token / peak, where",
-        "FLOP is 6N + 6LQT (causal: half of the scores) or 6N + 12LQT (as OLMo-core counts): N parameters of",
-        "all matrix products, with the head and without the input embedding, L layers, Q query heads x head",
-        "size, T tokens. What the backward computes again is in neither.",
+        f"Medians of the steps after the first {WARMUP_STEPS}. A step is forward, backward and AdamW on as",
+        "many sequences as fit at once. MFU, model FLOPs utilisation, is tokens/s x FLOP per token / peak.",
+        "FLOP is 6N + 6LQT (causal: half of the scores) or 6N + 12LQT (as OLMo-core counts), with N",
+        "parameters in all matrix products (the head included, the input embedding not), L layers, Q = query",
+        "heads x head size, and T tokens. Neither includes what the backward recomputes.",
         f"The peak is {limit} (dev/cuda/ladder.cuh).",
         "",
         *(f"- {note}" for note in notes),
@@ -317,14 +318,14 @@ def add_kernels(report: Report, ladders: dict[str, list[Timing]], copy: float) -
     report.add(
         "## Kernels",
         "",
-        "The last version of an operation is what train_olmo2.cu uses. Sizes are those of OLMo 2 1B.",
+        "train_olmo2.cu uses the last version of each operation. Sizes are those of OLMo 2 1B.",
         f"A copy within the device's memory: {speed}.",
         "",
     )
     rows = []
     for family, timings in ladders.items():
         for operation, group in itertools.groupby(timings, key=lambda t: t.operation):
-            versions = [t for t in group if t.bandwidth or t.arithmetic]  # the others only check
+            versions = [t for t in group if t.bandwidth or t.arithmetic]  # the others only ran checks
             for t in versions:
                 bold = "**" if t is versions[-1] else ""
                 gbs, tflops = t.bandwidth, t.arithmetic
@@ -347,19 +348,20 @@ def write(folder: Path, sizes: list[str]) -> Report:
     rates = [t.arithmetic for timings in ladders.values() for t in timings if t.arithmetic is not None]
     peak = next((rate.limit for rate in rates if rate.limit is not None), 0.0)
     copies = [t.bandwidth.reached for t in ladders.get("copy", []) if t.bandwidth is not None]
-    report.add(f"# train_olmo2.cu on {facts.get('device', 'a GPU')}", "", "By scripts/gpu_report.sh.", "")
+    device = facts.get("device", "a GPU")
+    report.add(f"# train_olmo2.cu on {device}", "", "Made by scripts/gpu_report.sh.", "")
     report.table(["", ""], [[name, value] for name, value in facts.items()])
     add_tests(report, folder)
     add_training(report, folder, sizes, peak)
     add_kernels(report, ladders, copies[-1] if copies else 0.0)
-    report.add("## What the programs printed", "")
+    report.add("## Output of the programs", "")
     for file in outputs_of_tests(folder):
         report.details(file.stem.replace("_", " ", 1), file.read_text())
     return report
 
 
 def replace_file(path: Path, text: str) -> None:
-    """All of it or nothing: what has the name is complete."""
+    """Writes all of the file or nothing: a file with this name is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)
@@ -370,7 +372,7 @@ def write_tokens(path: Path, count: int, vocabulary: int = VOCABULARY) -> None:
     weights = list(itertools.accumulate(1 / (rank + 2.7) for rank in range(vocabulary)))
     rng = random.Random(1)
     with open(path, "wb") as file:
-        # Piece by piece: a list of all of them takes nine times the file.
+        # Piece by piece: a list of all tokens takes nine times the size of the file.
         for begin in range(0, count, 1 << 16):
             size = min(count - begin, 1 << 16)
             values = array.array("I", rng.choices(range(vocabulary), cum_weights=weights, k=size))

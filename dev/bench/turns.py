@@ -9,9 +9,9 @@ from typing import Callable
 
 
 def take_turns(steps: int, step: Callable[[], str], **notes: int) -> None:
-    """A step to warm up, then the line "ready NOTES". Then `steps` steps, or where that is 0 one for every
-    line on standard input. Each prints "step X ms" and what the step returns; the last line is "median M min
-    A max Z"."""
+    """Runs a warmup step, then prints the line "ready NOTES". Then it runs `steps` steps or, if `steps` is 0,
+    one step for every line on standard input. Each prints "step X ms" and what the step returns; the last
+    line is "median M min A max Z"."""
     step()
     print("ready", *(f"{name} {number}" for name, number in notes.items()), flush=True)
     times = []

@@ -1,13 +1,13 @@
-"""How far bf16 must be from float64: the errors of a program that stores in bf16 and computes exactly.
+"""The error of bf16 storage: how far a program that stores in bf16 and computes exactly is from float64.
 
-    python bf16_floor.py           for each dump and each kind of tensor the largest error, and how it spreads
-                                   with the order of the sums and over other random models of the shape
+    python bf16_floor.py           for each dump and kind of tensor: the largest error, and its spread over
+                                   orders of the sums and over other random models of the same shape
     python bf16_floor.py --check   compares with the tolerances in test_olmo2.c
 
-The models of the dumps are computed in float64 as always, but every tensor that train_olmo2.cu keeps in bf16
-is rounded, and so is its gradient: what remains is the error that no such program can avoid. A tolerance
-below it would ask for the impossible, one of several times as much would let mistakes through. Errors are
-those of test_olmo2.c for bf16, ||got - reference|| / ||reference||, of the worst tensor of a kind.
+The models of the dumps are computed in float64 as always, but every tensor that train_olmo2.cu stores in bf16
+is rounded, and so is its gradient. What remains is the error that no such program can avoid. A tolerance
+below it would be impossible to meet; a tolerance several times as large would let mistakes through. Errors
+are defined as in test_olmo2.c for bf16, ||got - reference|| / ||reference||, for the worst tensor of a kind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
-import dump  # before torch: it chooses torch's code path
+import dump  # before torch: it selects torch's code path
 import numpy as np
 import olmo2
 import torch
@@ -30,16 +30,17 @@ from torch import Tensor
 TEST = dump.HERE.parent.parent / "test_olmo2.c"
 Rounding = Callable[[Tensor], Tensor]
 Tensors = dict[str, Tensor]
-HIGHEST_SHARE = 3.0  # a tolerance may be this many times the floor
+HIGHEST_SHARE = 3.0  # the largest tolerance, as a multiple of the floor
 
 
 def to_bf16(x: Tensor) -> Tensor:
-    """To the nearest, ties to even, by way of fp32, in which a GPU has its sums."""
+    """Rounds to the nearest bf16, ties to even, by way of fp32, which a GPU uses for its sums."""
     return x.float().bfloat16().double()
 
 
 def after_other_sums(seed: int) -> Rounding:
-    """The same of a sum that was made in fp32 in some other order: a few units of its last place away."""
+    """The same for a sum that was computed in fp32 in some other order: off by a few units of its last place.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def rounded(x: Tensor) -> Tensor:
@@ -61,8 +62,9 @@ def beginning_with(prefix: str, tensors: Tensors) -> Tensors:
 
 
 class Stored(torch.autograd.Function):
-    """A tensor in memory. All its readers' gradients come together in `dy`, which is stored as well: the
-    residual stream's, too, takes each branch by one product that is added to it (beta = 1) and rounded."""
+    """A tensor in memory. The gradients of all its readers are summed in `dy`, which is stored as well. The
+    gradient of the residual stream is stored too: one product per branch adds to it (beta = 1), and the
+    result is rounded."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounded: Rounding) -> Tensor:
@@ -90,8 +92,8 @@ def scores(q: Tensor, k: Tensor, HS: int) -> Tensor:
 def attention_backward(
     d_o: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, HS: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv as flash attention has them: p comes from lse again, and the mean of dp is do . o, with the
-    o that is in memory. lse (B, NH, T, 1)."""
+    """dq, dk, dv as in flash attention: p is recomputed from lse, and the mean of dp is do . o, with the
+    stored o. lse (B, NH, T, 1)."""
     d_o, o, qh, kh, vh = (heads(x, HS) for x in (d_o, o, q, k, v))
     group = qh.shape[1] // kh.shape[1]
     kh, vh = (x.repeat_interleave(group, dim=1) for x in (kh, vh))
@@ -103,7 +105,7 @@ def attention_backward(
 
 
 class Attention(torch.autograd.Function):
-    """Its output is stored: the backward reads it."""
+    """Its output is stored, because the backward reads it."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, HS: int, rounded: Rounding) -> Tensor:
@@ -120,13 +122,13 @@ class Attention(torch.autograd.Function):
 
 
 def stored_model(rounded: Rounding) -> types.ModuleType:
-    """olmo2.py, in which everything that train_olmo2.cu stores (its struct Activations) is rounded."""
+    """olmo2.py, with everything rounded that train_olmo2.cu stores (its struct Activations)."""
 
     def stored(x: Tensor) -> Tensor:
         return Stored.apply(x, rounded)
 
     def weight(w: Tensor) -> Tensor:
-        """Rounded for its readers; its gradient and the copy that is updated are not."""
+        """Rounded for its readers; its gradient and the updated copy are not rounded."""
         return w + (rounded(w) - w).detach()
 
     def layer(x: Tensor, weights: Tensors, c: olmo2.Config) -> Tensors:
@@ -164,14 +166,14 @@ def stored_model(rounded: Rounding) -> types.ModuleType:
         return activations
 
     module = types.ModuleType("stored_model")
-    sys.modules["stored_model"] = module  # dataclasses look their module up
+    sys.modules["stored_model"] = module  # dataclasses look up their module
     exec(compile(Path(olmo2.__file__).read_text(), "stored_model", "exec"), module.__dict__)
-    module.__dict__["forward"] = forward  # its Trainer calls this one then
+    module.__dict__["forward"] = forward  # its Trainer then calls this one
     return module
 
 
 # ---------------------------------------------------------------------------------------------
-# each backward alone, in the order of test_layers in test_olmo2.c
+# each backward by itself, in the order of test_layers in test_olmo2.c
 
 
 def rmsnorm_backward(dy: Tensor, x: Tensor, w: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,15 +190,15 @@ def gradient(y: Tensor, x: Tensor, dy: Tensor) -> Tensor:
 
 
 def outer(dy: Tensor, x: Tensor) -> Tensor:
-    """dW (O, I) of dy (B, T, O) and x (B, T, I)"""
+    """dW (O, I) from dy (B, T, O) and x (B, T, I)"""
     return dy.flatten(0, 1).T @ x.flatten(0, 1)
 
 
 def layer_backward(
     c: olmo2.Config, a: Tensors, f: Tensors, d: Tensors, dy: Tensor, w: Tensors, rounded: Rounding
 ) -> tuple[Tensors, Tensors]:
-    """Gradients of a layer's activations and weights: a its activations, d the gradients of these, dy that of
-    its output, all of the reference; f the activations of the program's own forward."""
+    """Gradients of the activations and weights of a layer. From the reference: a, its activations; d, their
+    gradients; dy, the gradient of its output. From the program's own forward: f, its activations."""
     da, dw = {"down_normed": dy, "o_normed": d["h"]}, {}
     w = {name[: -len(".weight")]: t for name, t in w.items()}
 
@@ -219,7 +221,7 @@ def layer_backward(
         d["attention"], a["q"], a["k"], a["v"], a["attention"], lse, c.HS
     )
     for part in ("q", "k"):
-        flat = torch.zeros_like(a[part], requires_grad=True)  # RoPE is linear: anywhere
+        flat = torch.zeros_like(a[part], requires_grad=True)  # RoPE is linear: any x will do
         turned = gradient(olmo2.rope(flat, c.HS, c.rope_theta), flat, d[part])
         norm(f"{part}_raw", f"self_attn.{part}_norm", turned)
     da["x"] = d["h"]
@@ -236,8 +238,8 @@ def layer_backward(
 
 
 def layer_gradients(model: dump.Model, reference: Tensors, forward: Tensors, rounded: Rounding) -> Tensors:
-    """What each backward makes of the reference's own inputs and output gradient, both stored. As in the
-    test, 1 / rms and logsumexp are those of the program's own forward."""
+    """What each backward computes from the reference's inputs and output gradient, both stored in bf16. As in
+    the test, 1 / rms and logsumexp come from the program's own forward."""
     c = model.config
     out: Tensors = {}
     r = {name: rounded(t) if t.is_floating_point() else t for name, t in reference.items()}
@@ -273,12 +275,12 @@ def layer_gradients(model: dump.Model, reference: Tensors, forward: Tensors, rou
 KINDS = {
     "activations": r"layers\..*|hidden|logits",
     "losses, logprobs, norms, lr": r"logprobs|lse|(steps\.)?(ce|z_loss|gradient_norm)|steps\.lr",
-    "gradients of one layer": "",  # all that layer_gradients returns
+    "gradients of one layer": "",  # everything that layer_gradients returns
     "gradients of the whole model": r"gradient\..*",
     "parameters after 1 step": r"after1\..*",
     "parameters after 10 steps": r"after10\..*",
 }
-Worst = dict[str, tuple[float, str]]  # by kind: the largest error, and the tensor that has it
+Worst = dict[str, tuple[float, str]]  # by kind: the largest error, and its tensor
 
 
 def tensors(arrays: dict[str, np.ndarray]) -> Tensors:
@@ -304,7 +306,7 @@ def floor(model: dump.Model, rounded: Rounding) -> Worst:
     out = {}
     for kind, pattern in KINDS.items():
         some = {name: t for name, t in got.items() if pattern and re.fullmatch(pattern, name)}
-        if kind == "activations":  # those that are not stored are when the test reads them
+        if kind == "activations":  # a tensor that is not stored is rounded when the test reads it
             some = {name: rounded(t) for name, t in some.items()}
         out[kind] = worst(some or layer_gradients(model, reference, got, rounded), reference)
     return out
@@ -350,7 +352,7 @@ def spread(kind: str, samples: list[Worst]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the tolerances of test_olmo2.c")
-    parser.add_argument("--samples", type=int, default=8, help="of each spread (8)")
+    parser.add_argument("--samples", type=int, default=8, help="samples per spread (8)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     floors = {name: floor(model, to_bf16) for name, model in dump.MODELS.items()}

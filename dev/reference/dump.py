@@ -1,7 +1,7 @@
 """Writes dump_mha.safetensors and dump_gqa.safetensors: every number of two tiny models, for test_olmo2.c.
 
-    python dump.py            writes the dumps beside this file
-    python dump.py --check    makes them again and compares with the files, without touching them
+    python dump.py            writes the dumps next to this file
+    python dump.py --check    recomputes them and compares with the files, without changing them
 
 Everything is computed in float64 and stored in F32. README.md lists the tensors.
 """
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-# One code path on every x86 processor, so that the same bytes come out everywhere. torch reads these when
-# it is loaded.
+# Selects one code path on every x86 processor, so the bytes are the same everywhere. torch reads these
+# variables when it is loaded.
 os.environ["ATEN_CPU_CAPABILITY"] = "default"
 os.environ["MKL_CBWR"] = "COMPATIBLE"
 
@@ -45,8 +45,8 @@ class Model:
 
 
 # mha: as many key/value heads as query heads; a sequence longer than the 64 queries that train_olmo2.c takes
-# at a time; small weights, so that layer 0 has rows whose mean square is near rms_eps.
-# gqa: three query heads to a key/value head; NH*HS != C; no width a multiple of 16; larger weights.
+# at a time; small weights, so some rows of layer 0 have a mean square near rms_eps.
+# gqa: three query heads per key/value head; NH*HS != C; no width that is a multiple of 16; larger weights.
 MODELS = {
     "mha": Model(
         Config(C=32, L=2, NH=4, NKV=4, HS=8, F=52, V=97),
@@ -58,8 +58,8 @@ MODELS = {
     ),
 }  # fmt: skip
 
-# Far from the recipe where the recipe would hide a mistake in ten steps: z-loss and decay large, epsilon of
-# the size of small gradients, a clip that some steps exceed and others do not.
+# Far from the recipe wherever the recipe would hide a mistake in ten steps: large z-loss and decay, an
+# epsilon as large as small gradients, and a clip that some steps exceed and others do not.
 TRAINING = Training(
     z=1e-3, peak_lr=4e-3, warmup=3, total=STEPS, final_fraction=0.1,
     beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.5, clip=3.2,
@@ -67,7 +67,7 @@ TRAINING = Training(
 
 
 def initial_parameters(model: Model, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Random weights, rounded to F32 so that the file holds exactly what is computed with."""
+    """Random weights, rounded to F32, so the file holds exactly the numbers of the computation."""
     parameters = {}
     for name, shape in olmo2.parameter_shapes(model.config).items():
         values = rng.standard_normal(shape)
@@ -82,7 +82,7 @@ def initial_parameters(model: Model, rng: np.random.Generator) -> dict[str, torc
 
 
 def compute(model: Model, backend: ModuleType = olmo2) -> dict[str, np.ndarray]:
-    """Every tensor of a dump. `backend` is olmo2, or a module with its functions."""
+    """Every tensor of a dump. `backend` is olmo2, or a module with the same functions."""
     config = backend.Config(**asdict(model.config))
     settings = backend.Training(**asdict(TRAINING))
     B, T, V = model.B, model.T, config.V
@@ -124,7 +124,7 @@ def compute(model: Model, backend: ModuleType = olmo2) -> dict[str, np.ndarray]:
         put(name if name.startswith("gradient.") else f"d.{name}", gradient)
     put("gradient_norm", backend.gradient_norm(dict(zip(leaves, gradients[len(activations) :]))).item())
 
-    # ten updates. Every third batch has only three different tokens, which makes its gradient larger, and the
+    # ten updates. Every third batch has only three different tokens, which makes its gradient larger. The
     # second micro-batch has fewer labels than the first.
     for name in ("peak_lr", "final_fraction", "beta1", "beta2", "eps", "weight_decay", "clip"):
         put(f"settings.{name}", getattr(settings, name))
@@ -156,15 +156,15 @@ def serialize(model: Model) -> bytes:
 
 
 def compare(path: Path, fresh: bytes) -> bool:
-    """Whether the file is what `fresh` is. Another processor may round the last bit of a float64 sum
-    otherwise, which can move a value to the next F32: that, and no more, passes too."""
+    """Whether the file equals `fresh`. Another processor may round the last bit of a float64 sum differently,
+    which can move a value to the next F32: this difference, and no other, passes too."""
     stored = path.read_bytes()
     if stored == fresh:
         print(f"{path.name}: identical, {len(stored)} bytes")
         return True
     old, new = load(stored), load(fresh)
     if {n: (t.shape, t.dtype) for n, t in old.items()} != {n: (t.shape, t.dtype) for n, t in new.items()}:
-        print(f"{path.name}: other tensors than dump.py makes; run dump.py to write it again")
+        print(f"{path.name}: its tensors are not those of dump.py; run dump.py to write it again")
         return False
     moved = 0
     for name, a in old.items():
@@ -173,7 +173,7 @@ def compare(path: Path, fresh: bytes) -> bool:
             print(f"{path.name}: {name} differs by {np.abs(a - b).max():.3g}; run dump.py to write it again")
             return False
         moved += int((a != b).sum())
-    print(f"{path.name}: {moved} values are the next F32, as another processor's float64 sums may give")
+    print(f"{path.name}: {moved} values are the next F32, which another processor's float64 sums can cause")
     return True
 
 

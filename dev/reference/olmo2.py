@@ -1,8 +1,8 @@
 """OLMo 2 in plain PyTorch: the model, its loss and a training step, in any floating-point type.
 
-The order and the names are those of train_olmo2.c, with autograd in the place of the backward functions.
-Shapes: B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads, HS head size,
-F feed-forward hidden size, V vocabulary rows. A linear layer's weight is (outputs, inputs).
+The order and the names are those of train_olmo2.c, with autograd in place of the backward functions. Shapes:
+B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads, HS head size, F
+feed-forward hidden size, V vocabulary rows. A linear layer's weight is (outputs, inputs).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NO_TOKEN = 0xFFFFFFFF  # as a label: this position has none
+NO_TOKEN = 0xFFFFFFFF  # the label of a position that has none
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def parameter_shapes(c: Config) -> dict[str, tuple[int, ...]]:
 
 
 def rmsnorm(x: Tensor, w: Tensor, eps: float) -> Tensor:
-    """x (..., C), w (C): w x / sqrt(mean(x^2) + eps), each row by itself."""
+    """x (..., C), w (C): w x / sqrt(mean(x^2) + eps), for each row."""
     return w * (x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + eps))
 
 
 def rope(x: Tensor, HS: int, theta: float) -> Tensor:
-    """x (B, T, heads * HS): channels i and i + HS/2 of a head at position t, turned by t theta^(-2i/HS)."""
+    """x (B, T, heads * HS): rotates channels i and i + HS/2 of a head at position t by t theta^(-2i/HS)."""
     T = x.shape[1]
-    # The angle is a product in fp32 whatever the type of x: OLMo 2 was trained with these angles.
+    # The angle is a product in fp32, whatever the type of x: OLMo 2 was trained with these angles.
     frequency = 1.0 / theta ** (torch.arange(0, HS, 2, dtype=torch.float32) / HS)
     angle = torch.outer(torch.arange(T, dtype=torch.float32), frequency).to(x.dtype)
     cosine, sine = angle.cos()[:, None, :], angle.sin()[:, None, :]
@@ -145,7 +145,8 @@ def shift(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def classify(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (B, T, V), labels (B, T) -> log p(label), 0 where there is none, and logsumexp, both (B, T)."""
+    """logits (B, T, V), labels (B, T) -> log p(label), 0 where there is no label, and logsumexp, both (B, T).
+    """
     lse = logits.logsumexp(dim=-1)
     labelled = labels != NO_TOKEN
     index = torch.where(labelled, labels, 0)
@@ -154,7 +155,7 @@ def classify(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def objective(logprobs: Tensor, lse: Tensor, weights: Tensor, z: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and z-loss, summed over tokens with their weights; training minimises their sum."""
+    """Cross-entropy and z-loss, each a weighted sum over tokens; training minimises their total."""
     return (weights * -logprobs).sum(), z * (weights * lse.square()).sum()
 
 
@@ -167,13 +168,13 @@ class Training:
     z: float  # coefficient of the z-loss
     peak_lr: float
     warmup: int  # steps of linear warmup from 0
-    total: int  # steps at the end of the cosine
-    final_fraction: float  # of the peak, where the cosine ends
+    total: int  # step at which the cosine ends
+    final_fraction: float  # end of the cosine, as a fraction of the peak
     beta1: float
     beta2: float
     eps: float
     weight_decay: float
-    clip: float  # largest norm of all gradients together
+    clip: float  # largest norm over all gradients
 
 
 def schedule_lr(s: Training, step: int) -> float:
@@ -211,7 +212,7 @@ class Trainer:
         s = self.settings
         self.step_number += 1
         labels = torch.stack([shift(t, m) for t, m in zip(tokens, mask)])
-        weights = (labels != NO_TOKEN) / (labels != NO_TOKEN).sum().double()  # 1/N of the whole step
+        weights = (labels != NO_TOKEN) / (labels != NO_TOKEN).sum().double()  # 1/N, N over the whole step
         leaves = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
         gradients = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         losses = []

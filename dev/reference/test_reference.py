@@ -1,7 +1,7 @@
 """Checks olmo2.py against transformers and OLMo-core, and the dumps against olmo2.py.
 
-Both libraries are run in float64, so what is compared is the mathematics and not the rounding. The last line
-is "N passed, N failed"; the exit code is 0 if nothing failed.
+Both libraries run in float64, so the comparison is of the mathematics, not of rounding. The last line is "N
+passed, N failed"; the exit code is 0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import types
 from dataclasses import asdict
 from pathlib import Path
 
-import dump  # before torch: it chooses torch's code path
+import dump  # before torch: it selects torch's code path
 import numpy as np
 import olmo2
 import torch
@@ -32,12 +32,12 @@ try:
 except ImportError:
     OLMO_CORE = False
 
-IGNORED = -100  # the label of both libraries for a position that has none
+IGNORED = -100  # in both libraries, the label of a position that has none
 passed = failed = 0
 
 
 def check(name: str, reached: float, allowed: float, at_least: bool = False) -> None:
-    """One line of the report. NaN fails either way."""
+    """One line of the report. NaN fails in either direction."""
     global passed, failed
     ok = reached >= allowed if at_least else reached <= allowed
     passed, failed = passed + ok, failed + (not ok)
@@ -45,7 +45,7 @@ def check(name: str, reached: float, allowed: float, at_least: bool = False) -> 
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """max |a - b| / max |b|; infinite where a tensor is not finite or the reference is all zero."""
+    """max |a - b| / max |b|; infinite if a tensor is not finite or the reference is all zero."""
     a, b = a.detach().double(), b.detach().double()
     error, scale = (a - b).abs().max().item(), b.abs().max().item()
     return error / scale if scale > 0 and np.isfinite(error) else np.inf
@@ -56,8 +56,8 @@ def largest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 class StayInDouble(TorchFunctionMode):
-    """The libraries norm, rotate and classify in fp32 even where all else is float64. Here float64 stays
-    float64, and the sines of fp32 angles are taken in float64."""
+    """The libraries compute norms, rotations and the classifier in fp32 even if the rest is float64. Here
+    float64 stays float64, and the sines of fp32 angles are computed in float64."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         double = bool(args) and isinstance(args[0], Tensor) and args[0].dtype == torch.float64
@@ -69,7 +69,8 @@ class StayInDouble(TorchFunctionMode):
 
 
 def in_double(module: torch.nn.Module, parameters: dict[str, Tensor]) -> torch.nn.Module:
-    """The module with these parameters, in float64; buffers (the frequencies of RoPE) stay as they are."""
+    """Loads these parameters into the module, in float64; buffers (the frequencies of RoPE) stay unchanged.
+    """
     for p in module.parameters():
         p.data = p.data.double()
     module.load_state_dict(parameters, strict=True)
@@ -77,7 +78,7 @@ def in_double(module: torch.nn.Module, parameters: dict[str, Tensor]) -> torch.n
 
 
 def reference(model: dump.Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The inputs of the dump, and what olmo2.py makes of them in float64."""
+    """The inputs of the dump, and what olmo2.py computes from them in float64."""
     rng = np.random.Generator(np.random.PCG64(model.seed))
     parameters = dump.initial_parameters(model, rng)
     tokens = torch.from_numpy(rng.integers(0, model.config.V, (model.B, model.T)))
@@ -117,7 +118,7 @@ def test_transformers(name: str, model: dump.Model) -> None:
     inputs, expected = reference(model)
     theirs = transformers_model(model.config, parameters_of(model, inputs), model.T)
     with StayInDouble():
-        # Its own loss first: it shifts the labels and averages by itself.
+        # First its own loss: it shifts the labels and averages by itself.
         marked = torch.where(inputs["mask"], inputs["tokens"], IGNORED)
         loss = theirs(inputs["tokens"], labels=marked).loss
         check(f"{name} transformers: cross-entropy", difference(loss, expected["ce"]), 1e-12)
@@ -135,7 +136,7 @@ def test_transformers(name: str, model: dump.Model) -> None:
 
 
 def olmo_core_name(name: str) -> str:
-    """A Hugging Face name as OLMo-core has it."""
+    """Translates a Hugging Face name to OLMo-core's."""
     for theirs, ours in {
         "embeddings.": "model.embed_tokens.",
         "lm_head.w_out.": "lm_head.",
@@ -199,9 +200,9 @@ def test_olmo_core_rope() -> None:
 
 
 def test_updates(name: str, model: dump.Model, optimizer_class: type, allowed: float) -> None:
-    """The ten updates of the dump, done by OLMo-core's model and schedule and a library's optimizer. The dump
-    is F32, which is 6e-8 away; SkipStepAdamW corrects its bias in fp32, which an element whose gradient
-    nearly cancels makes 50 times larger."""
+    """The ten updates of the dump, computed by OLMo-core's model and schedule and a library's optimizer. The
+    dump is F32, a distance of 6e-8. SkipStepAdamW corrects its bias in fp32, and an element whose gradient
+    nearly cancels makes this error 50 times larger."""
     data, s = dump.compute(model), dump.TRAINING
     rng = np.random.Generator(np.random.PCG64(model.seed))
     theirs = olmo_core_model(model.config, dump.initial_parameters(model, rng))
@@ -249,7 +250,7 @@ def test_updates(name: str, model: dump.Model, optimizer_class: type, allowed: f
 # ---------------------------------------------------------------------------------------------
 # the dumps
 
-# One mistake each: its name, a piece of olmo2.py, and what takes its place.
+# One mistake each: its name, a piece of olmo2.py, and its replacement.
 MUTATIONS = [
     (
         "no QK-norm",
@@ -318,17 +319,17 @@ def test_dumps() -> None:
     for name, model in dump.MODELS.items():
         path = dump.HERE / f"dump_{name}.safetensors"
         same = dump.compare(path, dump.serialize(model))
-        check(f"{path.name} is what dump.py makes", 0.0 if same else np.inf, 0)
+        check(f"{path.name} equals dump.py's output", 0.0 if same else np.inf, 0)
 
 
 def test_mutations() -> None:
-    """Any single mistake must move a tensor of the dumps by far more than test_olmo2.c allows."""
+    """Any single mistake must change a tensor of the dumps by far more than test_olmo2.c allows."""
     source = Path(olmo2.__file__).read_text()
     correct = {name: dump.compute(model) for name, model in dump.MODELS.items()}
     for title, piece, replacement in MUTATIONS:
-        assert source.count(piece) == 1, f"{title}: olmo2.py must hold {piece!r} once"
+        assert source.count(piece) == 1, f"{title}: olmo2.py must contain {piece!r} once"
         mutant = types.ModuleType("mutant")
-        sys.modules["mutant"] = mutant  # dataclasses look their module up
+        sys.modules["mutant"] = mutant  # dataclasses look up their module
         exec(compile(source.replace(piece, replacement), "mutant", "exec"), mutant.__dict__)
         shift = 0.0
         for name, model in dump.MODELS.items():

@@ -271,7 +271,7 @@ def test_arguments() -> None:
     a = bench_cpu.parse_arguments(["--rounds", "2", "--only", "gemm,loader", "--out", "x.md"])
     check((a.rounds, a.only, str(a.out)) == (2, ["gemm", "loader"], "x.md"), "values")
     for words, said in (
-        (["--rounds", "0"], "0 is no number of 1 or more"),
+        (["--rounds", "0"], "0 is not a number of 1 or more"),
         (["--rounds", "-1"], "--rounds"),
         (["--rounds", "many"], "many"),
         (["--only", "step,nonsense"], "no section 'nonsense'"),
@@ -447,7 +447,7 @@ def test_script() -> None:
         for words, said in (
             (("--rounds",), "--rounds needs a value"),
             (("--fast",), "unknown argument '--fast'"),
-            (("--rounds", "0"), "0 is no number of 1 or more"),
+            (("--rounds", "0"), "0 is not a number of 1 or more"),
             (("--only", "speed"), "no section 'speed'"),
         ):
             ran = run_script(folder, *words)
@@ -459,7 +459,7 @@ def test_script() -> None:
         check(ran.returncode == 0, f"--quick: {ran.stdout[-500:]} {ran.stderr[-500:]}")
         check("unset OPENBLAS_CORETYPE=Haswell" in ran.stdout, "what is unset is said")
         check("unset GOMP_SPINCOUNT" not in ran.stdout, "the script's own variable is not")
-        check("no figure says anything" in ran.stdout, "quick figures are called what they are")
+        check("the figures mean nothing" in ran.stdout, "--quick says that its figures mean nothing")
         untouched("--quick")
         ran = run_script(folder, "--quick", "--only", "gemm", "--out", "some.md")
         text = (folder / "some.md").read_text() if (folder / "some.md").exists() else ran.stderr
