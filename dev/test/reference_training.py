@@ -1,10 +1,11 @@
-"""A whole training run of ./train_olmo2 against the same run made of OLMo-core's parts: its data loader with
-label masks and n-gram filter, its model, loss, schedule and SkipStepAdamW, from the same files and weights.
+"""Compares a whole training run of ./train_olmo2 with the same run built from OLMo-core's parts: its data
+loader with label masks and n-gram filter, its model, loss, schedule and SkipStepAdamW, from the same files
+and weights.
 
     python dev/test/reference_training.py [--binary ./train_olmo2]
 
-Needs the packages of dev/reference/requirements.txt. The last line is "N passed, N failed"; the exit code
-is 0 if nothing failed.
+Needs the packages of dev/reference/requirements.txt. The last line is "N passed, N failed"; the exit code is
+0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "dev/reference"))
 
-import dump  # before torch: it chooses torch's code path
+import dump  # before torch: it selects torch's code path
 import numpy as np
 import olmo2
 import test_reference
@@ -33,12 +34,12 @@ from test_reference import StayInDouble, check, difference, largest, olmo_core_m
 
 CONFIG = olmo2.Config(C=40, L=2, NH=6, NKV=2, HS=12, F=56, V=101)
 T, B, STEPS, WARMUP, SEED, LR, Z = 48, 8, 24, 4, 17, 4e-3, 1e-4
-EPS = 1e-6  # of AdamW: with less, an element whose gradient cancels moves by the rounding of what is left
+EPS = 1e-6  # of AdamW; with less, an element whose gradient cancels would move by its rounding error
 
 
 def write_data(work: Path) -> list[Path]:
-    """Two files whose tokens follow a rule, a mask beside each, and in places a token that repeats itself too
-    often for the filter."""
+    """Two files whose tokens follow a rule, a mask for each, and in some places a token that repeats itself
+    too often for the filter."""
     rng = np.random.Generator(np.random.PCG64(4))
     files = []
     for count in (43 * T + 5, 30 * T + 11):
@@ -52,7 +53,7 @@ def write_data(work: Path) -> list[Path]:
 
 
 def write_model(directory: Path) -> dict[str, torch.Tensor]:
-    """A random model as a Hugging Face directory; returns its parameters."""
+    """Writes a random model as a Hugging Face directory; returns its parameters."""
     model = dump.Model(CONFIG, B=B, T=T, seed=6, embedding_std=0.5, linear_std=0.2)
     parameters = dump.initial_parameters(model, np.random.Generator(np.random.PCG64(model.seed)))
     test_reference.transformers_model(CONFIG, parameters, T).float().save_pretrained(directory)
@@ -61,7 +62,7 @@ def write_model(directory: Path) -> dict[str, torch.Tensor]:
 
 def olmo_core_batches(files: list[Path], work: Path) -> Iterator[dict[str, torch.Tensor]]:
     """OLMo-core's batches, epoch after epoch. It shuffles its first epoch with seed + 1; the trainer of the
-    released 1B, 7B and 13B with seed + 0, as ./train_olmo2 does."""
+    released 1B, 7B and 13B used seed + 0, like ./train_olmo2."""
     dataset = NumpyFSLDataset(
         *files, sequence_length=T, pad_token_id=0, eos_token_id=0, vocab_size=CONFIG.V, dtype=np.uint32,
         label_mask_paths=[f"{file}.mask" for file in files],
@@ -83,7 +84,7 @@ def olmo_core_batches(files: list[Path], work: Path) -> Iterator[dict[str, torch
 def olmo_core_run(
     parameters: dict[str, torch.Tensor], batches: Iterator[dict[str, torch.Tensor]]
 ) -> tuple[list[dict[str, float]], torch.nn.Module]:
-    """The log of STEPS steps, in float64, and the model at their end."""
+    """The log of STEPS steps, in float64, and the final model."""
     model = olmo_core_model(CONFIG, parameters)
     embedding = [p for name, p in model.named_parameters() if name == "embeddings.weight"]
     others = [p for name, p in model.named_parameters() if name != "embeddings.weight"]
@@ -108,7 +109,7 @@ def olmo_core_run(
             group["lr"] = lr
         optimizer.latest_loss, optimizer.latest_grad_norm = output.ce_loss, norm
         optimizer.step()
-        # OLMo-core divides by N, in which a filtered sequence counts T labels; the log has means per label.
+        # OLMo-core divides by N, which counts T labels for a filtered sequence; the log has means per label.
         per_label = N / (labels != -100).sum()
         losses = {"loss": (output.ce_loss * per_label).item(), "z": (output.z_loss * per_label).item()}
         masked = (~kept).sum().item()

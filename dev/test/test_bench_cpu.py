@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tests scripts/bench_cpu.sh without measuring anything: the lines that programs print, ratios and verdicts,
-the results and the README's table, what is refused, the protocol of the real programs, and the script from
-end to end with stand-ins for what is compared."""
+the results and the README's table, error messages, the protocol of the real programs, and the script from end
+to end, with stubs for the contenders."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def comparison(*times: tuple[Contender, list[float]]) -> Comparison:
 
 
 def test_ratios() -> None:
-    # The ratios of the rounds are 2, 4 and 3; that of the medians would be 80 / 20 = 4.
+    # The ratios of the rounds are 2, 4 and 3; the ratio of the medians would be 80 / 20 = 4.
     c = comparison((OURS, [10, 20, 30]), (THEIRS, [20, 80, 90]), (HALF[0], [1, 1, 1]), (HALF[1], [5, 5, 5]))
     check(c.speed(c.taken[1]) == Spread(3, 2, 4), "the median of the rounds' ratios")
     check(c.speed(c.taken[3]) == Spread(5, 5, 5), "bf16 is compared with bf16")
@@ -144,7 +144,7 @@ FACTS = {"processor": "Stand-in", "threads": "2 of 4 processors", "commit": "abc
 
 
 def made_up(section: Section) -> list[Comparison]:
-    """Other programs take twice the time and the memory of ours, torch.compile less."""
+    """Other programs take twice our time and memory; torch.compile takes less."""
     said = {"tokens": 1024, "bytes": 4_000_000, "parameters": 10_000_000, "logits": 64 << 20}
     return [
         Comparison(section, subject, [
@@ -162,7 +162,7 @@ def results() -> Results:
 
 
 def columns_agree(text: str) -> bool:
-    """Every row of a table has as many columns as its heading."""
+    """Whether every row of a table has as many columns as its heading."""
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     return all(len({row.count("|") for row in table.splitlines()}) == 1 for table in tables) and bool(tables)
 
@@ -287,7 +287,7 @@ def test_arguments() -> None:
 # ---------------------------------------------------------------------------------------------
 # programs
 
-# Speaks the protocol as bench_step.py does, and notes its turns.
+# Speaks the protocol like bench_step.py, and records its turns.
 STUB = f"""#!{sys.executable}
 import os, sys
 sys.path.insert(0, {str(BENCH)!r})
@@ -352,7 +352,7 @@ def test_turns() -> None:
 
 
 def test_programs() -> None:
-    """bench.h speaks the protocol."""
+    """Tests that programs with bench.h speak the protocol."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         print("skipped: the programs themselves (no C compiler)")
@@ -409,7 +409,7 @@ BPE = "import sys, pathlib\npathlib.Path(sys.argv[4]).write_text('{}')\n"
 
 
 def script_tree(folder: Path) -> None:
-    """A project around scripts/bench_cpu.sh, made of stand-ins."""
+    """Makes a project around scripts/bench_cpu.sh from stubs."""
     real = [f"dev/bench/{name}.py" for name in ("bench_cpu", "cpu_report", "gpu_report", "turns")]
     for path in (*real, "scripts/bench_cpu.sh", "scripts/setup.sh", "dev/reference/requirements.txt"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

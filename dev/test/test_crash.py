@@ -1,10 +1,10 @@
-"""test_crash.py [PROGRAM] [--runs N] [--seed N]: training that is killed ends as if nothing had happened.
+"""test_crash.py [PROGRAM] [--runs N] [--seed N]: training survives kills, and ends with the same bits.
 
-Each of N runs (100) is killed with SIGKILL at a random moment and resumed, until it is complete. Half of the
-moments are drawn from the whole run; the other half fall into a save: the test waits until the hidden
-directory of an unfinished checkpoint is there and then kills within the time that a save takes. After every
-kill each checkpoint under its own name must be whole; at the end weights, optimizer and log must be those of a
-run that nobody disturbed.
+Each of N runs (100) is killed with SIGKILL at random moments and resumed, until it is complete. Half of the
+moments are drawn from the whole run. The other half are inside a save: the test waits until the hidden
+directory of an unfinished checkpoint appears, and then kills within the duration of a save. After every kill,
+each checkpoint under its final name must be complete. At the end, weights, optimizer and log must equal those
+of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write_inputs(folder: Path) -> None:
 
 
 class Crash:
-    """The program in a folder of inputs, and what its undisturbed run takes and ends with."""
+    """The program in a folder with inputs, and the duration and the results of its undisturbed run."""
 
     def __init__(self, program: Path, folder: Path, seed: int) -> None:
         self.program, self.folder, self.random = program, folder, random.Random(seed)
@@ -62,7 +62,8 @@ class Crash:
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def result(self, run: str) -> tuple[list[bytes], list[dict[str, Any]]]:
-        """What must not depend on kills: the last checkpoint's files, the log but for speeds and names."""
+        """What must not depend on kills: the files of the last checkpoint, and the log except speeds and
+        names."""
         last = self.folder / run / f"step-{STEPS:08d}"
         log = [json.loads(line) for line in (self.folder / run / "log.jsonl").read_text().splitlines()]
         for line in log:
@@ -88,7 +89,7 @@ class Crash:
         return True
 
     def damage(self, run: str) -> str:
-        """What is wrong with the checkpoints that a kill has left, or nothing."""
+        """Describes what is wrong with the checkpoints after a kill, or returns nothing."""
         for step in (self.folder / run).glob("step-*"):
             for name in FILES[:2]:
                 path = step / name
@@ -105,7 +106,7 @@ class Crash:
         return ""
 
     def survive(self, number: int) -> str:
-        """One run, killed once or more and resumed to its end. Returns what went wrong, or nothing."""
+        """Kills one run once or more, and resumes it to its end. Returns what went wrong, or nothing."""
         run = f"run{number}"
         in_save = number % 2 == 1
         while True:

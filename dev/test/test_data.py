@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Tests data/ and scripts/ with the standard library and NumPy.
 
-    python3 dev/test/test_data.py [NAME...]      the tests whose names hold one of the NAMEs
+    python3 dev/test/test_data.py [NAME...]      the tests whose names contain one of the NAMEs
 
-What needs matplotlib, zstd, tokenizers or ./train_olmo2 is skipped where that is missing, and says so.
+Tests that need matplotlib, zstd, tokenizers or ./train_olmo2 are skipped, with a message, if these are
+missing.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def check_equal(found: object, expected: object, what: str) -> None:
 
 
 def check_error(call: Callable[[], object], words: str) -> None:
-    """The call must raise a DataError that says the words."""
+    """The call must raise a DataError that contains these words."""
     message = None
     try:
         call()
@@ -63,7 +64,7 @@ def check_error(call: Callable[[], object], words: str) -> None:
 
 
 def script(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a script of the project and returns what it printed."""
+    """Runs a script of the project and returns its result."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
@@ -180,7 +181,7 @@ def test_read_zst(folder: Path) -> None:
 
 
 def longest_repetition(pieces: list[str], period: int) -> int:
-    """How often some span of this period comes in a row at most, counted the slow way."""
+    """The most consecutive repetitions of a span of this length, counted the slow way."""
     most = 0
     for start in range(len(pieces) - period + 1):
         times = 1
@@ -310,7 +311,8 @@ def test_text_command(folder: Path) -> None:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` by path; `breaks` answers end too early, and `ranges` says if Range is understood."""
+    """Serves `files` by path; `breaks` responses end too early, and `ranges` says whether Range is supported.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -588,7 +590,7 @@ def test_olmo_mix(folder: Path) -> None:
 
 
 def slow_merges(pieces: collections.Counter, count: int) -> list[tuple[str, str]]:
-    """The merges by counting every pair anew each time."""
+    """The merges, with every pair counted again for each merge."""
     characters = train_bpe.byte_characters()
     order = {character: number for number, character in enumerate(sorted(characters))}
     rows = {piece: [characters[byte] for byte in piece.encode()] for piece in pieces}
@@ -703,7 +705,7 @@ def test_bpe(folder: Path) -> None:
 
 
 def test_bpe_in_use(folder: Path) -> None:
-    """What was trained here, in the program of this project and in the tokenizers library."""
+    """Uses the tokenizer trained here in this project's program and in the tokenizers library."""
     sample = sample_text()
     (folder / "a.txt").write_bytes(sample.encode())
     script("data/train_bpe.py", "--vocab-size", 600, "--out", folder / "tokenizer.json", folder / "a.txt")
@@ -746,7 +748,7 @@ def test_bpe_in_use(folder: Path) -> None:
 
 
 def blemish(story: str) -> str | None:
-    """What a proofreader would mark."""
+    """Lists what a proofreader would mark."""
     marks = {
         "left over from the grammar": r"[{}\[\]|;¶]",
         "spaces or full stops": r"  | [.,!?]|\.\.|,,|[.!?],| $",
@@ -796,7 +798,7 @@ def test_every_plot(folder: Path) -> None:
             check(blemish(story) is None, f"{name}: {blemish(story)}")
             for line in (primer.plots.TALK[name]["question"], primer.plots.TALK[name]["answer"]):
                 check(re.fullmatch(r"[^{}\[\]|]+[.?]", facts.expand(line)) is not None, facts.expand(line))
-            # Where hero and grown-up are of one gender and nobody else is there, no other pronoun is right.
+            # If hero and grown-up have one gender and nobody else is there, no other pronoun is right.
             alone = facts["friend"] not in story and facts["ahe"] == facts["he"]
             if alone and name not in ("way home", "wish", "fable"):
                 wrong = {"he": {"she", "her"}, "she": {"he", "him", "his"}}[facts["he"]]

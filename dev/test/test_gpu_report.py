@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Tests dev/bench/gpu_report.py and scripts/gpu_report.sh without a GPU: the arithmetic, the reading of what
-programs print, the report, and the script from end to end with stand-ins for what needs a GPU."""
+"""Tests dev/bench/gpu_report.py and scripts/gpu_report.sh without a GPU: the arithmetic, the parsing of the
+programs' output, the report, and the script from end to end, with stubs for everything that needs a GPU."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_torch() -> None:
 
 
 def test_programs() -> None:
-    """The formats above are those of the program."""
+    """The program prints the formats above."""
     program = ROOT / "train_olmo2"
     if not program.exists():
         print("skipped: the formats of ./train_olmo2 (it is not built)")
@@ -321,7 +321,7 @@ def test_files() -> None:
 # ---------------------------------------------------------------------------------------------
 # the script
 
-# What it calls, as far as it has to be there.
+# What the script calls, as far as it has to exist.
 STUB_SMI = """#!/bin/sh
 case "$*" in
     *memory*) echo 80000 ;;
@@ -361,7 +361,7 @@ train_olmo2cu build/test_olmo2cu build/cuda/copy:
 
 
 def script_tree(folder: Path) -> dict[str, str]:
-    """A project around scripts/gpu_report.sh, made of stand-ins; returns its environment."""
+    """Makes a project around scripts/gpu_report.sh from stubs; returns its environment."""
     for path in (
         "scripts/gpu_report.sh",
         "scripts/setup.sh",

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Breaks the mathematics in one place at a time and demands that test_olmo2 turns red.
+"""Breaks the mathematics in one place at a time and requires test_olmo2 to fail.
 
-Each mutation is compiled into a copy of test_olmo2 and run. One that stays green is a hole in the tests. The
-unbroken source must be green, or a red would mean nothing; a mutation that does not compile, that ends by a
-signal, or whose text is no longer in the source is a failure too.
+Each mutation is compiled into a copy of test_olmo2 and run. A mutation that stays green is a gap in the
+tests. The unmodified source must be green; otherwise a red would mean nothing. It is a failure, too, if a
+mutation does not compile, if it ends by a signal, or if its text is no longer in the source.
 
     python3 dev/test/test_mutations.py [NAME...]       all mutations, or those whose name contains a NAME
 """
@@ -23,7 +23,7 @@ COMPILE = f"{os.environ.get('CC', 'cc')} -std=c11 -D_GNU_SOURCE -O1 -I. test_olm
 
 
 class Edit(NamedTuple):
-    """Every occurrence of `old` in `file` becomes `new`."""
+    """Replaces every occurrence of `old` in `file` by `new`."""
 
     file: str
     old: str
@@ -119,7 +119,7 @@ MUTATIONS = [
 
 
 def verdict(name: str, edits: List[Edit]) -> str:
-    """'red', 'green', or what went wrong, for a copy of the project with these edits."""
+    """Tests a copy of the project with these edits: 'red', 'green', or what went wrong."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary)
         shutil.copytree(ROOT / "llmc", copy / "llmc")
@@ -143,7 +143,7 @@ def verdict(name: str, edits: List[Edit]) -> str:
             return "does not end"
         if run.returncode == 0:
             return "green"
-        # red is the verdict of a comparison, not a crash and not a file that could not be read
+        # red is the verdict of a comparison; a crash or an unreadable file is not
         return "red" if run.returncode == 1 and b"WRONG" in run.stdout else f"ended with {run.returncode}"
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Tests scripts/pretrain_190M.sh and pretrain_1B.sh without a GPU: what they run, by a program that only
-shows its arguments, and a small run of ./train_olmo2 that stops and goes on."""
+"""Tests scripts/pretrain_190M.sh and pretrain_1B.sh without a GPU: the commands that they run, with a program
+that only prints its arguments, and a small run of ./train_olmo2 that stops and resumes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 passed = failed = 0
 
-# It has room for 61 sequences.
+# Pretends that 61 sequences fit.
 STUB = """#!/bin/sh
 case "$*" in
     *--dry-run*"--memory 1k"*) echo 'error: one sequence needs more' >&2; exit 1 ;;
@@ -37,7 +37,7 @@ def check(ok: bool, what: str) -> None:
 
 
 def script(folder: Path, size: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Called in the folder, which is not the project's."""
+    """Runs the script from the test's folder, which is not the project's."""
     command = ["bash", str(ROOT / "scripts" / f"pretrain_{size}.sh"), *words]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "99"}  # as if there were no GPU
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
