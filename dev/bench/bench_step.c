@@ -10,7 +10,7 @@
 #else
 #include "../../train_olmo2.c"
 #endif
-#include "llmc/commands.h"
+#include "llmc/batch.h"
 #include "bench.h"
 
 typedef struct {

@@ -130,7 +130,7 @@ def test_bars() -> None:
         owns = {c.dtype for c in section.contenders if c.own}
         check(
             {c.dtype for c in section.contenders} == owns,
-            f"{section.name}: everyone has one of ours beside it",
+            f"{section.name}: every contender can be compared with one of ours",
         )
         known = {subject.name for subject in section.subjects}
         check(all(set(c.only) <= known for c in section.contenders), f"{section.name}: known subjects")
@@ -222,7 +222,7 @@ def test_readme() -> None:
     check(columns_agree(table + "\n"), "its columns")
     check(all(len(line) <= 120 for line in lines if not line.startswith("|")), "its lines are short")
     new = cpu_report.assemble(README, table)
-    check(new == README.replace("old", table), "it takes the place of the old one, and of nothing else")
+    check(new == README.replace("old", table), "it replaces the old one, and nothing else")
     check(cpu_report.assemble(new, "old") == README, "there and back")
     for what, text in {
         "no marker": "# A\n",
@@ -251,10 +251,10 @@ def test_environment() -> None:
     }  # fmt: skip
     clean, removed = bench_cpu.clean_environment({**forced, "PATH": "/bin", "OMP_NUM_THREADS": "7"}, 2)
     check(clean == {"PATH": "/bin", "OMP_NUM_THREADS": "2"}, f"the rest stays: {clean}")
-    check(removed == sorted(f"{name}={value}" for name, value in forced.items()), "what was removed is said")
+    check(removed == sorted(f"{name}={value}" for name, value in forced.items()), "it names what was removed")
     check(bench_cpu.clean_environment({"PATH": "/bin"}, 1)[1] == [], "nothing to remove")
-    check(bench_cpu.thread_count({"OMP_NUM_THREADS": "3"}) == 3, "threads that were asked for")
-    check(bench_cpu.thread_count({}) >= 1, "threads of this machine")
+    check(bench_cpu.thread_count({"OMP_NUM_THREADS": "3"}) == 3, "the requested number of threads")
+    check(bench_cpu.thread_count({}) >= 1, "the threads of this machine")
     for word in ("0", "two", "-1", "2,1"):
         check(
             fails(lambda word=word: bench_cpu.thread_count({"OMP_NUM_THREADS": word}), word),
@@ -336,7 +336,7 @@ def test_turns() -> None:
         r, turns = run(subject, a, b)
         check(turns == ["a", "b", *"aab", *"aab"], f"they warm up, then take turns: {turns}")
         taken = r.comparisons[0].taken
-        check([len(t.milliseconds) for t in taken] == [2, 2], "a time a round")
+        check([len(t.milliseconds) for t in taken] == [2, 2], "one time per round")
         check(all(t.peak > 1e6 for t in taken) and taken[0].said["parameters"] == 1000000, "memory and notes")
         _, turns = run(cpu_report.Subject("s", "", needs=1), a, b)
         check(turns == [*"aabb", *"aabb"], f"one at a time, they warm up in each round: {turns}")
@@ -347,7 +347,7 @@ def test_turns() -> None:
             check(fails(lambda: run(subject, a, b), said), f"a program that fails: {said}")
             (folder / file).unlink()
         stub(folder / "a", "#!/bin/sh\necho ready tokens 5\nread -r line\necho what?\n")
-        check(fails(lambda: run(subject, a), "answered 'what?"), "an answer that is none")
+        check(fails(lambda: run(subject, a), "answered 'what?"), "an invalid answer")
         bench_cpu.ROOT = kept
 
 
@@ -389,7 +389,7 @@ def test_programs() -> None:
         )
     for line in ('"%6.1f (%.1f - %.1f)"', '"; kernels for ', "geometric mean"):
         check(
-            line.strip('"') in (BENCH / "bench_gemm.c").read_text(), f"bench_gemm prints what is read: {line}"
+            line.strip('"') in (BENCH / "bench_gemm.c").read_text(), f"bench_gemm prints what parse_gemm reads: {line}"
         )
 
 
@@ -457,8 +457,8 @@ def test_script() -> None:
 
         ran = run_script(folder, "--quick", OPENBLAS_CORETYPE="Haswell", OMP_NUM_THREADS="2")
         check(ran.returncode == 0, f"--quick: {ran.stdout[-500:]} {ran.stderr[-500:]}")
-        check("unset OPENBLAS_CORETYPE=Haswell" in ran.stdout, "what is unset is said")
-        check("unset GOMP_SPINCOUNT" not in ran.stdout, "the script's own variable is not")
+        check("unset OPENBLAS_CORETYPE=Haswell" in ran.stdout, "it names what it unsets")
+        check("unset GOMP_SPINCOUNT" not in ran.stdout, "but not the script's own variable")
         check("the figures mean nothing" in ran.stdout, "--quick says that its figures mean nothing")
         untouched("--quick")
         ran = run_script(folder, "--quick", "--only", "gemm", "--out", "some.md")
@@ -475,11 +475,11 @@ def test_script() -> None:
         (folder / "fail").write_text("bench_step.py")
         ran = run_script(folder, "--rounds", "1")
         check(ran.returncode == 1 and "no luck" in ran.stderr, "a failure after the first figures")
-        untouched("a failure half way")
+        untouched("a failure halfway")
         (folder / "fail").unlink()
         readme.write_text("# A\n")
         ran = run_script(folder)
-        check("expected one line" in ran.stderr and "round 1" not in ran.stdout, "markers are missed at once")
+        check("expected one line" in ran.stderr and "round 1" not in ran.stdout, "missing markers are noticed at once")
         readme.write_text(README)
 
         ran = run_script(folder, "--rounds", "1")

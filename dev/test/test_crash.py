@@ -100,7 +100,7 @@ class Crash:
                 header = json.loads(data[8:8 + size])
                 end = max(t["data_offsets"][1] for key, t in header.items() if key != "__metadata__")
                 if len(data) != 8 + size + end:
-                    return f"{path} is cut short"
+                    return f"{path} is truncated"
             if json.loads((step / "trainer/state.json").read_text())["step"] != int(step.name[5:]):
                 return f"{step} has the state of another step"
         return ""
@@ -127,13 +127,13 @@ class Crash:
         if leftovers:
             return f"left behind: {leftovers}"
         if self.result(run) != self.expected:
-            return "ended with other bits than the undisturbed run"
+            return "its bits differ from those of the undisturbed run"
         shutil.rmtree(self.folder / run)
         return ""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kills training again and again; nothing may be lost.")
+    parser = argparse.ArgumentParser(description="Kills and resumes training repeatedly; nothing may be lost.")
     parser.add_argument("program", nargs="?", default="./train_olmo2", type=Path)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
@@ -151,7 +151,7 @@ def main() -> int:
               f"was a checkpoint; an undisturbed run takes {crash.seconds:.2f} s")
         if crash.kills_in_save < arguments.runs // 4:
             failed += 1
-            print("FAILED too few kills fell into a save for the test to mean much")
+            print("FAILED too few kills fell into a save for a meaningful test")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 

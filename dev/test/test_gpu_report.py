@@ -145,7 +145,7 @@ def test_log() -> None:
     check(log.speed() == 110.0 and log.tokens_per_step == 9 * 4096, "the median without the first two steps")
     check(gpu_report.settings_of(log) == "bf16", "settings that are the defaults")
     cut = log_of([1.0, 2.0, 100.0, 130.0])[:-20]
-    check(gpu_report.parse_log(cut).speed() == 100.0, "a log whose last line is cut short")
+    check(gpu_report.parse_log(cut).speed() == 100.0, "a log whose last line is incomplete")
     check(fails(lambda: gpu_report.parse_log(log_of([1.0, 2.0])), "2 steps"), "a log that is too short")
     check(fails(lambda: gpu_report.parse_log(""), "0 steps"), "an empty log")
     thrifty = (
@@ -176,7 +176,7 @@ def test_ladder() -> None:
         '", %.1f %% of %.1f"',
         '"%s (%s), " FLOATX_NAME ": ',
     ):
-        check(piece in source, f"dev/cuda/ladder.cuh prints what is read here: {piece}")
+        check(piece in source, f"dev/cuda/ladder.cuh prints what parse_ladder reads: {piece}")
 
 
 def test_torch() -> None:
@@ -187,7 +187,7 @@ def test_torch() -> None:
         fails(lambda: gpu_report.parse_torch("a\nerror: out of memory\n"), "error: out of memory"),
         "its failure",
     )
-    check(fails(lambda: gpu_report.parse_torch(""), "nothing"), "its silence")
+    check(fails(lambda: gpu_report.parse_torch(""), "nothing"), "PyTorch printed nothing")
 
 
 def test_programs() -> None:
@@ -215,7 +215,7 @@ def test_programs() -> None:
         log = gpu_report.parse_log(text)
         check(log.tokens_per_step == 32 and len(log.speeds) == 4 and log.speed() > 0, "its log")
         check(gpu_report.settings_of(log) == "bf16" and "recompute" in log.settings, "its settings")
-        check(text.count('"type": "step"') == 4, "what gpu_report.sh counts steps by")
+        check(text.count('"type": "step"') == 4, "the lines by which gpu_report.sh counts steps")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_report() -> None:
         )
         theirs = "| bf16 autocast | 8 | 36,009 | 910.0 | 30.9 % | 33.8 % | 1.28 |"
         check(f"| 1B | PyTorch 2.13.0+cu130, compiled {theirs}" in lines, "PyTorch's step")
-        check("- 1B in PyTorch, eager: error: CUDA out of memory" in lines, "PyTorch's failure is said")
+        check("- 1B in PyTorch, eager: error: CUDA out of memory" in lines, "PyTorch's failure is reported")
         check(
             "- 1B, run twice: the same bits of loss and gradient norm in 3 steps." in lines, "the same bits"
         )
@@ -264,7 +264,7 @@ def test_report() -> None:
         )
         cublas = "| matmul forward | 2 | **shipped: cuBLAS** | 370.0 | 243.24 |  |  | 742.9 | 75.1 % |"
         check(cublas in lines, "a product against the peak")
-        check("only a check" not in text.split("## Output of the programs")[0], "no row where no rate is")
+        check("only a check" not in text.split("## Output of the programs")[0], "no row without a rate")
         tables = [line for line in lines if line.startswith("|")]
         widths = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
         check(set(widths) == {3, 4, 10}, f"every row of a table has its columns: {set(widths)}")
@@ -283,7 +283,7 @@ def test_report() -> None:
             kept = (folder / file).read_text()
             (folder / file).write_text(content)
             report = gpu_report.write(folder, ["1B"])
-            check(report.failed and what in "\n".join(report.lines), f"a failure is seen: {what}")
+            check(report.failed and what in "\n".join(report.lines), f"a failure is reported: {what}")
             (folder / file).write_text(kept)
         (folder / "train_7B.txt").write_text(
             "error: --memory 24G: one sequence of 4096 tokens needs 60 GB\n  Less.\n"
@@ -302,7 +302,7 @@ def test_files() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         gpu_report.replace_file(folder / "new" / "report.md", "text")
-        check([f.name for f in (folder / "new").iterdir()] == ["report.md"], "nothing beside the report")
+        check([f.name for f in (folder / "new").iterdir()] == ["report.md"], "nothing but the report")
         gpu_report.write_tokens(folder / "tokens", 20_000)
         data = (folder / "tokens").read_bytes()
         tokens = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
@@ -413,7 +413,7 @@ def test_script() -> None:
         )
         check(
             "| PyTorch 2.13.0+cu130, compiled | bf16 autocast | 8 |" in text,
-            "PyTorch, after it was out of memory",
+            "PyTorch, after it ran out of memory",
         )
         check("| PyTorch 2.13.0+cu130, eager |" in text, "PyTorch without its compiler")
         check(
@@ -426,7 +426,7 @@ def test_script() -> None:
         check(
             "| CUDA | 13.0.88 |" in text and "| test olmo2cu_fp32 | 7 | 0 |" in text, "the machine, the tests"
         )
-        check(not list((folder / "build" / "gpu_report").glob("run-*")), "no run is left")
+        check(not list((folder / "build" / "gpu_report").glob("run-*")), "no run directory is left")
 
         (folder / "small").touch()
         ran = run_script(folder, environment, "--steps", "4", "--sizes", "1B", "--out", "small.md")
@@ -447,7 +447,7 @@ def test_script() -> None:
 
         for what, words, changed, content in (
             ("a GPU", "finds no GPU", "bin/nvidia-smi", "#!/bin/sh\nexit 9\n"),
-            ("rules to build by", "was not built", "Makefile", ""),
+            ("rules to build with", "was not built", "Makefile", ""),
         ):
             environment = script_tree_again(folder)
             (folder / changed).write_text(content)

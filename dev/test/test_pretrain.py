@@ -107,7 +107,7 @@ def test_command(folder: Path) -> None:
         ).stdout
     )
     check(
-        line == f"ran: train --resume {folder}/run --stop-at 1907359 --log-every 1", f"a run goes on: {line}"
+        line == f"ran: train --resume {folder}/run --stop-at 1907359 --log-every 1", f"a run resumes: {line}"
     )
 
 
@@ -124,7 +124,7 @@ def test_run(folder: Path) -> None:
         result.returncode == 0 and "stopped at step 2 of 4" in result.stdout, f"a small run: {result.stderr}"
     )
     result = script(folder, "190M", *common)
-    check(result.returncode == 0 and "complete, 4 steps" in result.stdout, f"it goes on: {result.stderr}")
+    check(result.returncode == 0 and "complete, 4 steps" in result.stdout, f"it resumes: {result.stderr}")
 
 
 def main() -> int:
