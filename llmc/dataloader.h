@@ -1,4 +1,5 @@
 // dataloader.h: token files in, batches out.
+//
 //   dataloader_open, dataloader_close     the files of a list of names or patterns
 //   dataloader_next                       the next instances, with their masks
 //   dataloader_restore, _continue, _rewind     move to another place in the order

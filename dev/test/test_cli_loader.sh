@@ -41,8 +41,7 @@ assert len(losses) == 4 and all(2 < loss < 10 for loss in losses), losses' "$(lo
     equal "$side: weights with the filter" "$(weights $side)" "$(weights $side-off)"
 done
 # Padding that is trained on is a repetition like any other.
-"$program" "${small[@]}" --epochs 1 --data labelled.npy --out labelled >output 2>errors
-check "every label is filtered" grep -q "no step of the run had a label" errors
+run "${small[@]}" --epochs 1 --data labelled.npy --out labelled
 run "${small[@]}" --epochs 1 --data labelled.npy --instance-filter off --out labelled-off
 if [ "$(weights labelled)" != "$(weights labelled-off)" ]; then pass; else fail "labelled: the filter is off"; fi
 
