@@ -52,7 +52,7 @@ DRIVERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/*_driver.c))
 FUZZERS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/fuzz_*.c))
 CPU_LADDER = $(patsubst dev/cpu/%.c,cpu/%,$(filter-out %/loops.c,$(wildcard dev/cpu/*.c)))
 HEADERS = $(wildcard llmc/*.h)
-CUDA_HEADERS = $(wildcard llmc/*.cuh dev/cuda/*.cuh dev/test/*.cuh)
+CUDA_HEADERS = $(wildcard llmc/*.cuh dev/ablations/*.cuh dev/cuda/*.cuh dev/test/*.cuh)
 SOURCES = train_olmo2.c train_olmo2.cu test_olmo2.c $(HEADERS) $(CUDA_HEADERS) \
           $(wildcard dev/test/*.[ch] dev/test/*.cu dev/bench/*.[ch] dev/cpu/*.[ch]) \
           $(wildcard dev/cuda/*.cu dev/cuda_on_cpu/*.h) \

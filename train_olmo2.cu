@@ -289,35 +289,10 @@ __global__ static void rmsnorm_residual_forward_kernel(floatX *h, float *rstd, c
     if (lane_number() == 0) { rstd[n] = s; }
 }
 
-template <int W>
-__global__ static void add_kernel(floatX *y, const floatX *a, const floatX *b, size_t size) {
-    const size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
-    if (i >= size) { return; }
-    const Vec<floatX, W> a_i = load<W>(a + i), b_i = load<W>(b + i);
-    Vec<floatX, W> y_i;
-    for (int k = 0; k < W; k++) { y_i[k] = (floatX)((float)a_i[k] + (float)b_i[k]); }
-    store(y + i, y_i);
-}
-
-// y = a + b, each (size); y may be a or b
-static void add(floatX *y, const floatX *a, const floatX *b, size_t size) {
-    const int threads = 256;
-    by_width(
-        [&](auto width) {
-            add_kernel<width.value><<<divide_up(size, threads * width.value), threads>>>(y, a, b, size);
-        },
-        size);
-    LAUNCH_CHECK();
-}
-
 // The end of a branch: h = x + rmsnorm(o), OLMo 2's norm on its output (arXiv 2501.00656, section 2.1).
-// x, o (N, C), w (C) -> h (N, C), rstd (N). Without w (the pre-norm study), h = x + o.
+// x, o (N, C), w (C) -> h (N, C), rstd (N)
 static void rmsnorm_residual_forward(floatX *h, float *rstd, const floatX *x, const floatX *o,
                                      const floatX *w, size_t N, size_t C, float eps) {
-    if (w == nullptr) {
-        add(h, x, o, N * C);
-        return;
-    }
     const size_t row = C * sizeof(floatX);
     const int warps = warps_for(row, ROW_WARPS);
     by_width(
@@ -335,37 +310,7 @@ static void rmsnorm_residual_forward(floatX *h, float *rstd, const floatX *x, co
 static void rmsnorm_residual_backward(floatX *d_o, Array dw, float *partial, const floatX *dh,
                                       const floatX *o, const floatX *w, const float *rstd, size_t N,
                                       size_t C) {
-    if (w == nullptr) {
-        CUDA_CHECK(cudaMemcpyAsync(d_o, dh, N * C * sizeof(floatX), cudaMemcpyDeviceToDevice));
-    } else {
-        rmsnorm_backward(d_o, dw, partial, dh, o, w, rstd, N, C);
-    }
-}
-
-// The beginning of a branch: OLMo 2 reads the residual stream as it is. In the pre-norm study (w given) it
-// reads rmsnorm(x), written to y. Returns what the branch reads, (N, C).
-static const floatX *branch_input_forward(floatX *y, float *rstd, const floatX *x, const floatX *w, size_t N,
-                                          size_t C, float eps) {
-    if (w == nullptr) { return x; }
-    rmsnorm_forward(y, rstd, x, w, N, C, eps);
-    return y;
-}
-
-// Where the gradient of a branch's input accumulates: in the residual stream's dx itself, or, in the pre-norm
-// study, in dy (N, C), which begins at zero and goes through the norm in branch_input_backward.
-static floatX *branch_input_gradient(floatX *dy, floatX *dx, const floatX *w, size_t N, size_t C) {
-    if (w == nullptr) { return dx; }
-    CUDA_CHECK(cudaMemsetAsync(dy, 0, N * C * sizeof(floatX)));
-    return dy;
-}
-
-// dy (N, C), which is overwritten -> dx (N, C) accumulated, dw (C) accumulated. Without w there is nothing to
-// do: the gradient is in dx already.
-static void branch_input_backward(floatX *dx, Array dw, float *partial, floatX *dy, const floatX *x,
-                                  const floatX *w, const float *rstd, size_t N, size_t C) {
-    if (w == nullptr) { return; }
-    rmsnorm_backward(dy, dw, partial, dy, x, w, rstd, N, C);
-    add(dx, dx, dy, N * C);
+    rmsnorm_backward(d_o, dw, partial, dh, o, w, rstd, N, C);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -433,15 +378,6 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     }
 }
 
-// W weights of a norm, or ones in the study without it.
-template <int W>
-__device__ static Vec<floatX, W> load_weight(const floatX *w, int c) {
-    if (w != nullptr) { return load<W>(w + c); }
-    Vec<floatX, W> ones;
-    for (int k = 0; k < W; k++) { ones[k] = (floatX)1.0f; }
-    return ones;
-}
-
 // A lane's work on a row is W pairs at a time: those of channel `first` on and their partners HS/2 further.
 __device__ static inline int first_of_pairs(int pair, int HS) {
     const int half = HS / 2;
@@ -459,14 +395,13 @@ __global__ static void qknorm_rope_forward_kernel(floatX *y, float *rstd, const 
     if (n >= N) { return; }
     const int half = HS / 2;
     const float *cosine = rope + (positions != nullptr ? positions[n] : n % T) * HS, *sine = cosine + half;
-    const float squares = sum_of_row_squares<W>(kept, x + n * x_stride, C);
-    const float s = w == nullptr ? 1.0f : 1.0f / sqrtf(squares / C + eps);
+    const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n * x_stride, C) / C + eps);
     __syncwarp();  // the pairs below are not the channels that a lane has kept itself
     for (int pair = lane_number() * W; pair < C / 2; pair += WARP * W) {
         const int c = first_of_pairs(pair, HS), i = pair % half;
         const Vec<floatX, W> a = load<W>(kept + c), b = load<W>(kept + c + half);
         const Vec<float, W> cosine_i = load<W>(cosine + i), sine_i = load<W>(sine + i);
-        const Vec<floatX, W> w_a = load_weight<W>(w, c), w_b = load_weight<W>(w, c + half);
+        const Vec<floatX, W> w_a = load<W>(w + c), w_b = load<W>(w + c + half);
         Vec<floatX, W> y_a, y_b;
         for (int k = 0; k < W; k++) {
             const float u = (float)w_a[k] * ((float)a[k] * s), v = (float)w_b[k] * ((float)b[k] * s);
@@ -481,8 +416,7 @@ __global__ static void qknorm_rope_forward_kernel(floatX *y, float *rstd, const 
 
 // x (N, NH, HS) in rows of x_stride, w (NH*HS), rope (T, HS) -> y (N, NH, HS), rstd (N):
 //   y = R_t (w * x / rms(x)), with R_t (a, b) = (a cos - b sin, b cos + a sin) for each pair (a, b),
-// t being n mod T or, where positions (N) are given, positions[n]. Without w (the study without QK-norm),
-// y = R_t x.
+// t being n mod T or, where positions (N) are given, positions[n].
 static void qknorm_rope_forward(floatX *y, float *rstd, const floatX *x, size_t x_stride, const floatX *w,
                                 const float *rope, const uint32_t *positions, size_t N, size_t T, size_t NH,
                                 size_t HS, float eps) {
@@ -542,7 +476,7 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
             turn_back<W>(turned, dy_kept, first, cosine, half);
             for (int side = 0; side < 2; side++) {
                 const int c = first + side * half;
-                const Vec<floatX, W> x_c = load<W>(x_kept + c), w_c = load_weight<W>(w, c);
+                const Vec<floatX, W> x_c = load<W>(x_kept + c), w_c = load<W>(w + c);
                 Vec<float, W> dw_c = load<W>(dw + c);
                 for (int k = 0; k < W; k++) {
                     const float term = turned[side][k] * ((float)x_c[k] * s);
@@ -552,14 +486,14 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
                 store_shared(dw + c, dw_c);
             }
         }
-        const float mean = w == nullptr ? 0.0f : warp_sum(sum) / C;
+        const float mean = warp_sum(sum) / C;
         for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
             const int first = first_of_pairs(pair, HS);
             Vec<float, W> turned[2];
             turn_back<W>(turned, dy_kept, first, cosine, half);
             for (int side = 0; side < 2; side++) {
                 const int c = first + side * half;
-                const Vec<floatX, W> x_c = load<W>(x_kept + c), w_c = load_weight<W>(w, c);
+                const Vec<floatX, W> x_c = load<W>(x_kept + c), w_c = load<W>(w + c);
                 Vec<floatX, W> dx_c;
                 for (int k = 0; k < W; k++) {
                     dx_c[k] = (floatX)(s * ((float)w_c[k] * turned[side][k] - (float)x_c[k] * s * mean));
@@ -588,7 +522,7 @@ static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *
         },
         HS / 2, x_stride, dx_stride);
     LAUNCH_CHECK();
-    if (w != nullptr) { add_partial_sums(dw, partial, blocks, C); }
+    add_partial_sums(dw, partial, blocks, C);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -1719,33 +1653,27 @@ static void adamw_update(floatX *p, float *master, Array m, Array v, Array g, si
 typedef struct {
     const floatX *w_qkv;             // (NH*HS + 2 NKV*HS, C)
     const floatX *wo;                // (C, NH*HS)
-    const floatX *q_norm, *k_norm;   // (NH*HS), (NKV*HS); nullptr in the study without QK-norm
-    const floatX *attention_norm;    // (C)  at the end of the branch; nullptr in the pre-norm study
-    const floatX *attention_in;      // (C)  at its beginning, in the pre-norm study; nullptr otherwise
+    const floatX *q_norm, *k_norm;   // (NH*HS), (NKV*HS)
+    const floatX *attention_norm;    // (C)
     const floatX *w_gate_up;         // (2F, C)
     const floatX *w_down;            // (C, F)
-    const floatX *feedforward_norm;  // (C)  as for attention
-    const floatX *feedforward_in;
+    const floatX *feedforward_norm;  // (C)
 } LayerParameters;
 
 static LayerParameters layer_parameters(const floatX *array, const OLMo2Config *c, size_t l) {
     LayerParameters w = {};
-    const floatX *attention = array + parameter_offset(c, ATTENTION_NORM, l);
-    const floatX *feedforward = array + parameter_offset(c, FEEDFORWARD_NORM, l);
     w.w_qkv = array + parameter_offset(c, WQ, l);
     w.wo = array + parameter_offset(c, WO, l);
-    w.q_norm = c->no_qk_norm ? nullptr : array + parameter_offset(c, Q_NORM, l);
-    w.k_norm = c->no_qk_norm ? nullptr : array + parameter_offset(c, K_NORM, l);
-    w.attention_norm = c->pre_norm ? nullptr : attention;
-    w.attention_in = c->pre_norm ? attention : nullptr;
+    w.q_norm = array + parameter_offset(c, Q_NORM, l);
+    w.k_norm = array + parameter_offset(c, K_NORM, l);
+    w.attention_norm = array + parameter_offset(c, ATTENTION_NORM, l);
     w.w_gate_up = array + parameter_offset(c, W_GATE, l);
     w.w_down = array + parameter_offset(c, W_DOWN, l);
-    w.feedforward_norm = c->pre_norm ? nullptr : feedforward;
-    w.feedforward_in = c->pre_norm ? feedforward : nullptr;
+    w.feedforward_norm = array + parameter_offset(c, FEEDFORWARD_NORM, l);
     return w;
 }
 
-// Their gradients. Which of the two places a norm's weight has makes no difference here.
+// Their gradients.
 typedef struct {
     Array w_qkv, wo, q_norm, k_norm, attention_norm, w_gate_up, w_down, feedforward_norm;
 } LayerGradients;
@@ -1787,7 +1715,7 @@ typedef struct {
 
 // Working space. What a layer leaves here the next one overwrites, but for dx.
 typedef struct {
-    floatX *normed;            // (B, T, C)       a branch's input in the pre-norm study
+    floatX *normed, *dnormed;  // (B, T, C)       dev/ablations: a normalised branch input, its gradient
     floatX *logits;            // (classifier rows, V)
     float *logprobs, *lse;     // (B, T)
     float *weights;            // (B, T)
@@ -1796,7 +1724,6 @@ typedef struct {
     floatX *dx;                // (B, T, C)       gradient of the residual stream
     floatX *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
     floatX *dhidden;           // (B, T, C)       in dbranch's place: it is gone when the first branch begins
-    floatX *dnormed;           // (B, T, C)       of a branch's input in the pre-norm study
     floatX *dattention;        // (B, T, NH*HS)
     float *delta;              // (B, NH, T)
     floatX *dq, *dk;           // (B, T, NH*HS), (B, T, NKV*HS)
@@ -1835,6 +1762,7 @@ struct OLMo2 {
     float *rope;       // (max(T, cache_T), HS)
     uint32_t *tokens;  // (B, T) of the last forward
     size_t B, T;       // of the last forward
+    bool ablated;      // layers run by the lists of dev/ablations/ablations.cuh
     // on the host
     uint32_t *host_tokens;            // (B, T)
     uint32_t *order, *starts, *next;  // (B, T), (B*T + 1), (V)  for embedding_buckets
@@ -2162,6 +2090,7 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room,
     m->config = *config;
     m->room = *room;
     m->form = *form;
+    m->ablated = config->no_qk_norm || config->pre_norm;
     if (!cublas_open(err) || !allocate_model(m, &memory, err)) {
         olmo2_free(m);
         return false;
@@ -2196,6 +2125,12 @@ Profile *olmo2_profile(OLMo2 *m) {
 
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
+
+// Ablation study (dev/ablations/ablations.cuh): the layer without QK-norm, or with its norms on the branch
+// inputs. OLMo 2 has neither.
+static void ablated_layer_forward(const OLMo2 *m, size_t l);
+static void ablated_layer_backward(const OLMo2 *m, size_t l);
+static void ablated_layer_decode(const OLMo2 *m, size_t l, size_t n);
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
@@ -2232,11 +2167,9 @@ static void layer_forward(const OLMo2 *m, size_t l) {
     const float eps = c->rms_eps;
     const LayerParameters w = layer_parameters(m->weights, c, l);
     const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
-    const floatX *in;
 
     // attention branch: h = x + rmsnorm(W_o attention(q, k, v))
-    in = branch_input_forward(m->workspace.normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
-    matmul_forward(a.qkv, in, w.w_qkv, N, C, row);
+    matmul_forward(a.qkv, a.x, w.w_qkv, N, C, row);
     qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, NH, HS, eps);
     qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, nullptr, N, T, NKV, HS, eps);
     attention_forward(a.attention, a.lse, a.q, a.k, a.qkv + Q + KV, row, B, T, NH, NKV, HS);
@@ -2244,8 +2177,7 @@ static void layer_forward(const OLMo2 *m, size_t l) {
     rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, C, eps);
 
     // feed-forward branch: x' = h + rmsnorm(W_down (silu(W_gate h) * W_up h))
-    in = branch_input_forward(m->workspace.normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
-    matmul_forward(a.gate_up, in, w.w_gate_up, N, C, 2 * F);
+    matmul_forward(a.gate_up, a.h, w.w_gate_up, N, C, 2 * F);
     swiglu_forward(a.act, a.gate_up, N, F);
     matmul_forward(a.down, a.act, w.w_down, N, F, C);
     rmsnorm_residual_forward(next.x, a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N, C, eps);
@@ -2260,7 +2192,13 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
     CUDA_CHECK(cudaMemcpy(m->tokens, tokens, N * sizeof *tokens, cudaMemcpyHostToDevice));
 
     embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
-    for (size_t l = 0; l < c->L; l++) { layer_forward(m, l); }
+    for (size_t l = 0; l < c->L; l++) {
+        if (m->ablated) {
+            ablated_layer_forward(m, l);
+        } else {
+            layer_forward(m, l);
+        }
+    }
     rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
                     m->weights + parameter_offset(c, FINAL_NORM, 0), N, c->C, c->rms_eps);
 }
@@ -2312,14 +2250,12 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS, row = Q + 2 * KV;
-    const float eps = c->rms_eps;
     const Workspace *s = &m->workspace;
     const LayerParameters w = layer_parameters(m->weights, c, l);
     const LayerGradients d = layer_gradients(m->gradients, c, l);
     const Activations a = layer_activations(m, l);
     floatX *act_again = s->dact == a.act ? a.act : nullptr;
-    const floatX *in;
-    floatX *din;
+    layer_recompute(m, l);
 
     // feed-forward branch
     rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->partial, s->dx, a.down, w.feedforward_norm,
@@ -2327,11 +2263,7 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     matmul_backward_input(s->dact, s->dbranch, w.w_down, N, F, C, false);
     swiglu_backward(s->dgate_up, act_again, s->dact, a.gate_up, N, F);
     matmul_backward_weight(d.w_down, s->dbranch, a.act, N, F, C);
-    in = branch_input_forward(s->normed, a.feedforward_rstd, a.h, w.feedforward_in, N, C, eps);
-    din = branch_input_gradient(s->dnormed, s->dx, w.feedforward_in, N, C);
-    matmul_backward(din, d.w_gate_up, s->dgate_up, in, w.w_gate_up, N, C, 2 * F, true);
-    branch_input_backward(s->dx, d.feedforward_norm, s->partial, din, a.h, w.feedforward_in,
-                          a.feedforward_rstd, N, C);
+    matmul_backward(s->dx, d.w_gate_up, s->dgate_up, a.h, w.w_gate_up, N, C, 2 * F, true);
 
     // attention branch
     rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->partial, s->dx, a.o, w.attention_norm,
@@ -2343,11 +2275,7 @@ static void layer_backward(const OLMo2 *m, size_t l) {
                          m->rope, N, T, NKV, HS);
     qknorm_rope_backward(s->dqkv, row, d.q_norm, s->partial, s->dq, a.qkv, row, w.q_norm, a.q_rstd, m->rope,
                          N, T, NH, HS);
-    in = branch_input_forward(s->normed, a.attention_rstd, a.x, w.attention_in, N, C, eps);
-    din = branch_input_gradient(s->dnormed, s->dx, w.attention_in, N, C);
-    matmul_backward(din, d.w_qkv, s->dqkv, in, w.w_qkv, N, C, row, true);
-    branch_input_backward(s->dx, d.attention_norm, s->partial, din, a.x, w.attention_in, a.attention_rstd, N,
-                          C);
+    matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, true);
 }
 
 // olmo2_forward from its last line to its first. s->dx is the residual stream's gradient all the way.
@@ -2363,8 +2291,11 @@ void olmo2_backward(OLMo2 *m) {
                      s->dhidden, layer_activations(m, c->L).x,
                      m->weights + parameter_offset(c, FINAL_NORM, 0), m->activations.hidden_rstd, N, C);
     for (size_t l = c->L; l-- > 0;) {
-        layer_recompute(m, l);
-        layer_backward(m, l);
+        if (m->ablated) {
+            ablated_layer_backward(m, l);
+        } else {
+            layer_backward(m, l);
+        }
     }
     embedding_backward(array_at(m->gradients, parameter_offset(c, EMBEDDING, 0)), s->dx, m->tokens, s->order,
                        s->starts, buckets, C);
@@ -2513,46 +2444,54 @@ static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slot
     CUDA_CHECK(cudaMemcpy(d->positions, m->decoding, n * sizeof *m->decoding, cudaMemcpyHostToDevice));
 }
 
-void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
+// layer_forward for one token of each of n sequences, whose past is in the cache.
+static void layer_decode(const OLMo2 *m, size_t l, size_t n) {
     const OLMo2Config *c = &m->config;
-    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
-                 KV = NKV * HS;
+    const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;
     const size_t row = Q + 2 * KV, slot_stride = m->room.cache_T * KV;
     const float eps = c->rms_eps;
     const Decoder *d = &m->decoder;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    floatX *keys = d->keys + l * m->room.slots * slot_stride,
+           *values = d->values + l * m->room.slots * slot_stride;
+
+    // attention branch
+    matmul_forward(d->qkv, d->x, w.w_qkv, n, C, row);
+    qknorm_rope_forward(d->q, d->rstd, d->qkv, row, w.q_norm, m->rope, d->positions, n, 1, NH, HS, eps);
+    qknorm_rope_forward(d->k, d->rstd, d->qkv + Q, row, w.k_norm, m->rope, d->positions, n, 1, NKV, HS, eps);
+    cache_append(keys, values, d->k, d->qkv + Q + KV, row, d->slots, d->positions, n, slot_stride, KV);
+    attention_decode(d->attention, d->q, keys, values, d->slots, d->positions, n, slot_stride, NH, NKV, HS);
+    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
+    rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
+
+    // feed-forward branch
+    matmul_forward(d->gate_up, d->h, w.w_gate_up, n, C, 2 * F);
+    swiglu_forward(d->act, d->gate_up, n, F);
+    matmul_forward(d->down, d->act, w.w_down, n, F, C);
+    rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
+}
+
+void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
+    const OLMo2Config *c = &m->config;
+    const Decoder *d = &m->decoder;
     upload_decoding(m, tokens, slots, n);
 
-    embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, n, C);
-    for (size_t l = 0; l < L; l++) {
-        const LayerParameters w = layer_parameters(m->weights, c, l);
-        floatX *keys = d->keys + l * m->room.slots * slot_stride,
-               *values = d->values + l * m->room.slots * slot_stride;
-        const floatX *in;
-
-        // attention branch
-        in = branch_input_forward(d->normed, d->rstd, d->x, w.attention_in, n, C, eps);
-        matmul_forward(d->qkv, in, w.w_qkv, n, C, row);
-        qknorm_rope_forward(d->q, d->rstd, d->qkv, row, w.q_norm, m->rope, d->positions, n, 1, NH, HS, eps);
-        qknorm_rope_forward(d->k, d->rstd, d->qkv + Q, row, w.k_norm, m->rope, d->positions, n, 1, NKV, HS,
-                            eps);
-        cache_append(keys, values, d->k, d->qkv + Q + KV, row, d->slots, d->positions, n, slot_stride, KV);
-        attention_decode(d->attention, d->q, keys, values, d->slots, d->positions, n, slot_stride, NH, NKV,
-                         HS);
-        matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-        rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
-
-        // feed-forward branch
-        in = branch_input_forward(d->normed, d->rstd, d->h, w.feedforward_in, n, C, eps);
-        matmul_forward(d->gate_up, in, w.w_gate_up, n, C, 2 * F);
-        swiglu_forward(d->act, d->gate_up, n, F);
-        matmul_forward(d->down, d->act, w.w_down, n, F, C);
-        rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
+    embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, n, c->C);
+    for (size_t l = 0; l < c->L; l++) {
+        if (m->ablated) {
+            ablated_layer_decode(m, l, n);
+        } else {
+            layer_decode(m, l, n);
+        }
     }
-    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C, eps);
-    matmul_forward(d->logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, C, c->V);
+    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, c->C,
+                    c->rms_eps);
+    matmul_forward(d->logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, c->C, c->V);
     download(logits, d->logits, n * c->V, m->staging);
 }
 
 void olmo2_decode_reset(OLMo2 *m, size_t slot) { m->positions[slot] = 0; }
+
+#include "dev/ablations/ablations.cuh"
 
 #include "llmc/main.h"  // main: the commands, the training loop

@@ -83,7 +83,8 @@ KERNELS = [
         loads=1, stores=6),
     # 2 MB at most, just written; one lane per column gives as many lanes as there are columns
     Row(r"add_partial_sums_kernel<.*>", "PLAIN", 256),
-    Row(r"add_kernel<.*>", "STREAM", 256),
+    Row(r"add_kernel<.*>", "STREAM", 256),  # of dev/ablations, as is the next
+    Row(r"rope_kernel", "PLAIN", 256),
     Row(r"swiglu_(forward|backward)_kernel<.*>", "STREAM", 256),
     Row(r"classifier_kernel<.*>", "STREAM", 1024, loads=3, stores=2),  # label, weight, logit; logprob, lse
     Row(r"adamw_kernel<.*>", "STREAM", 256, width=64),

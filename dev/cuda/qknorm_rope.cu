@@ -22,9 +22,6 @@ typedef void Forward(floatX *y, float *rstd, const floatX *x, size_t x_stride, c
                      const float *rope, const uint32_t *positions, size_t N, size_t T, size_t NH, size_t HS,
                      float eps);
 
-// What a row is multiplied with before the rotation, as a scalar.
-__device__ static float weight_at(const floatX *w, int c) { return w == nullptr ? 1.0f : (float)w[c]; }
-
 // Version 1: one thread per row, which computes each angle when it needs it: 1024 times a power, a cosine and
 // a sine per row, hundreds of instructions, and 32 bytes of local memory for angles so large that cosf and
 // sinf need many digits of pi. 13.85 sectors for each one needed, 1.51 of the minimum bytes.
@@ -37,13 +34,13 @@ __global__ static void forward_kernel_1(floatX *y, float *rstd, const floatX *x,
     const floatX *x_n = x + n * x_stride;
     float sum = 0.0f;
     for (int c = 0; c < C; c++) { sum += (float)x_n[c] * (float)x_n[c]; }
-    const float s = w == nullptr ? 1.0f : 1.0f / sqrtf(sum / C + eps);
+    const float s = 1.0f / sqrtf(sum / C + eps);
     for (int head = 0; head < C; head += HS) {
         for (int i = 0; i < HS / 2; i++) {
             const int a = head + i, b = a + HS / 2;
             const float angle = (float)t * (1.0f / powf(THETA, (float)(2 * i) / (float)HS));
             const float cosine = cosf(angle), sine = sinf(angle);
-            const float u = weight_at(w, a) * ((float)x_n[a] * s), v = weight_at(w, b) * ((float)x_n[b] * s);
+            const float u = (float)w[a] * ((float)x_n[a] * s), v = (float)w[b] * ((float)x_n[b] * s);
             y[n * C + a] = (floatX)(u * cosine - v * sine);
             y[n * C + b] = (floatX)(v * cosine + u * sine);
         }
@@ -70,9 +67,9 @@ __global__ static void norm_kernel_2(floatX *y, float *rstd, const floatX *x, si
     const floatX *x_n = x + n * x_stride;
     float sum = 0.0f;
     for (int c = lane_number(); c < C; c += WARP) { sum += (float)x_n[c] * (float)x_n[c]; }
-    const float squares = warp_sum(sum), s = w == nullptr ? 1.0f : 1.0f / sqrtf(squares / C + eps);
+    const float s = 1.0f / sqrtf(warp_sum(sum) / C + eps);
     for (int c = lane_number(); c < C; c += WARP) {
-        y[n * C + c] = (floatX)(weight_at(w, c) * ((float)x_n[c] * s));
+        y[n * C + c] = (floatX)((float)w[c] * ((float)x_n[c] * s));
     }
     if (lane_number() == 0) { rstd[n] = s; }
 }
@@ -119,12 +116,12 @@ __global__ static void forward_kernel_3(floatX *y, float *rstd, const floatX *x,
         const Vec<floatX, W> x_c = load<W>(x_n + c);
         for (int k = 0; k < W; k++) { sum += (float)x_c[k] * (float)x_c[k]; }
     }
-    const float squares = warp_sum(sum), s = w == nullptr ? 1.0f : 1.0f / sqrtf(squares / C + eps);
+    const float s = 1.0f / sqrtf(warp_sum(sum) / C + eps);
     for (int pair = lane_number() * W; pair < C / 2; pair += WARP * W) {
         const int c = first_of_pairs(pair, HS), i = pair % half;
         const Vec<floatX, W> a = load<W>(x_n + c), b = load<W>(x_n + c + half);
         const Vec<float, W> cosine_i = load<W>(cosine + i), sine_i = load<W>(sine + i);
-        const Vec<floatX, W> w_a = load_weight<W>(w, c), w_b = load_weight<W>(w, c + half);
+        const Vec<floatX, W> w_a = load<W>(w + c), w_b = load<W>(w + c + half);
         Vec<floatX, W> y_a, y_b;
         for (int k = 0; k < W; k++) {
             const float u = (float)w_a[k] * ((float)a[k] * s), v = (float)w_b[k] * ((float)b[k] * s);
@@ -169,7 +166,7 @@ static const Version<Forward> forward_versions[] = {
 };
 
 // The last number of a size.
-enum Variant { USUAL, WITH_POSITIONS, WITHOUT_WEIGHT, WITH_BF16_GRADIENT };
+enum Variant { USUAL, WITH_POSITIONS, WITH_BF16_GRADIENT };
 
 static std::vector<float> table_of_angles(size_t T, size_t HS) {
     std::vector<float> rope(T * HS);
@@ -200,11 +197,11 @@ static void forward_problem(Problem &p) {
             const double *x_n = &x[n * x_stride];
             double sum = 0.0;
             for (size_t c = 0; c < C; c++) { sum += x_n[c] * x_n[c]; }
-            rstd[n] = variant == WITHOUT_WEIGHT ? 1.0 : 1.0 / sqrt(sum / (double)C + (double)EPS);
+            rstd[n] = 1.0 / sqrt(sum / (double)C + (double)EPS);
             for (size_t c = 0; c < C; c++) {
                 const size_t i = c % HS, partner = i < half ? c + half : c - half;
-                const double u = (variant == WITHOUT_WEIGHT ? 1.0 : w[c]) * x_n[c] * rstd[n];
-                const double v = (variant == WITHOUT_WEIGHT ? 1.0 : w[partner]) * x_n[partner] * rstd[n];
+                const double u = w[c] * x_n[c] * rstd[n];
+                const double v = w[partner] * x_n[partner] * rstd[n];
                 const double cosine_i = (double)cosine[i % half], sine_i = (double)cosine[half + i % half];
                 y[n * C + c] = u * cosine_i + (i < half ? -v : v) * sine_i;
             }
@@ -212,8 +209,8 @@ static void forward_problem(Problem &p) {
     });
     p.bytes = (double)(N * (2 * C * sizeof(floatX) + sizeof(float)));
     p.run(forward_versions, [&](Forward *version) {
-        version(y.device, rstd.device, x.device, x_stride, variant == WITHOUT_WEIGHT ? nullptr : w.device,
-                rope_device, variant == WITH_POSITIONS ? positions_device : nullptr, N, T, NH, HS, EPS);
+        version(y.device, rstd.device, x.device, x_stride, w.device, rope_device,
+                variant == WITH_POSITIONS ? positions_device : nullptr, N, T, NH, HS, EPS);
     });
 }
 
@@ -246,11 +243,11 @@ __global__ static void backward_dx_kernel_1(floatX *dx, size_t dx_stride, const 
     const float *cosine = rope + n % T * HS;
     const float s = rstd[n];
     float sum = 0.0f;
-    for (int c = 0; c < C && w != nullptr; c++) {
+    for (int c = 0; c < C; c++) {
         sum += (float)w[c] * turned_back(dy_n, c, cosine, HS) * ((float)x_n[c] * s);
     }
     for (int c = 0; c < C; c++) {
-        const float du = weight_at(w, c) * turned_back(dy_n, c, cosine, HS);
+        const float du = (float)w[c] * turned_back(dy_n, c, cosine, HS);
         dx[n * dx_stride + c] = (floatX)(s * (du - (float)x_n[c] * s * (sum / C)));
     }
 }
@@ -276,12 +273,9 @@ static void backward_1(floatX *dx, size_t dx_stride, Array dw, float *, const fl
     const int threads = 128;
     backward_dx_kernel_1<<<divide_up(N, threads), threads>>>(dx, dx_stride, dy, x, x_stride, w, rstd, rope, N,
                                                              T, C, HS);
-    if (w != nullptr) {
-        by_type(dw, [&](auto *d) {
-            backward_dw_kernel_1<<<divide_up(C, threads), threads>>>(d, dy, x, x_stride, rstd, rope, N, T, C,
-                                                                     HS);
-        });
-    }
+    by_type(dw, [&](auto *d) {
+        backward_dw_kernel_1<<<divide_up(C, threads), threads>>>(d, dy, x, x_stride, rstd, rope, N, T, C, HS);
+    });
     LAUNCH_CHECK();
 }
 
@@ -313,7 +307,7 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
             turn_back<W>(turned, dy_n, first, cosine, half);
             for (int side = 0; side < 2; side++) {
                 const int c = first + side * half;
-                const Vec<floatX, W> x_c = load<W>(x_n + c), w_c = load_weight<W>(w, c);
+                const Vec<floatX, W> x_c = load<W>(x_n + c), w_c = load<W>(w + c);
                 Vec<float, W> dw_c = load<W>(dw + c);
                 for (int k = 0; k < W; k++) {
                     const float term = turned[side][k] * ((float)x_c[k] * s);
@@ -323,14 +317,14 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
                 store_shared(dw + c, dw_c);
             }
         }
-        const float mean = w == nullptr ? 0.0f : warp_sum(sum) / C;
+        const float mean = warp_sum(sum) / C;
         for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
             const int first = first_of_pairs(pair, HS);
             Vec<float, W> turned[2];
             turn_back<W>(turned, dy_n, first, cosine, half);
             for (int side = 0; side < 2; side++) {
                 const int c = first + side * half;
-                const Vec<floatX, W> x_c = load<W>(x_n + c), w_c = load_weight<W>(w, c);
+                const Vec<floatX, W> x_c = load<W>(x_n + c), w_c = load<W>(w + c);
                 Vec<floatX, W> dx_c;
                 for (int k = 0; k < W; k++) {
                     dx_c[k] = (floatX)(s * ((float)w_c[k] * turned[side][k] - (float)x_c[k] * s * mean));
@@ -353,7 +347,7 @@ static void backward_2_of_width(floatX *dx, size_t dx_stride, Array dw, float *p
     backward_kernel_2<W><<<blocks, warps * WARP, warps * row>>>(dx, dx_stride, partial, dy, x, x_stride, w,
                                                                 rstd, rope, N, T, C, HS);
     LAUNCH_CHECK();
-    if (w != nullptr) { add_partial_sums(dw, partial, blocks, C); }
+    add_partial_sums(dw, partial, blocks, C);
 }
 
 static void backward_2(floatX *dx, size_t dx_stride, Array dw, float *partial, const floatX *dy,
@@ -396,7 +390,6 @@ static void backward_problem(Problem &p) {
     const float *rope_device = p.upload(rope);
     p.stays_cached(w.device);
     p.stays_cached(rope_device);
-    const bool weighted = variant != WITHOUT_WEIGHT;
     p.expect([&] {
         std::vector<double> turned(C);
         for (size_t n = 0; n < N; n++) {
@@ -408,19 +401,19 @@ static void backward_problem(Problem &p) {
                 const double other = dy[n * C + partner] * sine_i;
                 turned[c] = dy[n * C + c] * cosine_i + (i < half ? other : -other);
                 const double term = turned[c] * x[n * x_stride + c] * rstd[n];
-                if (weighted) { dw[c] += term; }
-                mean += weighted ? w[c] * term / (double)C : 0.0;
+                dw[c] += term;
+                mean += w[c] * term / (double)C;
             }
             for (size_t c = 0; c < C; c++) {
-                const double du = (weighted ? w[c] : 1.0) * turned[c];
+                const double du = w[c] * turned[c];
                 dx[n * dx_stride + c] = rstd[n] * (du - x[n * x_stride + c] * rstd[n] * mean);
             }
         }
     });
     p.bytes = (double)(N * (3 * C * sizeof(floatX) + sizeof(float)));
     p.run(backward_versions, [&](Backward *version) {
-        version(dx.device, dx_stride, dw.device, partial, dy.device, x.device, x_stride,
-                weighted ? w.device : nullptr, rstd.device, rope_device, N, T, NH, HS);
+        version(dx.device, dx_stride, dw.device, partial, dy.device, x.device, x_stride, w.device,
+                rstd.device, rope_device, N, T, NH, HS);
     });
 }
 
@@ -441,8 +434,8 @@ int main(int argc, char **argv) {
           {35, 5, 4, 16, 128, USUAL},
           {33, 11, 3, 64, 8, WITH_POSITIONS},
           {9, 9, 2, 96, 3, USUAL},
-          {70, 14, 5, 32, 0, WITHOUT_WEIGHT},
-          {6, 3, 1, 10, 0, WITHOUT_WEIGHT},
+          {70, 14, 5, 32, 0, USUAL},
+          {6, 3, 1, 10, 0, USUAL},
           {3, 3, 16, 128, 4096, USUAL},
           {2, 2, 65, 128, 0, WITH_POSITIONS}},
          {64, 64, 16, 128, 4096, USUAL},
@@ -458,7 +451,7 @@ int main(int argc, char **argv) {
           {33, 11, 3, 64, 8, 8, USUAL},
           {9, 9, 2, 96, 3, 0, USUAL},
           {1100, 14, 1, 16, 0, 0, USUAL},
-          {70, 14, 5, 32, 0, 16, WITHOUT_WEIGHT},
+          {70, 14, 5, 32, 0, 16, USUAL},
           {3, 3, 16, 128, 4096, 4096, USUAL},
           {2, 2, 65, 128, 0, 0, USUAL}},
          {64, 64, 16, 128, 4096, 4096, USUAL},

@@ -375,6 +375,40 @@ static void test_bits(const Shape &s) {
     printf("%-22s bits of two steps for each --recompute and order: %016llx\n", s.name, hash_of(bits));
 }
 
+// With nothing ablated, the lists of calls of dev/ablations give OLMo 2's bits: they must not drift apart.
+static void test_ablations(const Shape &s, Recompute recompute) {
+    OLMo2Room room = training_of(s);
+    OLMo2Form form = olmo2_form();
+    room.slots = 1;
+    room.cache_T = 3;
+    form.recompute = recompute;
+    OLMo2 *m = new_model<OLMo2>(s, room, form);
+    const OLMo2Memory memory = olmo2_memory(&m->config, &room, &form);
+    Floats bits[2];
+    CHECK(!m->ablated);
+    for (bool ablated : {false, true}) {
+        Batch batch = batch_of(s);
+        Floats logits(s.V);
+        const size_t slot = 0;
+        m->ablated = ablated;
+        gradients(m, &batch, s.B);
+        bits[ablated] = read_all(m, OLMO2_GRADIENT);
+        bits[ablated].insert(bits[ablated].end(), batch.logprobs.begin(), batch.logprobs.end());
+        bits[ablated].insert(bits[ablated].end(), batch.lse.begin(), batch.lse.end());
+        olmo2_decode_reset(m, slot);
+        for (size_t t = 0; t < room.cache_T; t++) {
+            olmo2_decode(m, &batch.tokens[t], &slot, 1, logits.data());
+            bits[ablated].insert(bits[ablated].end(), logits.begin(), logits.end());
+        }
+        // What the first round left must not pass for what the second computes.
+        CUDA_CHECK(cudaMemset(m->activations.x, 0xff, memory.activations));
+        CUDA_CHECK(cudaMemset(m->decoder.keys, 0xff, memory.cache));
+    }
+    CHECK(same_bits(bits[false], bits[true]));
+    CHECK(!std::isnan(norm_of(bits[true])));
+    olmo2_free(m);
+}
+
 // ---------------------------------------------------------------------------------------------
 // micro-batches
 
@@ -804,6 +838,9 @@ int main() {
     for (const Shape &s : shapes) { test_side_by_side(s); }
     test_many_rows();
     for (int i : {HEADS_OF_64, ODD_HEADS, INPUT_NORMS}) { test_bits(shapes[i]); }
+    for (Recompute r : {RECOMPUTE_ELEMENTWISE, RECOMPUTE_NONE, RECOMPUTE_BLOCK}) {
+        for (int i : {HEADS_OF_64, ODD_HEADS}) { test_ablations(shapes[i], r); }
+    }
     for (int i : {HEADS_OF_64, ODD_CHANNELS}) { test_micro_batches(shapes[i], false); }
     if (IS_BF16) { test_micro_batches(shapes[GROUPED_QUERIES], true); }
     for (int i : {GROUPED_QUERIES, HEADS_OF_96, ODD_CHANNELS, INPUT_NORMS}) { test_decode(shapes[i], 19); }

@@ -178,7 +178,7 @@ static void check_rmsnorm(size_t N, size_t C) {
         sum[i] = x[i] + o[i];
     }
     rmsnorm_residual_forward(d_h, d_rstd, d_x, d_o, d_w, N, C, EPS);
-    rmsnorm_residual_forward(d_sum, d_rstd, d_x, d_o, nullptr, N, C, EPS);
+    add(d_sum, d_x, d_o, N * C);
     rmsnorm_forward(d_y, d_rstd, d_x, d_w, N, C, EPS);
     rmsnorm_backward(d_dx, array_of(d_dw), d_partial, d_dy, d_x, d_w, d_rstd, N, C);
     near("rmsnorm y", d_y.get(), y, CLOSE);
@@ -186,7 +186,7 @@ static void check_rmsnorm(size_t N, size_t C) {
     near("rmsnorm with residual", d_h.get(), h, CLOSE);
     near("rmsnorm dx", d_dx.get(), dx, CLOSE);
     near("rmsnorm dw", d_dw.get(), dw, CLOSE_FP32);
-    near("a residual alone", d_sum.get(), sum, CLOSE);
+    near("add", d_sum.get(), sum, CLOSE);
 }
 
 static void check_rmsnorms() {
@@ -211,7 +211,7 @@ static void rotate(Numbers &y, const Numbers &rope, const std::vector<uint32_t> 
 }
 
 // Rows are `row` numbers apart, and theirs are the last C of them.
-static void check_qknorm_rope(size_t N, size_t T, size_t NH, size_t HS, size_t row, bool with_w) {
+static void check_qknorm_rope(size_t N, size_t T, size_t NH, size_t HS, size_t row, bool normed) {
     const size_t C = NH * HS;
     Numbers wide = random_numbers(N * row, -2, 2), w = random_numbers(C, 0.5, 1.5), x(N * C),
             dx_wide(N * row);
@@ -222,32 +222,39 @@ static void check_qknorm_rope(size_t N, size_t T, size_t NH, size_t HS, size_t r
     const On<float> d_rstd(N), d_rope(rounded<float>(rope)), d_dw(rounded<float>(dw)),
         d_partial(BACKWARD_BLOCKS * C);
     for (size_t i = 0; i < N * C; i++) { x[i] = wide[i / C * row + row - C + i % C]; }
-    if (!with_w) { w.assign(C, 1.0); }
-    const Numbers rstd = with_w ? rstd_of(x, N, C) : Numbers(N, 1.0);
+    if (!normed) { w.assign(C, 1.0); }
+    const Numbers rstd = normed ? rstd_of(x, N, C) : Numbers(N, 1.0);
     std::vector<uint32_t> positions = random_integers(N, T), in_turn(N);
     for (size_t n = 0; n < N; n++) { in_turn[n] = (uint32_t)(n % T); }
-    const floatX *weights = with_w ? d_w.data : nullptr;
 
     for (const std::vector<uint32_t> &p : {in_turn, positions}) {
         const On<uint32_t> d_positions(p);
         Numbers y = norm_of(x, rstd, w, N, C);
         rotate(y, rope, p, C, HS, 1.0);
-        qknorm_rope_forward(d_y, d_rstd, d_wide + row - C, row, weights, d_rope,
-                            p == in_turn ? nullptr : d_positions.data, N, T, NH, HS, EPS);
-        near("qknorm_rope y", d_y.get(), y, CLOSE);
-        near("qknorm_rope rstd", d_rstd.get(), rstd, CLOSE_FP32);
+        const uint32_t *given = p == in_turn ? nullptr : d_positions.data;
+        if (normed) {
+            qknorm_rope_forward(d_y, d_rstd, d_wide + row - C, row, d_w, d_rope, given, N, T, NH, HS, EPS);
+            near("qknorm_rope rstd", d_rstd.get(), rstd, CLOSE_FP32);
+        } else {
+            rope_forward(d_y, d_wide + row - C, row, d_rope, given, N, T, NH, HS);
+        }
+        near(normed ? "qknorm_rope y" : "rope y", d_y.get(), y, CLOSE);
     }
     Numbers turned = dy;
     rotate(turned, rope, in_turn, C, HS, -1.0);
     Numbers dx = norm_backward_of(dw, turned, x, rstd, w, N, C);
     for (size_t i = 0; i < N * C; i++) {
-        if (!with_w) { dx[i] = turned[i]; }
+        if (!normed) { dx[i] = turned[i]; }
         dx_wide[i / C * row + row - C + i % C] = dx[i];
     }
-    qknorm_rope_backward(d_dx + row - C, row, array_of(d_dw), d_partial, d_dy, d_wide + row - C, row, weights,
-                         d_rstd, d_rope, N, T, NH, HS);
-    near("qknorm_rope dx", d_dx.get(), dx_wide, CLOSE);
-    if (with_w) { near("qknorm_rope dw", d_dw.get(), dw, CLOSE_FP32); }
+    if (normed) {
+        qknorm_rope_backward(d_dx + row - C, row, array_of(d_dw), d_partial, d_dy, d_wide + row - C, row, d_w,
+                             d_rstd, d_rope, N, T, NH, HS);
+        near("qknorm_rope dw", d_dw.get(), dw, CLOSE_FP32);
+    } else {
+        rope_backward(d_dx + row - C, row, d_dy, d_rope, N, T, NH, HS);
+    }
+    near(normed ? "qknorm_rope dx" : "rope dx", d_dx.get(), dx_wide, CLOSE);
 }
 
 static void check_qknorm_ropes() {

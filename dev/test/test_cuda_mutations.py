@@ -316,11 +316,10 @@ MUTATIONS = [
         "d.k_norm = array_at(array, parameter_offset(c, K_NORM, l));",
         "d.k_norm = array_at(array, parameter_offset(c, Q_NORM, l));")),
     Mutation("feed-forward reads x", "model", PLAIN + FP32, COMPARISON, change(
-        "in = branch_input_forward(m->workspace.normed, a.feedforward_rstd, a.h,",
-        "in = branch_input_forward(m->workspace.normed, a.feedforward_rstd, a.x,")),
+        "matmul_forward(a.gate_up, a.h,", "matmul_forward(a.gate_up, a.x,")),
     Mutation("branch's gradient not added to the residual's", "model", PLAIN + FP32, COMPARISON, change(
-        "matmul_backward(din, d.w_qkv, s->dqkv, in, w.w_qkv, N, C, row, true);",
-        "matmul_backward(din, d.w_qkv, s->dqkv, in, w.w_qkv, N, C, row, false);")),
+        "matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, true);",
+        "matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, false);")),
     Mutation("values' gradient not where the projection has it", "model", PLAIN + FP32, COMPARISON, change(
         "attention_backward(s->dq, s->dk, s->dqkv + Q + KV", "attention_backward(s->dq, s->dk, s->dqkv + Q")),
     Mutation("queries not computed again", "model", PLAIN + FP32, COMPARISON, without(
@@ -343,6 +342,7 @@ def build_and_run(edits: List[Edit], build: List[str], groups: str) -> str:
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, copy / file)
         shutil.copytree(ROOT / "llmc", copy / "llmc")
+        shutil.copytree(ROOT / "dev/ablations", copy / "dev/ablations")
         # The tool builds under the folder that it seems to lie in, with these objects.
         (copy / "dev/cuda_on_cpu").symlink_to(ROOT / "dev/cuda_on_cpu")
         (copy / ".venv").symlink_to(ROOT / ".venv")
