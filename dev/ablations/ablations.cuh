@@ -35,9 +35,9 @@ __global__ static void rope_kernel(floatX *y, size_t y_stride, const floatX *x, 
     const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= pairs) { return; }
     const size_t n = i / (size_t)(C / 2), t = positions != nullptr ? positions[n] : n % T;
-    const int c = first_of_pairs((int)(i % (size_t)(C / 2)), HS), half = HS / 2;
+    const int pair = (int)(i % (size_t)(C / 2)), c = first_of_pairs(pair, HS), half = HS / 2;
     const float a = (float)x[n * x_stride + c], b = (float)x[n * x_stride + c + half];
-    const float cosine = rope[t * HS + c % HS], sine = rope[t * HS + c % HS + half] * direction;
+    const float cosine = rope[t * HS + pair % half], sine = rope[t * HS + half + pair % half] * direction;
     y[n * y_stride + c] = (floatX)(a * cosine - b * sine);
     y[n * y_stride + c + half] = (floatX)(b * cosine + a * sine);
 }

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
 CU = "train_olmo2.cu"
@@ -334,44 +334,118 @@ MUTATIONS = [
 ]
 
 
-def build_and_run(edits: List[Edit], build: List[str], groups: str) -> str:
-    """How a copy of the project with these edits is caught, "green", or what went wrong."""
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary).resolve()
-        for file in (PROGRAM, "dev/test/check.h", CU):
-            (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, copy / file)
-        shutil.copytree(ROOT / "llmc", copy / "llmc")
-        shutil.copytree(ROOT / "dev/ablations", copy / "dev/ablations")
-        # The tool builds under the folder that it seems to lie in, with these objects.
-        (copy / "dev/cuda_on_cpu").symlink_to(ROOT / "dev/cuda_on_cpu")
-        (copy / ".venv").symlink_to(ROOT / ".venv")
-        (copy / "build").mkdir()
-        (copy / "build/cuda_on_cpu").mkdir()
-        for object_file in (ROOT / "build/cuda_on_cpu").glob("*.o"):
-            (copy / "build/cuda_on_cpu" / object_file.name).symlink_to(object_file)
-        for edit in edits:
-            text = (copy / edit.file).read_text()
-            found = list(re.finditer(r"\s+".join(map(re.escape, edit.old.split())), text))
-            if len(found) != 1:
-                return f"its text is {len(found)} times in {edit.file}: {edit.old}"
-            mutated = text[: found[0].start()] + edit.new + text[found[0].end() :]
-            (copy / edit.file).write_text(mutated)
-        command = ["dev/cuda_on_cpu/run.sh", "--build", PROGRAM, "-O0", "-g0", *build, "-w", "-o", "mutant"]
-        built = subprocess.run(command, cwd=copy, capture_output=True, text=True)
-        if built.returncode != 0:
-            return "does not compile: " + (built.stderr.strip().splitlines() or [""])[0]
-        try:
-            program = ["./mutant", *groups.split()]
-            run = subprocess.run(program, cwd=copy, capture_output=True, text=True, timeout=300)
-        except subprocess.TimeoutExpired:
-            return "does not end"
-        if run.returncode == 0:
-            return "green"
-        for sign, code, words in SIGNS:
-            if run.returncode == code and words in run.stdout + run.stderr:
-                return sign
-        return f"ended with {run.returncode}"
+# ---------------------------------------------------------------------------------------------
+# One program holds all mutants of a build. Each function with mutations gets one body for each of them, and
+# chooses by the environment variable MUTANT when it is called:
+#     { if (mutant(3)) { ...body with mutation 3... } else if (mutant(8)) { ... } else { ...the source as it is... } }
+
+CHOICE = """
+#include <cstdlib>
+// Not instrumented: to the checker, a kernel that read this would read memory of the host.
+__attribute__((noinline, no_sanitize("thread"))) inline bool mutant(int number) {
+    static const int chosen = getenv("MUTANT") ? atoi(getenv("MUTANT")) : -1;
+    return chosen == number;
+}
+"""
+
+
+class Change(NamedTuple):
+    """Where a mutation replaces text[begin:end] of a file."""
+
+    mutant: int
+    begin: int
+    end: int
+    new: str
+
+
+def function_bodies(text: str) -> List[Tuple[int, int]]:
+    """What is between the outermost braces of the file, without them."""
+    skipped = r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|^[ \t]*#[^\n]*'
+    bodies, depth, begin = [], 0, 0
+    for token in re.finditer(skipped + r"|[{}]", text, re.M | re.S):
+        if token[0] == "{":
+            depth += 1
+            begin = token.end() if depth == 1 else begin
+        elif token[0] == "}":
+            depth -= 1
+            bodies += [(begin, token.start())] if depth == 0 else []
+    return bodies
+
+
+def place(text: str, mutant: int, edit: Edit) -> Change:
+    """The one place of an edit, without what its old and its new text have in common at either end."""
+    found = list(re.finditer(r"\s+".join(map(re.escape, edit.old.split())), text))
+    if len(found) != 1:
+        raise ValueError(f"its text is {len(found)} times in {edit.file}: {edit.old}")
+    begin, end = found[0].span()
+    new = edit.new
+    while new and begin < end and text[end - 1] == new[-1]:
+        end, new = end - 1, new[:-1]
+    while new and begin < end and text[begin] == new[0]:
+        begin, new = begin + 1, new[1:]
+    return Change(mutant, begin, end, new)
+
+
+def with_mutants(text: str, changes: List[Change]) -> str:
+    """The text of a file with a body for each mutant in every function that has mutations."""
+    out, done = "", 0
+    for begin, end in function_bodies(text):
+        inside = [c for c in changes if begin <= c.begin and c.end <= end]
+        if not inside:
+            continue
+        out += text[done:begin]
+        for mutant in sorted({c.mutant for c in inside}):
+            out, at = out + f" if (mutant({mutant})) {{", begin
+            for c in sorted(c for c in inside if c.mutant == mutant):
+                out, at = out + text[at : c.begin] + c.new, c.end
+            out += text[at:end] + "} else "
+        out, done = out + "{" + text[begin:end] + "}", end
+        changes = [c for c in changes if c not in inside]
+    if changes:
+        raise ValueError(f"an edit is in no function: {changes[0].new}")
+    return out + text[done:]
+
+
+def build(flags: List[str], mutations: List[Tuple[int, Mutation]], folder: Path) -> str:
+    """Builds folder/mutants from a copy of the project; "" or what went wrong."""
+    for file in (PROGRAM, "dev/test/check.h", CU):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    for tree in ("llmc", "dev/ablations"):
+        shutil.copytree(ROOT / tree, folder / tree)
+    # The tool builds under the folder that it seems to lie in, with these objects.
+    (folder / "dev/cuda_on_cpu").symlink_to(ROOT / "dev/cuda_on_cpu")
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    (folder / "build/cuda_on_cpu").mkdir(parents=True)
+    for object_file in (ROOT / "build/cuda_on_cpu").glob("*.o"):
+        (folder / "build/cuda_on_cpu" / object_file.name).symlink_to(object_file)
+    try:
+        for file in (CU, UTILS):
+            text = (folder / file).read_text()
+            changes = [place(text, i, edit) for i, m in mutations for edit in m.edits if edit.file == file]
+            (folder / file).write_text(with_mutants(text, changes))
+    except ValueError as error:
+        return str(error)
+    (folder / "mutant.h").write_text(CHOICE)
+    command = ["dev/cuda_on_cpu/run.sh", "--build", PROGRAM, "-O0", "-g0", *flags, "-w", "--include=mutant.h",
+               "-o", "mutants"]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return "" if built.returncode == 0 else "does not compile:\n" + built.stderr.strip()
+
+
+def verdict(folder: Path, number: int, mutation: Mutation) -> str:
+    """How a mutant is caught, "green", or what went wrong."""
+    try:
+        run = subprocess.run(["./mutants", *mutation.groups.split()], cwd=folder, capture_output=True, text=True,
+                             timeout=300, env={**os.environ, "MUTANT": str(number)})
+    except subprocess.TimeoutExpired:
+        return "does not end"
+    if run.returncode == 0:
+        return "green"
+    for sign, code, words in SIGNS:
+        if run.returncode == code and words in run.stdout + run.stderr:
+            return sign
+    return f"ended with {run.returncode}"
 
 
 def main() -> int:
@@ -382,14 +456,20 @@ def main() -> int:
         print("0 passed, 1 failed")
         return 1
     passed = failed = 0
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        verdicts = pool.map(lambda m: build_and_run(m.edits, m.build, m.groups), wanted)
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        folders = [Path(temporary).resolve() / str(i) for i in range(len(BUILDS))]
+        of_build = [[(i, m) for i, m in enumerate(wanted) if m.build == b] for b in BUILDS]
+        wrong = list(pool.map(build, BUILDS, of_build, folders))
+        for problem in filter(None, wrong):
+            print(problem)
+        verdicts = pool.map(lambda i_m: "not built" if wrong[BUILDS.index(i_m[1].build)] else
+                            verdict(folders[BUILDS.index(i_m[1].build)], *i_m), enumerate(wanted))
         for mutation, got in zip(wanted, verdicts):
             ok = got == mutation.caught_by
             passed += ok
             failed += not ok
-            wrong = "" if ok else f"   WRONG: should be {mutation.caught_by}"
-            print(f"{mutation.name:56} {got}{wrong}", flush=True)
+            should = "" if ok else f"   WRONG: should be {mutation.caught_by}"
+            print(f"{mutation.name:56} {got}{should}", flush=True)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
