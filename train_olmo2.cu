@@ -1,18 +1,20 @@
 // train_olmo2.cu: OLMo 2 on one GPU, in bf16 or fp32: every layer forward and backward, AdamW, the model,
-// decoding. It is train_olmo2.c again, in the same order under the same names: open them side by side. There
-// stand the derivations; here stands what a GPU needs, and why.
+// decoding. Open it next to train_olmo2.c: the order and the names are the same. The derivations are in the
+// .c; the comments here say what a GPU needs, and why. dev/cuda/ builds each kernel up from its plainest
+// version.
 //
 // Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads,
-//           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T tokens where a layer takes
-//           each by itself. All arrays are row-major: (B, T, C) means that C runs fastest.
-// Types     floatX (bf16, or float with PRECISION_FP32) is what weights and activations are stored in; every
-//           sum is in fp32. Gradients and moments are Arrays, whose type is chosen when the program starts.
-// Gradients dx is the gradient of the objective by x. Those of parameters accumulate (+=), those of
-//           activations are assigned (=), and the residual stream, which several branches read, accumulates.
-// Kernels   All but the matrix products wait for memory alone, so they read and write each number once, 16
-//           bytes to a lane. Most give a row to a warp. A row that is needed twice is fetched into shared
-//           memory, where each lane finds again what it put there itself: nobody waits for anybody.
-// Bits      No atomics: every sum has one order, which the sizes alone decide. Two runs give the same bits.
+//           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T where a layer treats each
+//           token by itself. All arrays are row-major: in (B, T, C), C runs fastest.
+// Types     Weights and activations are stored as floatX: bf16, or float with PRECISION_FP32. Every sum is in
+//           fp32. Gradients and moments are Arrays, whose type is chosen when the program starts.
+// Gradients dx is the gradient of the objective with respect to x. Parameter gradients accumulate (+=).
+//           Activation gradients are assigned (=), except that of the residual stream: several branches read
+//           it, so it accumulates.
+// Kernels   All kernels but the matrix products are memory-bound, so each value is read and written once,
+//           16 bytes per lane. Most assign one row to a warp. A row needed twice is staged in shared memory;
+//           each lane reads back only what it wrote, so no barrier is needed.
+// Bits      No atomics. The order of every sum depends only on the sizes, so two runs give the same bits.
 
 #include <float.h>
 
@@ -20,17 +22,17 @@
 #include "llmc/parameters.h"    // the table of parameters: names, shapes, places
 #include "llmc/cuda_utils.cuh"  // floatX, 16-byte accesses, sums over a warp, tensor cores, checks
 
-enum { ROW_WARPS = 8 };  // warps of a block that takes a row to a warp, if the rows' shared memory suffices
+enum { ROW_WARPS = 8 };  // warps per block, one row each; fewer if their rows do not fit in shared memory
 
 __device__ static inline int lane_number() { return (int)(threadIdx.x % WARP); }
 __device__ static inline int warp_number() { return (int)(threadIdx.x / WARP); }
 
-// This warp's number among those of all blocks: the row that it takes.
+// The row that this warp takes: its number among the warps of all blocks.
 __device__ static inline size_t row_number() {
     return (size_t)blockIdx.x * (blockDim.x / WARP) + (size_t)warp_number();
 }
 
-// How many warps, `most` or fewer, find room for `bytes` of shared memory each.
+// Warps per block if each needs `bytes` of shared memory: at most `most`.
 static int warps_for(size_t bytes, int most) {
     const size_t room = SHARED_MOST / bytes;
     return room < (size_t)most ? (int)room : most;
@@ -38,6 +40,7 @@ static int warps_for(size_t bytes, int most) {
 
 // ---------------------------------------------------------------------------------------------
 // Embedding: x_t = E[token_t]. No scaling, no position table.
+//          on paper: dev/doc/embedding.md    tested: check_embedding in dev/test/test_cuda_kernels.cu
 
 template <int W>
 __global__ static void embedding_forward_kernel(floatX *x, const floatX *table, const uint32_t *tokens,
@@ -59,9 +62,9 @@ static void embedding_forward(floatX *x, const floatX *table, const uint32_t *to
     LAUNCH_CHECK();
 }
 
-// The positions of every token, on the host: order (N) has those of one token side by side, in rising order,
-// and bucket b of them is order[starts[b]] .. order[starts[b + 1] - 1]; starts has room for N + 1. Returns
-// the number of buckets. next (V) is working space. (A counting sort.)
+// Sorts positions by token, on the host, with a counting sort. Bucket b, order[starts[b]] to order[starts[b +
+// 1] - 1], holds the positions of one token in ascending order. tokens (N) -> order (N), starts (up to N +
+// 1); returns the number of buckets. next (V) is scratch.
 static size_t embedding_buckets(uint32_t *order, uint32_t *starts, uint32_t *next, const uint32_t *tokens,
                                 size_t N, size_t V) {
     size_t buckets = 0;
@@ -79,7 +82,7 @@ static size_t embedding_buckets(uint32_t *order, uint32_t *starts, uint32_t *nex
     return buckets;
 }
 
-// A block takes a bucket, a thread W channels, and adds up the bucket's rows in their order.
+// A block takes a bucket and a thread W channels. It sums the bucket's rows in order.
 template <int W, typename G>
 __global__ static void embedding_backward_kernel(G *dtable, const floatX *dx, const uint32_t *tokens,
                                                  const uint32_t *order, const uint32_t *starts, int C) {
@@ -98,8 +101,9 @@ __global__ static void embedding_backward_kernel(G *dtable, const floatX *dx, co
 }
 
 // dx (N, C) -> dtable (V, C) accumulated: a row receives the gradient of every position that holds its token.
-// Tokens repeat, so they come in buckets (embedding_buckets), each of which one block adds up. A thread takes
-// 4 channels, 16 bytes of a gradient in fp32: neighbours touch neighbouring bytes.
+// Tokens repeat, so their positions are sorted into buckets (embedding_buckets) and one block sums each
+// bucket: no two threads add to the same number. A thread takes 4 channels, which are 16 bytes of an fp32
+// gradient, so the accesses of a warp are contiguous.
 static void embedding_backward(Array dtable, const floatX *dx, const uint32_t *tokens, const uint32_t *order,
                                const uint32_t *starts, size_t buckets, size_t C) {
     const int threads = 128;
@@ -116,8 +120,9 @@ static void embedding_backward(Array dtable, const floatX *dx, const uint32_t *t
 
 // ---------------------------------------------------------------------------------------------
 // RMSNorm: y = w * x / rms(x), rms(x) = sqrt(mean_c(x_c^2) + eps), each row of C channels by itself
+//          on paper: dev/doc/rmsnorm.md    tested: check_rmsnorm in dev/test/test_cuda_kernels.cu
 
-// The sum of squares of a row, the same in all lanes. The row is left in `kept`, shared memory.
+// The sum of squares of a row, with the same bits in all lanes. The row stays in shared memory, in `kept`.
 template <int W>
 __device__ static float sum_of_row_squares(floatX *kept, const floatX *x, int C) {
     for (int c = lane_number() * W; c < C; c += WARP * W) { fetch<W>(kept + c, x + c); }
@@ -162,10 +167,10 @@ static void rmsnorm_forward(floatX *y, float *rstd, const floatX *x, const float
     LAUNCH_CHECK();
 }
 
-// The gradient of a weight is a sum over all rows. BACKWARD_BLOCKS blocks at most take the rows in turn, each
-// warp adds up those that come to it, each block its warps, and add_partial_sums the blocks: always in the
-// same order, on every device. The kernels are held to the 64 registers that 8 blocks of them would need:
-// shared memory lets fewer run anyway.
+// The gradient of a weight is a sum over all rows. At most BACKWARD_BLOCKS blocks take the rows in turn. Each
+// warp sums its own rows, each block its warps, and add_partial_sums the blocks, in the same order on every
+// device. __launch_bounds__ holds the kernels to 64 registers, as for 8 blocks on a multiprocessor; shared
+// memory allows fewer blocks than that.
 static const size_t BACKWARD_BLOCKS = 256;
 enum { BACKWARD_WARPS = 4, BACKWARD_THREADS = BACKWARD_WARPS * WARP };
 
@@ -174,7 +179,7 @@ static size_t backward_blocks(size_t N, int warps) {
     return blocks < BACKWARD_BLOCKS ? blocks : BACKWARD_BLOCKS;
 }
 
-// partial (blocks, C) of this block = the sum over its warps of their `sums` (warps, C)
+// This block's row of partial (blocks, C): the sum of its warps' rows of sums (warps, C)
 __device__ static void write_partial_sums(float *partial, const float *sums, int C) {
     const int warps = (int)blockDim.x / WARP;
     __syncthreads();
@@ -185,7 +190,7 @@ __device__ static void write_partial_sums(float *partial, const float *sums, int
     }
 }
 
-// A lane takes a channel, and a warp every SUM_WARPS-th block; the first warp adds up the others.
+// A lane takes a channel and a warp every SUM_WARPS-th block. The first warp then sums the warps.
 enum { SUM_WARPS = 8 };
 
 template <typename G>
@@ -251,8 +256,7 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
     write_partial_sums(partial, sums, C);
 }
 
-// dy (N, C) -> dx (N, C) assigned, dw (C) accumulated. dx may be dy. partial (BACKWARD_BLOCKS, C) is working
-// space.
+// dy (N, C) -> dx (N, C) assigned, dw (C) accumulated. dx may be dy. partial (BACKWARD_BLOCKS, C) is scratch.
 static void rmsnorm_backward(floatX *dx, Array dw, float *partial, const floatX *dy, const floatX *x,
                              const floatX *w, const float *rstd, size_t N, size_t C) {
     const size_t row = C * (sizeof(float) + 2 * sizeof(floatX));
@@ -305,8 +309,8 @@ static void rmsnorm_residual_forward(floatX *h, float *rstd, const floatX *x, co
     LAUNCH_CHECK();
 }
 
-// dh (N, C) -> do (N, C) assigned, dw (C) accumulated. The other summand has dx = dh: the residual stream's
-// gradient is left where it is.
+// dh (N, C) -> do (N, C) assigned, dw (C) accumulated. The gradient of the other summand is dx = dh, so the
+// residual stream's gradient stays where it is.
 static void rmsnorm_residual_backward(floatX *d_o, Array dw, float *partial, const floatX *dh,
                                       const floatX *o, const floatX *w, const float *rstd, size_t N,
                                       size_t C) {
@@ -314,10 +318,11 @@ static void rmsnorm_residual_backward(floatX *d_o, Array dw, float *partial, con
 }
 
 // ---------------------------------------------------------------------------------------------
-// Matrix product: y = x W^T, with I inputs and O outputs; no biases anywhere in OLMo 2. cuBLAS counts columns
-// first, so that it is given every product as its transpose.
+// Matrix product: y = x W^T, with I inputs and O outputs; no biases anywhere in OLMo 2. cuBLAS is
+// column-major, so it computes the transpose of every product.
+//          on paper: dev/doc/matmul.md    tested: check_matmul in dev/test/test_cuda_kernels.cu
 
-// The library's handle, and how many models use it.
+// cuBLAS's handle, and the number of models that use it.
 static struct {
     cublasHandle_t handle;
     void *workspace;  // CUBLAS_WORKSPACE bytes
@@ -326,7 +331,7 @@ static struct {
 
 enum { CUBLAS_WORKSPACE = 32 << 20 };
 
-// c (n, m) = op(a) op(b) + beta c in cuBLAS's order; a_rows, b_rows, c_rows are its leading dimensions
+// c (n, m) = op(a) op(b) + beta c, column-major; a_rows, b_rows and c_rows are the leading dimensions
 template <typename Y>
 static void gemm(cublasOperation_t op_a, cublasOperation_t op_b, size_t m, size_t n, size_t k,
                  const floatX *a, size_t a_rows, const floatX *b, size_t b_rows, float beta, Y *c,
@@ -361,11 +366,12 @@ static void matmul_backward(floatX *dx, Array dw, const floatX *dy, const floatX
 }
 
 // ---------------------------------------------------------------------------------------------
-// QK-norm and RoPE. The whole projected row, all heads together, is normalised first (one rms per token).
-// Then each head is rotated: channels i and i + HS/2 are a point of the plane, turned by the angle t theta_i,
-// theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
+// QK-norm and RoPE. First the whole projected row, all heads together, is normalised (one rms per token).
+// Then each head is rotated: channels i and i + HS/2 are a point in the plane, rotated by the angle t theta_i
+// with theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
+//          on paper: dev/doc/qknorm_rope.md    tested: check_qknorm_rope in dev/test/test_cuda_kernels.cu
 
-// rope (T, HS), on the host: cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is a product in fp32,
+// rope (T, HS), on the host: cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is an fp32 product,
 // as in PyTorch: an exact angle would differ from the one that OLMo 2 was trained with.
 static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     for (size_t t = 0; t < T; t++) {
@@ -378,7 +384,8 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     }
 }
 
-// A lane's work on a row is W pairs at a time: those of channel `first` on and their partners HS/2 further.
+// A lane takes W pairs of a row at a time. Pair `pair` is the channel returned here and its partner HS/2
+// further.
 __device__ static inline int first_of_pairs(int pair, int HS) {
     const int half = HS / 2;
     return pair / half * HS + pair % half;
@@ -396,7 +403,7 @@ __global__ static void qknorm_rope_forward_kernel(floatX *y, float *rstd, const 
     const int half = HS / 2;
     const float *cosine = rope + (positions != nullptr ? positions[n] : n % T) * HS, *sine = cosine + half;
     const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n * x_stride, C) / C + eps);
-    __syncwarp();  // the pairs below are not the channels that a lane has kept itself
+    __syncwarp();  // below, a lane reads channels that other lanes fetched
     for (int pair = lane_number() * W; pair < C / 2; pair += WARP * W) {
         const int c = first_of_pairs(pair, HS), i = pair % half;
         const Vec<floatX, W> a = load<W>(kept + c), b = load<W>(kept + c + half);
@@ -416,7 +423,7 @@ __global__ static void qknorm_rope_forward_kernel(floatX *y, float *rstd, const 
 
 // x (N, NH, HS) in rows of x_stride, w (NH*HS), rope (T, HS) -> y (N, NH, HS), rstd (N):
 //   y = R_t (w * x / rms(x)), with R_t (a, b) = (a cos - b sin, b cos + a sin) for each pair (a, b),
-// t being n mod T or, where positions (N) are given, positions[n].
+// where t is positions[n], or n mod T without positions (N).
 static void qknorm_rope_forward(floatX *y, float *rstd, const floatX *x, size_t x_stride, const floatX *w,
                                 const float *rope, const uint32_t *positions, size_t N, size_t T, size_t NH,
                                 size_t HS, float eps) {
@@ -432,8 +439,7 @@ static void qknorm_rope_forward(floatX *y, float *rstd, const floatX *x, size_t 
     LAUNCH_CHECK();
 }
 
-// R_t^T dy, the rotation by the opposite angle, for W pairs of a row whose gradient is dy: channels c + k
-// (turned[0]) and their partners c + half + k (turned[1])
+// R_t^T dy for W pairs of a row dy: channels c + k in turned[0], their partners c + half + k in turned[1]
 template <int W>
 __device__ static void turn_back(Vec<float, W> turned[2], const floatX *dy, int c, const float *cosine,
                                  int half) {
@@ -457,7 +463,7 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
     floatX *dy_kept = (floatX *)(sums + (size_t)warps * C) + (size_t)warp_number() * 2 * C,
            *x_kept = dy_kept + C;
     for (int c = lane * W; c < C; c += WARP * W) { store_shared(dw + c, Vec<float, W>{}); }
-    __syncwarp();  // the pairs below are not the channels above
+    __syncwarp();  // below, a lane adds to channels that other lanes zeroed
     for (size_t n = row_number(); n < N; n += (size_t)gridDim.x * warps) {
         for (int pair = lane * W; pair < C / 2; pair += WARP * W) {
             for (int side = 0; side < 2; side++) {
@@ -505,9 +511,10 @@ __global__ static void __launch_bounds__(BACKWARD_THREADS, 8)
     write_partial_sums(partial, sums, C);
 }
 
-// dy (N, NH, HS) -> dx (N, NH, HS) in rows of dx_stride, assigned, dw (NH*HS) accumulated. dy is turned back:
-// a rotation's transpose is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a
-// sin). What remains is RMSNorm's backward over the whole row, which couples all heads of a token.
+// dy (N, NH, HS) -> dx (N, NH, HS) in rows of dx_stride, assigned, dw (NH*HS) accumulated. The transpose of a
+// rotation is the rotation by the opposite angle, R_t^T (a, b) = (a cos + b sin, b cos - a sin). After it
+// comes RMSNorm's backward over the whole row, which couples all heads of a token. Both passes over a row
+// rotate in registers: that costs less than storing the rotated row.
 static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *partial, const floatX *dy,
                                  const floatX *x, size_t x_stride, const floatX *w, const float *rstd,
                                  const float *rope, size_t N, size_t T, size_t NH, size_t HS) {
@@ -528,26 +535,28 @@ static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *
 // ---------------------------------------------------------------------------------------------
 // Causal attention with grouped queries: query head h reads key/value head h / (NH / NKV).
 //   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_i = softmax_j(s_ij),  o_i = sum_j p_ij v_j
-// The T x T matrices s and p are never in memory: a row, or a tile of rows, goes through its keys and takes
-// their values with it as it goes. With the largest score so far as `max`, three things are kept,
-//   max,  sum = sum_j e^(s_j - max),  mean = sum_j e^(s_j - max) v_j,
-// and since e^(s - max') = e^(s - max) e^(max - max'), a new max' costs one factor:
+//          on paper: dev/doc/attention.md    tested: check_attention in dev/test/test_cuda_kernels.cu
+//
+// The T x T matrices s and p are never in memory. A row of queries, or a tile of rows, walks over its keys
+// and values once (online softmax: Milakov & Gimelshein 2018; Dao et al. 2022). It keeps three things, where
+// max is the largest score so far:
+//   max,  sum = sum_j e^(s_j - max),  mean = sum_j e^(s_j - max) v_j
+// Since e^(s - max') = e^(s - max) e^(max - max'), a new maximum max' costs one factor:
 //   sum'  = sum e^(max - max') + sum_new e^(s_j - max')
 //   mean' = mean e^(max - max') + sum_new e^(s_j - max') v_j
-// At the end o = mean / sum and lse = max + log(sum). Nothing is rounded that would not be rounded otherwise:
-// every factor is at most 1.
+// At the end o = mean / sum and lse = max + log(sum). Every factor is at most 1, so nothing overflows.
 //
-// The backward is that of train_olmo2.c: with D_i = do_i . o_i and p_ij = e^(s_ij - lse_i) computed again,
+// The backward is that of train_olmo2.c: with D_i = do_i . o_i and p_ij = e^(s_ij - lse_i) recomputed,
 //   dv_j = sum_i p_ij do_i,  dp_ij = do_i . v_j,  ds_ij = p_ij (dp_ij - D_i),
 //   dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i / sqrt(HS)
-// dq sums over keys and dk, dv sum over queries, so there are two kernels, one that owns rows of queries and
-// one that owns rows of keys. Both compute p and dp, seven products in place of five, but each sum is made
-// by one warp in one order: no atomics, no array of partial sums, and the same bits every time.
+// dq sums over keys; dk and dv sum over queries. So there are two kernels: one owns rows of queries, the
+// other rows of keys. Both compute p and dp, which makes seven products instead of five. In return one warp
+// makes each sum in one order: no atomics, no partial sums, and the same bits every time.
 //
-// Each is written twice. The plain kernels take any head size up to 256 and any type, a warp to a row. The
-// tiled ones take bf16 heads of 64, 96 or 128 to the tensor cores.
+// Each kernel exists twice. The plain ones take any type and any head size up to 256, one row per warp. The
+// tiled ones use the tensor cores, for bf16 heads of 64, 96 or 128.
 
-// ---- plain: a lane holds elements lane, lane + 32, ... of a row, N = HS / 32 rounded up of them
+// ---- plain: a lane holds elements lane, lane + 32, ... of a row: N = HS / 32 of them, rounded up
 
 template <int N>
 __device__ static inline void load_row(float x[N], const floatX *row, int HS) {
@@ -572,7 +581,7 @@ __device__ static inline float dot(const float a[N], const float b[N]) {
     return warp_sum(sum);
 }
 
-// What a row keeps of the keys it has been through, as above.
+// What a row of queries keeps of the keys that it has seen, as above.
 template <int N>
 struct Softmax {
     float max, sum, mean[N];
@@ -587,7 +596,7 @@ __device__ static inline Softmax<N> softmax_of_nothing() {
     return a;
 }
 
-// Adds to a what b has been through. One key with score s and value v is {s, 1, v}.
+// Merges b into a. A single key with score s and value v is {s, 1, v}.
 template <int N>
 __device__ static inline void softmax_add(Softmax<N> &a, const Softmax<N> &b) {
     const float max = fmaxf(a.max, b.max), factor_a = expf(a.max - max), factor_b = expf(b.max - max);
@@ -652,8 +661,8 @@ __global__ static void attention_plain_dq_kernel(floatX *dq, float *delta, const
     if (lane_number() == 0) { delta[(b * NH + h) * T + i] = delta_i; }
 }
 
-// The same and delta -> dk (B, T, NKV, HS), dv the same with dv_stride. One warp per row of dk, which goes
-// through the queries of all heads that read it.
+// The same and delta -> dk (B, T, NKV, HS), dv the same with dv_stride. One warp per row of dk: it walks over
+// the queries of all heads that read this key.
 template <int N>
 __global__ static void
 attention_plain_dkdv_kernel(floatX *dk, floatX *dv, size_t dv_stride, const floatX *d_o, const floatX *q,
@@ -685,7 +694,7 @@ attention_plain_dkdv_kernel(floatX *dk, floatX *dv, size_t dv_stride, const floa
     store_row<N>(dv + token * dv_stride + g * HS, dv_j, 1.0f, HS);
 }
 
-// Calls launch(Width<N>()) with N = HS / 32 rounded up.
+// Calls launch(Width<N>()) with N = HS / 32, rounded up.
 template <typename Launch>
 static void by_head_size(Launch launch, size_t HS) {
     switch ((HS + WARP - 1) / WARP) {
@@ -739,25 +748,25 @@ static void attention_plain_backward(floatX *dq, floatX *dk, floatX *dv, size_t 
 
 // ---- tiles of bf16 in shared memory
 //
-// A tile is some rows of a head, HS to a row, each row cut into chunks of 16 bytes. Shared memory has 32
-// banks of 4 bytes and serves 8 lanes with a chunk each at once, if these chunks lie in 8 different groups of
-// 4 banks. Rows lie one after the other, so chunk c of row r is in group (r HS / 8 + c) mod 8. Where HS is a
-// multiple of 64 that is c alone, and the 8 rows of a matrix, which are read together, would wait for each
-// other. So chunks change places within their row: c xor (r mod 8). Where HS is 96, r 12 + c mod 8 alternates
-// between c and c + 4, and chunks change places in fours: c xor (r / 2 mod 4). Either way 8 rows of a chunk,
-// and likewise 8 neighbouring chunks, are in 8 groups.
+// A tile is a few rows of one head, HS elements each, in chunks of 16 bytes. Shared memory has 32 banks of 4
+// bytes. It serves 8 lanes at once, one chunk each, if the chunks are in 8 different groups of 4 banks. In
+// plain row order, chunk c of row r is in group (r HS / 8 + c) mod 8. If HS is a multiple of 64, this is c
+// mod 8 for every row: the 8 rows of a matrix, which are read together, would conflict. So chunks are
+// permuted within their row (a swizzle): to c xor (r mod 8). If HS is 96, the group is 12 r + c mod 8, which
+// alternates between c and c + 4, and permuting within fours is enough: c xor (r / 2 mod 4). Either way the
+// same chunk of 8 rows, and also 8 neighbouring chunks of one row, are in 8 groups.
 
 template <int HS>
-constexpr int SWIZZLE = HS % 64 == 0 ? 8 : 4;  // chunks that change places among each other
+constexpr int SWIZZLE = HS % 64 == 0 ? 8 : 4;  // chunks that are permuted among each other
 
-// where chunk c of row r begins, in elements
+// The element at which chunk c of row r begins.
 template <int HS>
 __device__ __forceinline__ int tile_place(int r, int c) {
     return r * HS + (c ^ (r / (8 / SWIZZLE<HS>) % SWIZZLE<HS>)) * 8;
 }
 
-// Begins to copy rows first, first + 1, ... of a head to a tile, all threads together, 16 bytes each at a
-// time. Rows from T on become zeros.
+// Begins to copy rows first, first + 1, ... of a head to a tile. All threads take part, 16 bytes at a time.
+// Rows from T on become zeros.
 template <int HS, int ROWS>
 __device__ __forceinline__ void copy_tile(bf16 *tile, const bf16 *head, size_t stride, int first, int T) {
     const int r0 = threadIdx.x / SWIZZLE<HS>, c0 = threadIdx.x % SWIZZLE<HS>;
@@ -771,8 +780,9 @@ __device__ __forceinline__ void copy_tile(bf16 *tile, const bf16 *head, size_t s
     }
 }
 
-// What this lane gives to load_matrices for the 16 x 16 block of a tile at (r, 16 k), an operand or two of a
-// product. Their registers must be neighbours, so the four 8 x 8 matrices come in the order of the operands:
+// The address that this lane passes to load_matrices for the 16 x 16 block of a tile at (r, 16 k). The block
+// is one A operand or two B operands. An operand's registers must be neighbours, so the order in which the
+// four 8 x 8 matrices are loaded depends on the operand:
 //   DOWN    0 2    ACROSS  0 1
 //           1 3            2 3
 enum BlockOrder { DOWN, ACROSS };
@@ -785,8 +795,8 @@ __device__ __forceinline__ const bf16 *block_row(const bf16 *tile, int r, int k)
 }
 
 // c (16 M, N) += a b^T over 16 columns: a holds M blocks of 16 x 16, and b is columns 16 k to 16 k + 15 of N
-// rows of a tile. A column of b^T is a row of the tile, so a matrix of the tile is half a B operand as it
-// lies.
+// rows of a tile. A column of b^T is a row of the tile, so an 8 x 8 matrix of the tile is half a B operand
+// without being transposed.
 template <int HS, int M, int N>
 __device__ __forceinline__ void multiply_rows(float c[M][N / 8][4], const uint32_t a[M][4], const bf16 *tile,
                                               int k) {
@@ -802,9 +812,9 @@ __device__ __forceinline__ void multiply_rows(float c[M][N / 8][4], const uint32
     }
 }
 
-// c (16 M, HS) += p b: p (16 M, K) is in registers, as a product left it, and b is K rows of a tile. Of a C
-// operand a lane holds the very elements that it must hold of an A operand, so p needs rounding only; b is
-// read transposed.
+// c (16 M, HS) += p b: p (16 M, K) is in registers, as a product left it, and b is K rows of a tile. A lane
+// holds the same elements of a C operand as it needs of an A operand, so p only has to be rounded. b is
+// loaded transposed.
 template <int HS, int M, int K>
 __device__ __forceinline__ void multiply_columns(float c[M][HS / 8][4], const float p[M][K / 8][4],
                                                  const bf16 *tile) {
@@ -831,8 +841,9 @@ __device__ __forceinline__ void multiply_columns(float c[M][HS / 8][4], const fl
     }
 }
 
-// c (16 M, HS) times scale -> rows first, first + 1, ... of a head, those before T. A lane holds 4 bytes here
-// and there; by way of 16 M rows of shared memory that are this warp's own, it writes 16 at a time.
+// c (16 M, HS) times scale -> rows first, first + 1, ... of a head, up to T. A lane's elements are scattered
+// in pieces of 4 bytes. They go through 16 M rows of shared memory that belong to this warp, so global memory
+// is written 16 bytes at a time.
 template <int HS, int M>
 __device__ __forceinline__ void store_rows(bf16 *head, size_t stride, int first, int T, bf16 *tile,
                                            const float c[M][HS / 8][4], const float scale[M][2]) {
@@ -860,14 +871,14 @@ __device__ __forceinline__ void store_rows(bf16 *head, size_t stride, int first,
     }
 }
 
-// the two bf16 of a register
+// The two bf16 of a register.
 __device__ __forceinline__ float2 unpack_bf16(uint32_t bits) {
     __nv_bfloat162 pair;
     memcpy(&pair, &bits, sizeof pair);
     return __bfloat1622float2(pair);
 }
 
-// over the four lanes that hold a row of a C operand
+// Over the four lanes that hold a row of a C operand.
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(0xffffffffu, x, 1);
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
@@ -878,8 +889,8 @@ __device__ __forceinline__ float quad_max(float x) {
     return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-// Scores that a query must not see become -infinity, and their e^s 0. s (16 M, N) has queries first,
-// first + 1, ... for rows and keys from `column` on for columns, or the other way round if it is TRANSPOSED.
+// The causal mask: sets the scores of later keys to -infinity, so their e^s is 0. The rows of s (16 M, N) are
+// queries from `first` on and its columns keys from `column` on, or the other way round if it is TRANSPOSED.
 template <bool TRANSPOSED, int M, int N>
 __device__ __forceinline__ void hide_later_keys(float s[M][N / 8][4], int first, int column) {
     const int lane = lane_number();
@@ -897,14 +908,14 @@ __device__ __forceinline__ void hide_later_keys(float s[M][N / 8][4], int first,
     }
 }
 
-// e^x is 2^(x log2(e)), which the hardware has; log2(e) goes into the scale that scores are multiplied by.
+// e^x = 2^(x log2(e)), and the hardware computes powers of 2: log2(e) is folded into the scale of the scores.
 constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 
 // ---- forward
 //
-// A block takes QUERIES rows of a head, a warp 16 M of them, and goes through the keys, KEYS at a time. While
-// s = q k^T is computed, the values of the tile arrive, and while p v is, the next keys. Blocks with most
-// keys come first, so that the last to finish are short.
+// A block takes QUERIES rows of a head, a warp 16 M of them, and walks over the keys, KEYS at a time. The
+// values of a tile are copied while s = q k^T is computed, and the next keys while p v is. The blocks with
+// the most keys start first, so that no long block runs alone at the end.
 
 template <int HS, int QUERIES, int KEYS>
 __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
@@ -937,7 +948,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
         const bool visible = j0 < first + 16 * M;  // to any row of this warp
         float s[M][KEYS / 8][4] = {};
         copy_async_wait<0>();
-        __syncthreads();  // the keys are there, and all warps are done with the values before
+        __syncthreads();  // the keys have arrived, and all warps are done with the previous values
         copy_tile<HS, KEYS>(values, v, v_stride, j0, T);
         copy_async_commit();
         if (visible) {
@@ -979,7 +990,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
             }
         }
         copy_async_wait<0>();
-        __syncthreads();  // the values are there, and all warps are done with the keys
+        __syncthreads();  // the values have arrived, and all warps are done with the keys
         if (j0 + KEYS < end) { copy_tile<HS, KEYS>(keys, k, KV, j0 + KEYS, T); }
         copy_async_commit();
         if (visible) { multiply_columns<HS, M, KEYS>(mean, s, values); }
@@ -1001,9 +1012,9 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
 
 // ---- backward by queries
 //
-// A block takes QUERIES rows of a head. Its q and do are A operands that stay in registers for the whole
-// loop; D comes from do and o in the same shape. There are two tiles of keys and two of values: one is used,
-// STEP rows at a time, while the other arrives.
+// A block takes QUERIES rows of a head. Its q and do stay in registers for the whole loop, as A operands; D
+// comes from do and o in the same layout. Keys and values are double-buffered: one tile is used, STEP rows at
+// a time, while the next arrives.
 
 template <int HS, int QUERIES, int KEYS, int STEP>
 __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
@@ -1060,7 +1071,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
             if (lane % 4 == 0 && i < T) { delta[i] = delta_i[m][half]; }
         }
     }
-    __syncthreads();  // all have their rows, and the tiles are free
+    __syncthreads();  // all warps have loaded their rows, so the tiles can be overwritten
 
     bf16 *keys = tiles, *values = tiles + 2 * KEYS * HS;
     float dq_i[M][HS / 8][4] = {};
@@ -1071,7 +1082,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
     for (int j0 = 0; j0 < end; j0 += KEYS) {
         const int now = j0 / KEYS % 2 * KEYS * HS, next = KEYS * HS - now;
         copy_async_wait<0>();
-        __syncthreads();  // this tile is there, and all warps are done with the one before
+        __syncthreads();  // this tile has arrived, and all warps are done with the previous one
         if (j0 + KEYS < end) {
             copy_tile<HS, KEYS>(keys + next, k, KV, j0 + KEYS, T);
             copy_tile<HS, KEYS>(values + next, v, v_stride, j0 + KEYS, T);
@@ -1110,15 +1121,15 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
 
 // ---- backward by keys
 //
-// A block takes KEYS rows of a key/value head, a warp 16 M of them, and goes through the rows of the queries
-// that see them, QUERIES at a time, one query head of the group after the other. It computes the transposes
+// A block takes KEYS rows of a key/value head, a warp 16 M of them, and walks over the queries that see them,
+// QUERIES at a time, one query head of the group after the other. It computes the transposes
 //   s^T = k q^T,  dp^T = v do^T
-// since p^T and ds^T are the left operands of dv = p^T do and dk = ds^T q: as in the forward, what one
-// product leaves in registers is what the next one takes, and no warp needs what another has. v stays in
+// because p^T and ds^T are the left operands of dv = p^T do and dk = ds^T q. As in the forward, one product's
+// result is the next one's operand without leaving the registers, and warps exchange nothing. v stays in
 // registers.
 
-// What this thread brings of the statistics of a tile of queries: the first QUERIES threads lse in powers of
-// 2, the next D. A query from T on has lse = infinity, so p = 0.
+// The number that this thread loads of a tile's statistics: lse log2(e) in the first QUERIES threads, D in
+// the next. A query from T on has lse = infinity, so p = 0.
 template <int QUERIES>
 __device__ __forceinline__ float statistic(const float *lse, const float *delta, int i0, int T) {
     const int i = i0 + threadIdx.x % QUERIES;
@@ -1175,7 +1186,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
             const int next_h = i0 + QUERIES < T ? h : h + 1;
             float next_statistic = 0.0f;
             copy_async_wait<0>();
-            __syncthreads();  // this tile is there, and all warps are done with the one before
+            __syncthreads();  // this tile has arrived, and all warps are done with the previous one
             if (next_h < group) {
                 copy_tile<HS, QUERIES>(queries + next * QUERIES * HS, q + next_h * HS, Q, next_i0, T);
                 copy_tile<HS, QUERIES>(d_outputs + next * QUERIES * HS, d_o + next_h * HS, Q, next_i0, T);
@@ -1284,8 +1295,9 @@ static void attention_tiled_backward(bf16 *dq, bf16 *dk, bf16 *dv, size_t dv_str
 }
 #endif
 
-// The tiled kernels where there is one, that is for bf16 heads of 64, 96 or 128 whose rows begin at multiples
-// of 16 bytes; else the plain ones.
+// q (B, T, NH, HS), k (B, T, NKV, HS), v the same with v_stride elements from token to token -> o (B, T, NH,
+// HS), lse (B, NH, T), kept for the backward. The tiled kernels need bf16, heads of 64, 96 or 128, and rows
+// that begin at multiples of 16 bytes; everything else takes the plain ones.
 static void attention_forward(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
                               size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
 #ifndef PRECISION_FP32
@@ -1302,7 +1314,7 @@ static void attention_forward(floatX *o, float *lse, const floatX *q, const floa
 }
 
 // d_o (B, T, NH, HS), and q, k, v, o, lse of the forward -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS), all
-// assigned; dv has dv_stride elements from token to token. delta (B, NH, T) is working space.
+// assigned; dv has dv_stride elements from token to token. delta (B, NH, T) is scratch.
 static void attention_backward(floatX *dq, floatX *dk, floatX *dv, size_t dv_stride, float *delta,
                                const floatX *d_o, const floatX *q, const floatX *k, const floatX *v,
                                size_t v_stride, const floatX *o, const float *lse, size_t B, size_t T,
@@ -1329,11 +1341,10 @@ static void attention_backward(floatX *dq, floatX *dk, floatX *dv, size_t dv_str
     attention_plain_backward(dq, dk, dv, dv_stride, delta, d_o, q, k, v, v_stride, o, lse, B, T, NH, NKV, HS);
 }
 
-// ---- decoding: attention_forward for the last position alone
+// ---- decoding: attention_forward for the last position only
 //
-// A block takes a head of a sequence. Its warps take turns at the keys, DECODE_KEYS at a time, so that as
-// many rows are on their way at once. What the warps have is added up at the end, by one of them, in their
-// order.
+// A block takes a head of a sequence. Its warps take turns at the keys, DECODE_KEYS at a time, so that many
+// loads are in flight at once. At the end one warp merges the warps' results, in their order.
 
 enum { DECODE_WARPS = 16, DECODE_KEYS = 4 };
 
@@ -1357,7 +1368,7 @@ __global__ static void attention_decode_kernel(floatX *o, const floatX *q, const
         float k_j[DECODE_KEYS][N];
         Softmax<N> one[DECODE_KEYS];
         for (int n = 0; n < DECODE_KEYS; n++) {
-            const size_t j = min(j0 + n, position);  // what is beyond has no weight
+            const size_t j = min(j0 + n, position);  // later ones get weight 0 below
             load_row<N>(k_j[n], keys + j * KV, HS);
             load_row<N>(one[n].mean, values + j * KV, HS);
         }
@@ -1385,8 +1396,8 @@ __global__ static void attention_decode_kernel(floatX *o, const floatX *q, const
     store_row<N>(o + (i * NH + h) * HS, softmax.mean, 1.0f / softmax.sum, HS);
 }
 
-// q (n, NH, HS), and a cache of keys and values: position j of sequence i is row (NKV, HS) number j of slot
-// slots[i], and slots are slot_stride elements apart -> o (n, NH, HS), over j <= positions[i].
+// q (n, NH, HS), keys and values -> o (n, NH, HS), attention over positions j <= positions[i]. In the cache,
+// position j of sequence i is row j, (NKV, HS), of slot slots[i]; slots are slot_stride elements apart.
 static void attention_decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
                              const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
                              size_t NH, size_t NKV, size_t HS) {
@@ -1403,8 +1414,9 @@ static void attention_decode(floatX *o, const floatX *q, const floatX *keys, con
 }
 
 // ---------------------------------------------------------------------------------------------
-// SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z). gate and up come from one
-// product and lie side by side: (N, 2F), a row being gate's F numbers and then up's.
+// SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z). One product computes gate
+// and up: a row of gate_up (N, 2F) is gate's F numbers, then up's.
+//          on paper: dev/doc/swiglu.md    tested: check_swiglu in dev/test/test_cuda_kernels.cu
 
 __device__ static inline float swiglu(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
 
@@ -1451,9 +1463,9 @@ __global__ static void swiglu_backward_kernel(floatX *dgate_up, floatX *a, const
     }
 }
 
-// da (N, F), gate_up (N, 2F) -> dgate_up (N, 2F) assigned, and a (N, F) computed again unless it is nullptr;
-// a may be da. a is a product: dup = da silu(gate) and dgate = da up silu'(gate). With sigma = sigmoid(gate),
-// whose derivative is sigma (1 - sigma),
+// da (N, F), gate_up (N, 2F) -> dgate_up (N, 2F) assigned, and a (N, F) recomputed unless it is nullptr; a
+// may be da. a is a product, so dup = da silu(gate) and dgate = da up silu'(gate). With sigma =
+// sigmoid(gate), whose derivative is sigma (1 - sigma),
 //   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
 static void swiglu_backward(floatX *dgate_up, floatX *a, const floatX *da, const floatX *gate_up, size_t N,
                             size_t F) {
@@ -1468,23 +1480,24 @@ static void swiglu_backward(floatX *dgate_up, floatX *a, const floatX *da, const
 // ---------------------------------------------------------------------------------------------
 // Classifier: cross-entropy and z-loss of rows of logits,
 //   lse = log sum_j e^(logit_j),  log p(y) = logit_y - lse,  objective = sum_n w_n (-log p(y_n) + z lse_n^2)
-// All V columns take part, those that pad the vocabulary included, as in OLMo 2's training.
+// All V columns take part, including those that pad the vocabulary, as in OLMo 2's training.
+//          on paper: dev/doc/classifier.md    tested: check_classifier in dev/test/test_cuda_kernels.cu
 
 enum { CLASSIFIER_THREADS = 1024 };
 
-// A maximum and sum_j e^(x_j - maximum): whose logarithm is max + log(sum).
+// A maximum and sum_j e^(x_j - max). Their logsumexp is max + log(sum).
 typedef struct {
     float max, sum;
 } LogSum;
 
-// Of two sets of numbers together. -FLT_MAX is the maximum of none: unlike -inf it makes e^(x - max) zero for
-// x of -inf and leaves NaN what it is, so that both go through as in train_olmo2.c.
+// The union of two sets of numbers. The maximum of the empty set is -FLT_MAX, not -infinity: for x =
+// -infinity, e^(x - max) is then 0 and not NaN. A NaN stays NaN. So both propagate as in train_olmo2.c.
 __device__ static inline LogSum log_sum_join(LogSum a, LogSum b) {
     const float max = fmaxf(a.max, b.max);
     return LogSum{max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
 }
 
-// Of all numbers that the block's threads have seen, the same in every thread.
+// Of all numbers that the block's threads have seen, with the same bits in every thread.
 __device__ static LogSum log_sum_of_block(LogSum mine) {
     __shared__ LogSum of_warps[WARP];
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
@@ -1499,8 +1512,8 @@ __device__ static LogSum log_sum_of_block(LogSum mine) {
     return all;
 }
 
-// A block takes a row. It reads the row twice, the second time from its end, where the first time ended: most
-// of that is in the second-level cache still.
+// A block takes a row and reads it twice. The second pass starts at the end of the row, where the first one
+// stopped: most of that is still in the L2 cache.
 template <int W>
 __global__ static void classifier_kernel(float *logprobs, float *lse, floatX *logits, const uint32_t *labels,
                                          const float *weights, float z, int V) {
@@ -1523,9 +1536,9 @@ __global__ static void classifier_kernel(float *logprobs, float *lse, floatX *lo
         logprobs[n] = label == OLMO2_NO_TOKEN ? 0.0f : (float)row[label] - lse_n;
     }
     if (weights == nullptr) { return; }
-    __syncthreads();  // the label's logit has been read before anybody overwrites it
+    __syncthreads();  // no thread may overwrite the label's logit before it is read
     const float weight = weights[n], factor = weight * (1.0f + 2.0f * z * lse_n);
-    const int last = (V - 1 - mine) / step;  // -1 for a thread that has no part of the row
+    const int last = (V - 1 - mine) / step;  // this thread's last round, if it has any
     for (int j = mine + (mine < V ? last : -1) * step; j >= mine; j -= step) {
         Vec<floatX, W> x = load<W>(row + j);
         for (int k = 0; k < W; k++) {
@@ -1548,7 +1561,7 @@ static void classifier_forward(float *logprobs, float *lse, floatX *logits, cons
     LAUNCH_CHECK();
 }
 
-// The forward, and in the same pass logits (N, V) become dlogits, in place. Since dlse/dlogit_j = p_j =
+// The forward; the same kernel also overwrites logits (N, V) with dlogits. Since dlse/dlogit_j = p_j =
 // e^(logit_j - lse),
 //   dlogit_j = w (p_j - [j = y] + 2 z lse p_j) = w (p_j (1 + 2 z lse) - [j = y])
 static void classifier_forward_backward(float *logprobs, float *lse, floatX *logits, const uint32_t *labels,
@@ -1564,18 +1577,20 @@ static void classifier_forward_backward(float *logprobs, float *lse, floatX *log
 
 // ---------------------------------------------------------------------------------------------
 // AdamW (Loshchilov & Hutter 2019), with the order of operations of PyTorch
+//          on paper: dev/doc/adamw.md    tested: check_adamw in dev/test/test_cuda_kernels.cu
 
-// What an update is made of, computed once on the host.
+// The constants of an update, computed once on the host.
 typedef struct {
     float beta1, beta2, eps;
     float gradient_scale;
     float keep;          // 1 - lr wd
     float step_size;     // lr / (1 - beta1^t)
     float correction2;   // sqrt(1 - beta2^t)
-    uint64_t t, tensor;  // what the random bits of stochastic rounding depend on
+    uint64_t t, tensor;  // seed the random bits of stochastic rounding
 } AdamWStep;
 
-// x in the type of the array that it goes to; `which` numbers the arrays of a tensor.
+// x rounded to the type of its array. `which` numbers a tensor's arrays, so that each has its own random
+// bits.
 __device__ static inline float rounded_to(const float *, float x, const AdamWStep &, size_t, int) {
     return x;
 }
@@ -1585,8 +1600,8 @@ __device__ static inline bf16 rounded_to(const bf16 *, float x, const AdamWStep 
 
 enum { ADAMW_THREADS = 256, ADAMW_WIDTH = 4 };
 
-// p (size) in floatX, and master (size) in fp32 or nullptr: then p is all there is. A thread takes
-// ADAMW_WIDTH of them, 16 bytes of fp32: neighbours touch neighbouring bytes in every array.
+// p (size) in floatX, and master (size) in fp32, or nullptr if p is the only copy. A thread takes ADAMW_WIDTH
+// elements, 16 bytes in fp32, so the accesses of a warp are contiguous in every array.
 template <typename G, typename M>
 __global__ static void adamw_kernel(floatX *p, float *master, M *m, M *v, const G *g, size_t size,
                                     AdamWStep s) {
@@ -1618,11 +1633,11 @@ __global__ static void adamw_kernel(floatX *p, float *master, M *m, M *v, const 
     if (master != nullptr) { store(master + i, master_i); }
 }
 
-// One tensor, of a size that is padded to a multiple of 16 (parameters.h). g gradient (times gradient_scale,
-// the clipping), m and v the moving averages of g and g^2, t the number of this update from 1:
+// One tensor; its size is padded to a multiple of 16 (parameters.h). g is the gradient (times gradient_scale,
+// the clipping), m and v are the moving averages of g and g^2, and t is the number of this update, from 1:
 //   p = (1 - lr wd) p,  m = m + (1 - beta1) (g - m),  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
-// An array of bf16 that has no copy in fp32 is rounded stochastically.
+// A bf16 array without an fp32 copy is rounded stochastically.
 static void adamw_update(floatX *p, float *master, Array m, Array v, Array g, size_t size,
                          const OLMo2AdamW *s, float weight_decay, size_t tensor) {
     const size_t blocks = divide_up(size, ADAMW_THREADS * ADAMW_WIDTH);
@@ -1648,8 +1663,8 @@ static void adamw_update(floatX *p, float *master, Array m, Array v, Array g, si
 // ---------------------------------------------------------------------------------------------
 // The model: its arrays
 
-// One layer's parameters, pointing into the array that holds all. W_q, W_k and W_v lie one after another in
-// it, as do W_gate and W_up, so that each of these groups is one matrix and one product.
+// One layer's parameters, pointing into the array that holds all. W_q, W_k and W_v are adjacent in it, and so
+// are W_gate and W_up: each group is one matrix, and needs one product.
 typedef struct {
     const floatX *w_qkv;             // (NH*HS + 2 NKV*HS, C)
     const floatX *wo;                // (C, NH*HS)
@@ -1691,12 +1706,11 @@ static LayerGradients layer_gradients(Array array, const OLMo2Config *c, size_t 
     return d;
 }
 
-// What the forward leaves for the backward. Which of it has a slice for each layer, and which has one slice
-// that every layer overwrites and the backward computes again, is a matter of OLMo2Form.recompute: those
-// marked "light" take no matrix product and are kept by RECOMPUTE_NONE alone, x is kept always, the others
-// are kept unless the whole block is computed again.
+// What the forward leaves for the backward. OLMo2Form.recompute decides what has a slice for each layer and
+// what is recomputed into one shared slice. x is always stored. "light" values need no matrix product and are
+// stored only with RECOMPUTE_NONE. All others are stored unless RECOMPUTE_BLOCK.
 typedef struct {
-    floatX *x;    // (L+1, B, T, C)  residual stream: the input of each layer, and the last one's output
+    floatX *x;    // (L+1, B, T, C)  residual stream: the input of each layer, and the output of the last
     floatX *qkv;  // (L, B, T, NH*HS + 2 NKV*HS)  projections, before norm and rotation
     float *q_rstd, *k_rstd;   // (L, B, T)
     floatX *q, *k;            // (L, B, T, NH*HS), (L, B, T, NKV*HS)  light: normalised and rotated
@@ -1713,7 +1727,7 @@ typedef struct {
     float *hidden_rstd;       // (B, T)
 } Activations;
 
-// Working space. What a layer leaves here the next one overwrites, but for dx.
+// Scratch space that every layer overwrites, except dx.
 typedef struct {
     floatX *normed, *dnormed;  // (B, T, C)       dev/ablations: a normalised branch input, its gradient
     floatX *logits;            // (classifier rows, V)
@@ -1723,18 +1737,18 @@ typedef struct {
     uint32_t *order, *starts;  // (B, T), (B*T + 1)  the buckets of the embedding's backward
     floatX *dx;                // (B, T, C)       gradient of the residual stream
     floatX *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
-    floatX *dhidden;           // (B, T, C)       in dbranch's place: it is gone when the first branch begins
+    floatX *dhidden;           // (B, T, C)       shares dbranch: consumed before the first branch begins
     floatX *dattention;        // (B, T, NH*HS)
     float *delta;              // (B, NH, T)
     floatX *dq, *dk;           // (B, T, NH*HS), (B, T, NKV*HS)
     floatX *dqkv;              // (B, T, NH*HS + 2 NKV*HS)
-    floatX *dact;              // (B, T, F)       in act's place where act is computed again
+    floatX *dact;              // (B, T, F)       shares act where act is recomputed
     floatX *dgate_up;          // (B, T, 2F)
     float *partial;            // (BACKWARD_BLOCKS, the longest row)  of the norms' gradients
     double *squares;           // (SQUARES_BLOCKS + 1)  of the gradient norm
 } Workspace;
 
-// Decoding: the keys and values of every slot's past, and one row of each activation a slot.
+// Decoding: the past keys and values of every slot, and one row of each activation per slot.
 typedef struct {
     floatX *keys, *values;                 // (L, slots, cache_T, NKV*HS)
     uint32_t *tokens, *slots, *positions;  // (slots)
@@ -1753,9 +1767,9 @@ struct OLMo2 {
     OLMo2Room room;
     OLMo2Form form;
     floatX *weights;  // all parameters, in parameters.h's order
-    float *master;    // the same in fp32, of which `weights` is the rounded copy; nullptr without
+    float *master;    // the same in fp32, and `weights` is rounded from it; or nullptr
     Array gradients, moment1, moment2;
-    void *buffer;  // activations, workspace and decoder, in one allocation
+    void *buffer;  // activations, workspace and decoder in one allocation
     Activations activations;
     Workspace workspace;
     Decoder decoder;
@@ -1768,11 +1782,11 @@ struct OLMo2 {
     uint32_t *order, *starts, *next;  // (B, T), (B*T + 1), (V)  for embedding_buckets
     uint32_t *positions;              // (slots): the next position of each slot's sequence
     uint32_t *decoding;               // (slots): the positions of one olmo2_decode
-    void *staging;                    // (STAGING_ELEMENTS) floats: what comes from or goes to the device
+    void *staging;                    // (STAGING_ELEMENTS) floats, on their way to or from the device
 };
 
-// Hands out consecutive pieces of one allocation. Without a base it only counts: the plan and the allocation
-// are the same walk.
+// Hands out consecutive pieces of one allocation. Without a base it only counts bytes, so the memory plan and
+// the allocation are the same walk.
 typedef struct {
     char *base;
     size_t used;  // bytes
@@ -1785,19 +1799,19 @@ static void take(Arena *arena, T **piece, size_t count) {
 #ifdef CUDA_ON_CPU
     if (*piece != nullptr && bytes > 0) {
         cuda_on_cpu_piece(*piece, bytes);
-    }  // its own bounds, for the checker
+    }  // the checker guards its bounds
 #endif
     arena->used += divide_up(bytes, alignment) * alignment;
 }
 
-// Rows of logits that exist at a time. Fewer would leave the matrix products too small for a GPU
-// (Liger-Kernel's figures: half the speed at a few hundred).
+// Rows of logits that exist at a time. Fewer would make the matrix products too small for a GPU (in
+// Liger-Kernel's figures, a few hundred rows run at half the speed).
 static size_t classifier_rows(const OLMo2Room *room) {
     const size_t rows = room->B * room->T;
     return rows < 1024 ? rows : 1024;
 }
 
-// Slices of the activations: of x always, of what the backward needs, and of what is light.
+// How many slices x, the light activations and all others (heavy) have.
 typedef struct {
     size_t x, heavy, light;
 } Slices;
@@ -1888,19 +1902,20 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
 
 static size_t rope_rows(const OLMo2Room *room) { return room->T > room->cache_T ? room->T : room->cache_T; }
 
-// Weights that floatX is too coarse for have a copy in fp32: those that are trained, unless that is switched
-// off, and those of a model that is neither run nor decoded, since it is there to be read again (soup).
+// bf16 is too coarse to add small updates to, so weights that are trained have a copy in fp32, unless it is
+// switched off. So have those of a model that only holds weights (soup): what is written must be read back
+// exactly.
 static bool has_master(const OLMo2Room *room, const OLMo2Form *form) {
     const bool only_kept = room->B == 0 && room->slots == 0;
     return sizeof(floatX) < sizeof(float) && (only_kept || (room->train && form->master_weights));
 }
 
-// Gradients are as fine as the weights that they change.
+// Gradients are stored as finely as the weights that they change.
 static bool has_bf16_gradients(const OLMo2Form *form) {
     return !form->master_weights && sizeof(floatX) < sizeof(float);
 }
 
-// Points the model's structs into the buffer, or only counts when there is none yet.
+// Points the model's structs into the buffer, or only counts if there is none yet.
 static OLMo2Memory lay_out(OLMo2 *m, void *buffer) {
     const OLMo2Config *c = &m->config;
     const OLMo2Room *room = &m->room;
@@ -1979,7 +1994,7 @@ bool olmo2_check(const OLMo2Config *c, const OLMo2Room *room, const OLMo2Form *f
     return true;
 }
 
-// A device that can run this, with room for the model.
+// Requires a device that can run the kernels and has room for the model.
 static bool check_device(const OLMo2Memory *memory, Error *err) {
     int devices = 0;
     cudaDeviceProp device;
@@ -2001,59 +2016,62 @@ static bool check_device(const OLMo2Memory *memory, Error *err) {
     char needed[32], found[32], total[32];
     return fail(err,
                 "out of memory: the model and its buffers need %s, %s has %s free of %s\n"
-                "       Less is needed with a smaller --micro-batch-size or --seq-len, --recompute block, "
+                "       To need less: a smaller --micro-batch-size or --seq-len, --recompute block, "
                 "--master-weights off, --moments bf16.",
                 format_bytes(needed, memory->total), device.name, format_bytes(found, available),
                 format_bytes(total, all));
 }
 
-// Device memory of zeros.
+// Allocates device memory and fills it with zeros.
 static bool device_allocate(void **pointer, size_t bytes, const char *what, Error *err) {
     char text[32];
     *pointer = nullptr;
     if (bytes == 0) { return true; }
     if (cudaMalloc(pointer, bytes) != cudaSuccess) {
         cudaGetLastError();
-        return fail(err, "out of memory: the device has no %s in one piece for %s", format_bytes(text, bytes),
+        return fail(err, "out of memory: the device cannot allocate %s for %s", format_bytes(text, bytes),
                     what);
     }
     CUDA_CHECK(cudaMemset(*pointer, 0, bytes));
     return true;
 }
 
-static bool allocate_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
-    const OLMo2Room *room = &m->room;
-    const size_t parameters = parameter_array_size(&m->config), N = room->B * room->T, u32 = sizeof(uint32_t);
-    const size_t moment = memory->moments / 2;
-    m->gradients.is_bf16 = has_bf16_gradients(&m->form);
-    m->moment1.is_bf16 = m->moment2.is_bf16 = m->form.bf16_moments;
+static bool allocate_on_host(OLMo2 *m, Error *err) {
+    const size_t N = m->room.B * m->room.T, slots = m->room.slots, u32 = sizeof(uint32_t);
     m->host_tokens = (uint32_t *)allocate(N, u32, "the tokens of a batch", err);
     m->order = (uint32_t *)allocate(N, u32, "the buckets of the embedding", err);
     m->starts = (uint32_t *)allocate(N + 1, u32, "the buckets of the embedding", err);
     m->next = (uint32_t *)allocate(m->config.V, u32, "the buckets of the embedding", err);
-    m->positions = (uint32_t *)allocate(room->slots, u32, "the positions of the slots", err);
-    m->decoding = (uint32_t *)allocate(room->slots, u32, "the positions of the slots", err);
+    m->positions = (uint32_t *)allocate(slots, u32, "the positions of the slots", err);
+    m->decoding = (uint32_t *)allocate(slots, u32, "the positions of the slots", err);
     m->staging = allocate(STAGING_ELEMENTS, sizeof(float), "transfers", err);
-    if (m->host_tokens == nullptr || m->order == nullptr || m->starts == nullptr || m->next == nullptr ||
-        m->positions == nullptr || m->decoding == nullptr || m->staging == nullptr) {
-        return false;
+    const void *all[] = {m->host_tokens, m->order, m->starts, m->next, m->positions, m->decoding, m->staging};
+    for (const void *array : all) {
+        if (array == nullptr) { return false; }
     }
-    return device_allocate((void **)&m->weights, parameters * sizeof(floatX), "the weights", err) &&
-           device_allocate((void **)&m->master, has_master(room, &m->form) ? parameters * sizeof(float) : 0,
-                           "the weights in fp32", err) &&
-           device_allocate(&m->gradients.data, memory->gradients, "the gradients", err) &&
-           device_allocate(&m->moment1.data, moment, "AdamW's first moments", err) &&
-           device_allocate(&m->moment2.data, moment, "AdamW's second moments", err) &&
-           device_allocate(&m->buffer,
-                           memory->activations + memory->workspace - CUBLAS_WORKSPACE + memory->cache,
-                           "activations, workspace and cache", err);
+    return true;
 }
 
-// The workspace is cuBLAS's own choice otherwise, which no plan could know.
+static bool allocate_on_device(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
+    const size_t parameters = parameter_array_size(&m->config), moment = memory->moments / 2;
+    const size_t master = has_master(&m->room, &m->form) ? parameters * sizeof(float) : 0;
+    const size_t buffer = memory->activations + memory->workspace - CUBLAS_WORKSPACE + memory->cache;
+    void **weights = (void **)&m->weights, **copy = (void **)&m->master;
+    m->gradients.is_bf16 = has_bf16_gradients(&m->form);
+    m->moment1.is_bf16 = m->moment2.is_bf16 = m->form.bf16_moments;
+    if (!device_allocate(weights, parameters * sizeof(floatX), "the weights", err)) { return false; }
+    if (!device_allocate(copy, master, "the weights in fp32", err)) { return false; }
+    if (!device_allocate(&m->gradients.data, memory->gradients, "the gradients", err)) { return false; }
+    if (!device_allocate(&m->moment1.data, moment, "AdamW's first moments", err)) { return false; }
+    if (!device_allocate(&m->moment2.data, moment, "AdamW's second moments", err)) { return false; }
+    return device_allocate(&m->buffer, buffer, "activations, workspace and cache", err);
+}
+
+// cuBLAS would allocate a workspace of its own choice, which the memory plan could not count.
 static bool cublas_open(Error *err) {
     if (cublas.models++ > 0) { return true; }
     if (!device_allocate(&cublas.workspace, CUBLAS_WORKSPACE, "the matrix products", err)) { return false; }
-    // Sums that cuBLAS splits are to be joined in fp32 as well.
+    // If cuBLAS splits a sum, the parts are to be added in fp32 too.
     const int math = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
     CUBLAS_CHECK(cublasCreate(&cublas.handle));
     CUBLAS_CHECK(cublasSetMathMode(cublas.handle, (cublasMath_t)math));
@@ -2069,7 +2087,7 @@ static void cublas_close(void) {
     cublas.workspace = nullptr;
 }
 
-// rope_table for the model, by way of the host.
+// Computes rope_table on the host and copies it to the device.
 static bool upload_rope(OLMo2 *m, Error *err) {
     const size_t rows = rope_rows(&m->room), HS = m->config.HS;
     float *rope = (float *)allocate(rows * HS, sizeof(float), "the table of angles", err);
@@ -2080,23 +2098,27 @@ static bool upload_rope(OLMo2 *m, Error *err) {
     return true;
 }
 
+static bool set_up_model(OLMo2 *m, const OLMo2Memory *memory, Error *err) {
+    if (!cublas_open(err)) { return false; }
+    if (!allocate_on_host(m, err)) { return false; }
+    if (!allocate_on_device(m, memory, err)) { return false; }
+    lay_out(m, m->buffer);
+    return upload_rope(m, err);
+}
+
 bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
                   Error *err) {
     *out = nullptr;
     OLMo2Memory memory = olmo2_memory(config, room, form);
-    if (!olmo2_check(config, room, form, err) || !check_device(&memory, err)) { return false; }
+    if (!olmo2_check(config, room, form, err)) { return false; }
+    if (!check_device(&memory, err)) { return false; }
     OLMo2 *m = (OLMo2 *)allocate(1, sizeof *m, "the model", err);
     if (m == nullptr) { return false; }
     m->config = *config;
     m->room = *room;
     m->form = *form;
     m->ablated = config->no_qk_norm || config->pre_norm;
-    if (!cublas_open(err) || !allocate_model(m, &memory, err)) {
-        olmo2_free(m);
-        return false;
-    }
-    lay_out(m, m->buffer);
-    if (!upload_rope(m, err)) {
+    if (!set_up_model(m, &memory, err)) {
         olmo2_free(m);
         return false;
     }
@@ -2159,7 +2181,7 @@ static Activations layer_activations(const OLMo2 *m, size_t l) {
     return a;
 }
 
-// Layer l, from x to the next layer's x. The backward calls it again where blocks are recomputed.
+// Layer l, from its x to the next layer's. The backward calls it again with RECOMPUTE_BLOCK.
 static void layer_forward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
@@ -2229,7 +2251,7 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
     CUDA_CHECK(cudaMemcpy(lse, s->lse, N * sizeof *lse, cudaMemcpyDeviceToHost));
 }
 
-// Puts back what layer l's backward needs and the forward has not kept; the bits are the same.
+// Recomputes what layer l's backward needs and the forward did not store, with the same bits.
 static void layer_recompute(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const size_t N = m->B * m->T, T = m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS, row = Q + 2 * KV;
@@ -2245,7 +2267,7 @@ static void layer_recompute(const OLMo2 *m, size_t l) {
     }
 }
 
-// layer_forward from its last line to its first.
+// layer_forward, from its last line to its first.
 static void layer_backward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
@@ -2278,7 +2300,7 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, true);
 }
 
-// olmo2_forward from its last line to its first. s->dx is the residual stream's gradient all the way.
+// olmo2_forward, from its last line to its first. s->dx is the gradient of the residual stream throughout.
 void olmo2_backward(OLMo2 *m) {
     const OLMo2Config *c = &m->config;
     const size_t N = m->B * m->T, C = c->C;
@@ -2309,7 +2331,7 @@ void olmo2_zero_gradients(OLMo2 *m) {
     CUDA_CHECK(cudaMemsetAsync(m->gradients.data, 0, array_bytes(m->gradients.is_bf16, size)));
 }
 
-// Each block's sum of the squares that fall to it, in double: partial (gridDim.x).
+// partial (gridDim.x): the sum of the squares that each block takes, in double.
 template <typename G>
 __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t size) {
     constexpr int W = 16 / sizeof(G);
@@ -2318,7 +2340,7 @@ __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t
     double sum = 0.0;
     for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W; i < size; i += stride) {
         const Vec<G, W> x_i = load<W>(x + i);
-        float squares = 0.0f;  // of a few numbers: double is slow on most devices
+        float squares = 0.0f;  // of a few numbers; double is slow on most devices
         for (int k = 0; k < W; k++) { squares += (float)x_i[k] * (float)x_i[k]; }
         sum += (double)squares;
     }
@@ -2331,8 +2353,8 @@ __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t
     }
 }
 
-// The sum of squares of an array whose size is a multiple of 16. partial (SQUARES_BLOCKS) is working space.
-// Squares of numbers above 1e19 overflow, which is what the caller then sees.
+// The sum of squares of an array whose size is a multiple of 16. partial (SQUARES_BLOCKS) is scratch. The
+// squares of numbers above 1e19 overflow, and the result is then infinite.
 static double sum_of_squares(Array x, size_t size, double *partial) {
     double sums[SQUARES_BLOCKS];
     double sum = 0.0;
@@ -2343,7 +2365,7 @@ static double sum_of_squares(Array x, size_t size, double *partial) {
     return sum;
 }
 
-// The padding between tensors is zero and adds nothing, so that the array is one.
+// The padding between tensors is zero and adds nothing, so all gradients are summed as one array.
 double olmo2_gradient_norm(OLMo2 *m) {
     return sqrt(sum_of_squares(m->gradients, parameter_array_size(&m->config), m->workspace.squares));
 }
@@ -2361,7 +2383,7 @@ void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings) {
 // ---------------------------------------------------------------------------------------------
 // The model: its numbers, to and from the host
 
-// floats of size numbers that lie on the device as T
+// Copies `size` numbers of type T from the device, as floats.
 template <typename T>
 static void download(float *values, const T *data, size_t size, void *staging) {
     for (size_t i = 0; i < size; i += STAGING_ELEMENTS) {
@@ -2380,7 +2402,7 @@ static void upload(T *data, const float *values, size_t size, void *staging) {
     }
 }
 
-// The finest copy that there is of an array.
+// The finest copy of an array.
 static Array parameter_array(const OLMo2 *m, OLMo2Array array) {
     switch (array) {
     case OLMO2_PARAMETER: break;
@@ -2408,7 +2430,7 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Decoding: the forward for one position of each sequence, with the keys and values of the past in a cache
+// Decoding: the forward for one position of each sequence, with past keys and values in a cache
 
 template <int W>
 __global__ static void cache_append_kernel(floatX *keys, floatX *values, const floatX *k, const floatX *v,
@@ -2434,7 +2456,7 @@ static void cache_append(floatX *keys, floatX *values, const floatX *k, const fl
     LAUNCH_CHECK();
 }
 
-// tokens, slots and the positions that they are at, on the device
+// Copies tokens, slots and their positions to the device, and advances the positions.
 static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n) {
     const Decoder *d = &m->decoder;
     CUDA_CHECK(cudaMemcpy(d->tokens, tokens, n * sizeof *tokens, cudaMemcpyHostToDevice));
@@ -2444,7 +2466,7 @@ static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slot
     CUDA_CHECK(cudaMemcpy(d->positions, m->decoding, n * sizeof *m->decoding, cudaMemcpyHostToDevice));
 }
 
-// layer_forward for one token of each of n sequences, whose past is in the cache.
+// layer_forward for the next token of n sequences; their past is in the cache.
 static void layer_decode(const OLMo2 *m, size_t l, size_t n) {
     const OLMo2Config *c = &m->config;
     const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;

@@ -1,9 +1,9 @@
-// ablations.cuh: the layer of train_olmo2.cu without QK-norm, or with its norms on the branch inputs (pre-norm),
-// for ablation studies. It is ablations.h for a GPU, in the same order under the same names.
+// ablations.cuh: the layer of train_olmo2.cu without QK-norm, or with its norms on the branch inputs
+// (pre-norm), for ablation studies. It is ablations.h for a GPU, in the same order under the same names.
 //
-// Only the lists of calls are here, with the study's `if`s. Layers and derivations are those of OLMo 2; what it
-// has no kernel for is a sum and a rotation. With nothing ablated these lists give the bits of layer_forward,
-// layer_backward and layer_decode (test_ablations in dev/test/test_cuda.cu).
+// Only the lists of calls are here, with the study's `if`s. Layers and derivations are those of OLMo 2; what
+// it has no kernel for is a sum and a rotation. With nothing ablated these lists give the bits of
+// layer_forward, layer_backward and layer_decode (test_ablations in dev/test/test_cuda.cu).
 #ifndef DEV_ABLATIONS_ABLATIONS_CUH
 #define DEV_ABLATIONS_ABLATIONS_CUH
 
@@ -184,8 +184,8 @@ static void ablated_layer_backward(const OLMo2 *m, size_t l) {
     floatX *act_again = s->dact == a.act ? a.act : nullptr;
     ablated_layer_recompute(m, l);
 
-    const floatX *dout = branch_end_backward(m, d.feedforward_norm, a.down, w.feedforward_norm,
-                                             a.feedforward_rstd);
+    const floatX *dout =
+        branch_end_backward(m, d.feedforward_norm, a.down, w.feedforward_norm, a.feedforward_rstd);
     matmul_backward_input(s->dact, dout, w.w_down, N, F, C, false);
     swiglu_backward(s->dgate_up, act_again, s->dact, a.gate_up, N, F);
     matmul_backward_weight(d.w_down, dout, a.act, N, F, C);

@@ -90,19 +90,19 @@ MUTATIONS = [
     Mutation("classifier: no __syncthreads in the sum", "classifier", CHECK + OPTIMISED, RACE, change(
         "of_warps[warp_number()] = mine; } __syncthreads();", "of_warps[warp_number()] = mine; }")),
     Mutation("classifier: label read after it changed", "classifier", CHECK + OPTIMISED, RACE, without(
-        "__syncthreads();  // the label's logit has been read before anybody overwrites it")),
+        "__syncthreads();  // no thread may overwrite the label's logit before it is read")),
     Mutation("decoding: no __syncthreads", "decoding", CHECK, RACE, change(
         "softmax.mean[n]; } __syncthreads();", "softmax.mean[n]; }")),
     Mutation("qknorm_rope forward: no __syncwarp", "qknorm_rope", CHECK, RACE, without(
-        "__syncwarp();  // the pairs below are not the channels that a lane has kept itself")),
+        "__syncwarp();  // below, a lane reads channels that other lanes fetched")),
     Mutation("qknorm_rope backward: no __syncwarp", "qknorm_rope", CHECK, RACE, without(
-        "__syncwarp();  // the pairs below are not the channels above")),
+        "__syncwarp();  // below, a lane adds to channels that other lanes zeroed")),
     Mutation("rows of a norm: not waited for", "rmsnorm", PLAIN, COMPARISON, change(
         "copy_async_commit(); copy_async_wait<0>(); }", "copy_async_commit(); }", UTILS)),
     Mutation("attention forward: keys used before all are there", "tiled", CHECK, RACE, without(
-        "__syncthreads();  // the keys are there, and all warps are done with the values before")),
+        "__syncthreads();  // the keys have arrived, and all warps are done with the previous values")),
     Mutation("attention forward: keys overwritten while in use", "tiled", CHECK, RACE, without(
-        "__syncthreads();  // the values are there, and all warps are done with the keys")),
+        "__syncthreads();  // the values have arrived, and all warps are done with the keys")),
     Mutation("attention forward: waits for all but the newest", "tiled", PLAIN, COMPARISON, change(
         "copy_async_wait<0>(); __syncthreads();  // the keys",
         "copy_async_wait<1>(); __syncthreads();  // the keys")),
@@ -112,7 +112,7 @@ MUTATIONS = [
         "next = KEYS * HS - now; copy_async_wait<0>(); __syncthreads();",
         "next = KEYS * HS - now; copy_async_wait<0>();")),
     Mutation("attention dq: rows overwritten before all have them", "tiled", CHECK, RACE, without(
-        "__syncthreads();  // all have their rows, and the tiles are free")),
+        "__syncthreads();  // all warps have loaded their rows, so the tiles can be overwritten")),
     Mutation("attention dq: stored over tiles in use", "tiled", CHECK, RACE, change(
         "__syncthreads(); store_rows<HS, M>(dq", "store_rows<HS, M>(dq")),
     Mutation("attention dk, dv: tile overwritten while in use", "tiled", CHECK, RACE, change(
