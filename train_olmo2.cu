@@ -1413,6 +1413,30 @@ static void attention_decode(floatX *o, const floatX *q, const floatX *keys, con
         HS);
 }
 
+template <int W>
+__global__ static void cache_append_kernel(floatX *keys, floatX *values, const floatX *k, const floatX *v,
+                                           size_t v_stride, const uint32_t *slots, const uint32_t *positions,
+                                           size_t slot_stride, int KV) {
+    const size_t i = blockIdx.x, at = slots[i] * slot_stride + (size_t)positions[i] * KV;
+    for (int c = (int)threadIdx.x * W; c < KV; c += (int)blockDim.x * W) {
+        store(keys + at + c, load<W>(k + i * KV + c));
+        store(values + at + c, load<W>(v + i * v_stride + c));
+    }
+}
+
+// k (n, KV), v (n, KV) in rows of v_stride -> row positions[i] of slot slots[i] of keys and values
+static void cache_append(floatX *keys, floatX *values, const floatX *k, const floatX *v, size_t v_stride,
+                         const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
+                         size_t KV) {
+    by_width(
+        [&](auto width) {
+            cache_append_kernel<width.value>
+                <<<n, 128>>>(keys, values, k, v, v_stride, slots, positions, slot_stride, KV);
+        },
+        KV, v_stride);
+    LAUNCH_CHECK();
+}
+
 // ---------------------------------------------------------------------------------------------
 // SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z). One product computes gate
 // and up: a row of gate_up (N, 2F) is gate's F numbers, then up's.
@@ -1729,7 +1753,6 @@ typedef struct {
 
 // Scratch space that every layer overwrites, except dx.
 typedef struct {
-    floatX *normed, *dnormed;  // (B, T, C)       dev/ablations: a normalised branch input, its gradient
     floatX *logits;            // (classifier rows, V)
     float *logprobs, *lse;     // (B, T)
     float *weights;            // (B, T)
@@ -1746,6 +1769,7 @@ typedef struct {
     floatX *dgate_up;          // (B, T, 2F)
     float *partial;            // (BACKWARD_BLOCKS, the longest row)  of the norms' gradients
     double *squares;           // (SQUARES_BLOCKS + 1)  of the gradient norm
+    floatX *normed, *dnormed;  // (B, T, C)       for dev/ablations, with pre-norm: a branch's input
 } Workspace;
 
 // Decoding: the past keys and values of every slot, and one row of each activation per slot.
@@ -1776,7 +1800,6 @@ struct OLMo2 {
     float *rope;       // (max(T, cache_T), HS)
     uint32_t *tokens;  // (B, T) of the last forward
     size_t B, T;       // of the last forward
-    bool ablated;      // layers run by the lists of dev/ablations/ablations.cuh
     // on the host
     uint32_t *host_tokens;            // (B, T)
     uint32_t *order, *starts, *next;  // (B, T), (B*T + 1), (V)  for embedding_buckets
@@ -2117,7 +2140,6 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room,
     m->config = *config;
     m->room = *room;
     m->form = *form;
-    m->ablated = config->no_qk_norm || config->pre_norm;
     if (!set_up_model(m, &memory, err)) {
         olmo2_free(m);
         return false;
@@ -2146,13 +2168,7 @@ Profile *olmo2_profile(OLMo2 *m) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// The model: forward, head, backward
-
-// Ablation study (dev/ablations/ablations.cuh): the layer without QK-norm, or with its norms on the branch
-// inputs. OLMo 2 has neither.
-static void ablated_layer_forward(const OLMo2 *m, size_t l);
-static void ablated_layer_backward(const OLMo2 *m, size_t l);
-static void ablated_layer_decode(const OLMo2 *m, size_t l, size_t n);
+// The layer of OLMo 2: forward, backward, decoding
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
@@ -2205,6 +2221,87 @@ static void layer_forward(const OLMo2 *m, size_t l) {
     rmsnorm_residual_forward(next.x, a.feedforward_rstd, a.h, a.down, w.feedforward_norm, N, C, eps);
 }
 
+// Recomputes what layer l's backward needs and the forward did not store, with the same bits.
+static void layer_recompute(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const size_t N = m->B * m->T, T = m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS, row = Q + 2 * KV;
+    const float eps = c->rms_eps;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const Activations a = layer_activations(m, l);
+    if (m->form.recompute == RECOMPUTE_BLOCK) { layer_forward(m, l); }
+    if (m->form.recompute == RECOMPUTE_ELEMENTWISE) {
+        qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, c->NH, c->HS, eps);
+        qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, nullptr, N, T, c->NKV, c->HS,
+                            eps);
+        rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, c->C, eps);
+    }
+}
+
+// layer_forward, from its last line to its first.
+static void layer_backward(const OLMo2 *m, size_t l) {
+    const OLMo2Config *c = &m->config;
+    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t Q = NH * HS, KV = NKV * HS, row = Q + 2 * KV;
+    const Workspace *s = &m->workspace;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const LayerGradients d = layer_gradients(m->gradients, c, l);
+    const Activations a = layer_activations(m, l);
+    floatX *recomputed_act = s->dact == a.act ? a.act : nullptr;
+    layer_recompute(m, l);
+
+    // feed-forward branch
+    rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->partial, s->dx, a.down, w.feedforward_norm,
+                              a.feedforward_rstd, N, C);
+    matmul_backward_input(s->dact, s->dbranch, w.w_down, N, F, C, false);  // dact may be where act is to be
+    swiglu_backward(s->dgate_up, recomputed_act, s->dact, a.gate_up, N, F);
+    matmul_backward_weight(d.w_down, s->dbranch, a.act, N, F, C);
+    matmul_backward(s->dx, d.w_gate_up, s->dgate_up, a.h, w.w_gate_up, N, C, 2 * F, true);
+
+    // attention branch
+    rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->partial, s->dx, a.o, w.attention_norm,
+                              a.attention_rstd, N, C);
+    matmul_backward(s->dattention, d.wo, s->dbranch, a.attention, w.wo, N, Q, C, false);
+    attention_backward(s->dq, s->dk, s->dqkv + Q + KV, row, s->delta, s->dattention, a.q, a.k, a.qkv + Q + KV,
+                       row, a.attention, a.lse, B, T, NH, NKV, HS);
+    qknorm_rope_backward(s->dqkv + Q, row, d.k_norm, s->partial, s->dk, a.qkv + Q, row, w.k_norm, a.k_rstd,
+                         m->rope, N, T, NKV, HS);
+    qknorm_rope_backward(s->dqkv, row, d.q_norm, s->partial, s->dq, a.qkv, row, w.q_norm, a.q_rstd, m->rope,
+                         N, T, NH, HS);
+    matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, true);
+}
+
+// layer_forward for the next token of n sequences; their past is in the cache.
+static void layer_decode(const OLMo2 *m, size_t l, size_t n) {
+    const OLMo2Config *c = &m->config;
+    const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;
+    const size_t row = Q + 2 * KV, slot_stride = m->room.cache_T * KV;
+    const float eps = c->rms_eps;
+    const Decoder *d = &m->decoder;
+    const LayerParameters w = layer_parameters(m->weights, c, l);
+    floatX *keys = d->keys + l * m->room.slots * slot_stride,
+           *values = d->values + l * m->room.slots * slot_stride;
+
+    // attention branch
+    matmul_forward(d->qkv, d->x, w.w_qkv, n, C, row);
+    qknorm_rope_forward(d->q, d->rstd, d->qkv, row, w.q_norm, m->rope, d->positions, n, 1, NH, HS, eps);
+    qknorm_rope_forward(d->k, d->rstd, d->qkv + Q, row, w.k_norm, m->rope, d->positions, n, 1, NKV, HS, eps);
+    cache_append(keys, values, d->k, d->qkv + Q + KV, row, d->slots, d->positions, n, slot_stride, KV);
+    attention_decode(d->attention, d->q, keys, values, d->slots, d->positions, n, slot_stride, NH, NKV, HS);
+    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
+    rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
+
+    // feed-forward branch
+    matmul_forward(d->gate_up, d->h, w.w_gate_up, n, C, 2 * F);
+    swiglu_forward(d->act, d->gate_up, n, F);
+    matmul_forward(d->down, d->act, w.w_down, n, F, C);
+    rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
+}
+
+#include "dev/ablations/ablations.cuh"  // the same lists for models that leave out a part of OLMo 2
+
+// ---------------------------------------------------------------------------------------------
+// The model: forward, head, backward
+
 void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
     const OLMo2Config *c = &m->config;
     const size_t N = B * T;
@@ -2215,7 +2312,7 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
 
     embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
     for (size_t l = 0; l < c->L; l++) {
-        if (m->ablated) {
+        if (is_ablated(c)) {
             ablated_layer_forward(m, l);
         } else {
             layer_forward(m, l);
@@ -2251,55 +2348,6 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
     CUDA_CHECK(cudaMemcpy(lse, s->lse, N * sizeof *lse, cudaMemcpyDeviceToHost));
 }
 
-// Recomputes what layer l's backward needs and the forward did not store, with the same bits.
-static void layer_recompute(const OLMo2 *m, size_t l) {
-    const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, T = m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS, row = Q + 2 * KV;
-    const float eps = c->rms_eps;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
-    const Activations a = layer_activations(m, l);
-    if (m->form.recompute == RECOMPUTE_BLOCK) { layer_forward(m, l); }
-    if (m->form.recompute == RECOMPUTE_ELEMENTWISE) {
-        qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, c->NH, c->HS, eps);
-        qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, nullptr, N, T, c->NKV, c->HS,
-                            eps);
-        rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, c->C, eps);
-    }
-}
-
-// layer_forward, from its last line to its first.
-static void layer_backward(const OLMo2 *m, size_t l) {
-    const OLMo2Config *c = &m->config;
-    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
-    const size_t Q = NH * HS, KV = NKV * HS, row = Q + 2 * KV;
-    const Workspace *s = &m->workspace;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
-    const LayerGradients d = layer_gradients(m->gradients, c, l);
-    const Activations a = layer_activations(m, l);
-    floatX *act_again = s->dact == a.act ? a.act : nullptr;
-    layer_recompute(m, l);
-
-    // feed-forward branch
-    rmsnorm_residual_backward(s->dbranch, d.feedforward_norm, s->partial, s->dx, a.down, w.feedforward_norm,
-                              a.feedforward_rstd, N, C);
-    matmul_backward_input(s->dact, s->dbranch, w.w_down, N, F, C, false);
-    swiglu_backward(s->dgate_up, act_again, s->dact, a.gate_up, N, F);
-    matmul_backward_weight(d.w_down, s->dbranch, a.act, N, F, C);
-    matmul_backward(s->dx, d.w_gate_up, s->dgate_up, a.h, w.w_gate_up, N, C, 2 * F, true);
-
-    // attention branch
-    rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->partial, s->dx, a.o, w.attention_norm,
-                              a.attention_rstd, N, C);
-    matmul_backward(s->dattention, d.wo, s->dbranch, a.attention, w.wo, N, Q, C, false);
-    attention_backward(s->dq, s->dk, s->dqkv + Q + KV, row, s->delta, s->dattention, a.q, a.k, a.qkv + Q + KV,
-                       row, a.attention, a.lse, B, T, NH, NKV, HS);
-    qknorm_rope_backward(s->dqkv + Q, row, d.k_norm, s->partial, s->dk, a.qkv + Q, row, w.k_norm, a.k_rstd,
-                         m->rope, N, T, NKV, HS);
-    qknorm_rope_backward(s->dqkv, row, d.q_norm, s->partial, s->dq, a.qkv, row, w.q_norm, a.q_rstd, m->rope,
-                         N, T, NH, HS);
-    matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, true);
-}
-
 // olmo2_forward, from its last line to its first. s->dx is the gradient of the residual stream throughout.
 void olmo2_backward(OLMo2 *m) {
     const OLMo2Config *c = &m->config;
@@ -2313,7 +2361,7 @@ void olmo2_backward(OLMo2 *m) {
                      s->dhidden, layer_activations(m, c->L).x,
                      m->weights + parameter_offset(c, FINAL_NORM, 0), m->activations.hidden_rstd, N, C);
     for (size_t l = c->L; l-- > 0;) {
-        if (m->ablated) {
+        if (is_ablated(c)) {
             ablated_layer_backward(m, l);
         } else {
             layer_backward(m, l);
@@ -2432,30 +2480,6 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 // ---------------------------------------------------------------------------------------------
 // Decoding: the forward for one position of each sequence, with past keys and values in a cache
 
-template <int W>
-__global__ static void cache_append_kernel(floatX *keys, floatX *values, const floatX *k, const floatX *v,
-                                           size_t v_stride, const uint32_t *slots, const uint32_t *positions,
-                                           size_t slot_stride, int KV) {
-    const size_t i = blockIdx.x, at = slots[i] * slot_stride + (size_t)positions[i] * KV;
-    for (int c = (int)threadIdx.x * W; c < KV; c += (int)blockDim.x * W) {
-        store(keys + at + c, load<W>(k + i * KV + c));
-        store(values + at + c, load<W>(v + i * v_stride + c));
-    }
-}
-
-// k (n, KV), v (n, KV) in rows of v_stride -> row positions[i] of slot slots[i] of keys and values
-static void cache_append(floatX *keys, floatX *values, const floatX *k, const floatX *v, size_t v_stride,
-                         const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
-                         size_t KV) {
-    by_width(
-        [&](auto width) {
-            cache_append_kernel<width.value>
-                <<<n, 128>>>(keys, values, k, v, v_stride, slots, positions, slot_stride, KV);
-        },
-        KV, v_stride);
-    LAUNCH_CHECK();
-}
-
 // Copies tokens, slots and their positions to the device, and advances the positions.
 static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n) {
     const Decoder *d = &m->decoder;
@@ -2466,33 +2490,6 @@ static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slot
     CUDA_CHECK(cudaMemcpy(d->positions, m->decoding, n * sizeof *m->decoding, cudaMemcpyHostToDevice));
 }
 
-// layer_forward for the next token of n sequences; their past is in the cache.
-static void layer_decode(const OLMo2 *m, size_t l, size_t n) {
-    const OLMo2Config *c = &m->config;
-    const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;
-    const size_t row = Q + 2 * KV, slot_stride = m->room.cache_T * KV;
-    const float eps = c->rms_eps;
-    const Decoder *d = &m->decoder;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
-    floatX *keys = d->keys + l * m->room.slots * slot_stride,
-           *values = d->values + l * m->room.slots * slot_stride;
-
-    // attention branch
-    matmul_forward(d->qkv, d->x, w.w_qkv, n, C, row);
-    qknorm_rope_forward(d->q, d->rstd, d->qkv, row, w.q_norm, m->rope, d->positions, n, 1, NH, HS, eps);
-    qknorm_rope_forward(d->k, d->rstd, d->qkv + Q, row, w.k_norm, m->rope, d->positions, n, 1, NKV, HS, eps);
-    cache_append(keys, values, d->k, d->qkv + Q + KV, row, d->slots, d->positions, n, slot_stride, KV);
-    attention_decode(d->attention, d->q, keys, values, d->slots, d->positions, n, slot_stride, NH, NKV, HS);
-    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-    rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
-
-    // feed-forward branch
-    matmul_forward(d->gate_up, d->h, w.w_gate_up, n, C, 2 * F);
-    swiglu_forward(d->act, d->gate_up, n, F);
-    matmul_forward(d->down, d->act, w.w_down, n, F, C);
-    rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
-}
-
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
     const OLMo2Config *c = &m->config;
     const Decoder *d = &m->decoder;
@@ -2500,7 +2497,7 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
 
     embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, n, c->C);
     for (size_t l = 0; l < c->L; l++) {
-        if (m->ablated) {
+        if (is_ablated(c)) {
             ablated_layer_decode(m, l, n);
         } else {
             layer_decode(m, l, n);
@@ -2513,7 +2510,5 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
 }
 
 void olmo2_decode_reset(OLMo2 *m, size_t slot) { m->positions[slot] = 0; }
-
-#include "dev/ablations/ablations.cuh"
 
 #include "llmc/main.h"  // main: the commands, the training loop

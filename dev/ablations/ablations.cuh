@@ -1,11 +1,17 @@
-// ablations.cuh: the layer of train_olmo2.cu without QK-norm, or with its norms on the branch inputs
-// (pre-norm), for ablation studies. It is ablations.h for a GPU, in the same order under the same names.
+// ablations.cuh: ablations.h for the GPU, in the same order under the same names: the layer of train_olmo2.cu
+// without QK-norm, or with its norms on the branch inputs (pre-norm), or both. The end of train_olmo2.cu's
+// layer section includes it.
 //
-// Only the lists of calls are here, with the study's `if`s. Layers and derivations are those of OLMo 2; what
-// it has no kernel for is a sum and a rotation. With nothing ablated these lists give the bits of
-// layer_forward, layer_backward and layer_decode (test_ablations in dev/test/test_cuda.cu).
-#ifndef DEV_ABLATIONS_ABLATIONS_CUH
-#define DEV_ABLATIONS_ABLATIONS_CUH
+// What a GPU needs besides: two plain kernels, since OLMo 2's own fuse the sum and the rotation with a norm.
+// With nothing ablated, these lists give the bits of layer_forward, layer_backward and layer_decode
+// (test_ablations in dev/test/test_cuda.cu).
+#ifndef DEV_ABLATIONS_CUH
+#define DEV_ABLATIONS_CUH
+
+static bool is_ablated(const OLMo2Config *c) { return c->no_qk_norm || c->pre_norm; }
+
+// ---------------------------------------------------------------------------------------------
+// the two kernels
 
 template <int W>
 __global__ static void add_kernel(floatX *y, const floatX *a, const floatX *b, size_t size) {
@@ -63,7 +69,7 @@ static void rope_backward(floatX *dx, size_t dx_stride, const floatX *dy, const 
 }
 
 // ---------------------------------------------------------------------------------------------
-// the pieces of a layer that an ablation changes
+// the parts that can be left out
 
 // Queries or keys: normalised, unless that is ablated, and rotated.
 static void ablated_qk_forward(const OLMo2 *m, floatX *y, float *rstd, const floatX *x, const floatX *w,
@@ -135,7 +141,7 @@ static void branch_begin_backward(const OLMo2 *m, Array dw, const floatX *x, con
 }
 
 // ---------------------------------------------------------------------------------------------
-// the lists
+// the layer
 
 static void ablated_layer_forward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
@@ -181,13 +187,13 @@ static void ablated_layer_backward(const OLMo2 *m, size_t l) {
     const LayerParameters w = layer_parameters(m->weights, c, l);
     const LayerGradients d = layer_gradients(m->gradients, c, l);
     const Activations a = layer_activations(m, l);
-    floatX *act_again = s->dact == a.act ? a.act : nullptr;
+    floatX *recomputed_act = s->dact == a.act ? a.act : nullptr;
     ablated_layer_recompute(m, l);
 
     const floatX *dout =
         branch_end_backward(m, d.feedforward_norm, a.down, w.feedforward_norm, a.feedforward_rstd);
     matmul_backward_input(s->dact, dout, w.w_down, N, F, C, false);
-    swiglu_backward(s->dgate_up, act_again, s->dact, a.gate_up, N, F);
+    swiglu_backward(s->dgate_up, recomputed_act, s->dact, a.gate_up, N, F);
     matmul_backward_weight(d.w_down, dout, a.act, N, F, C);
     const floatX *in = branch_begin(m, s->normed, a.feedforward_rstd, a.h, w.feedforward_norm, N);
     floatX *din = branch_begin_gradient(m);

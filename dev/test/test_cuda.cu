@@ -375,38 +375,77 @@ static void test_bits(const Shape &s) {
     printf("%-22s bits of two steps for each --recompute and order: %016llx\n", s.name, hash_of(bits));
 }
 
-// With nothing ablated, the lists of calls of dev/ablations give OLMo 2's bits: they must not drift apart.
-static void test_ablations(const Shape &s, Recompute recompute) {
-    OLMo2Room room = training_of(s);
-    OLMo2Form form = olmo2_form();
-    room.slots = 1;
-    room.cache_T = 3;
-    form.recompute = recompute;
-    OLMo2 *m = new_model<OLMo2>(s, room, form);
-    const OLMo2Memory memory = olmo2_memory(&m->config, &room, &form);
-    Floats bits[2];
-    CHECK(!m->ablated);
-    for (bool ablated : {false, true}) {
-        Batch batch = batch_of(s);
-        Floats logits(s.V);
-        const size_t slot = 0;
-        m->ablated = ablated;
-        gradients(m, &batch, s.B);
-        bits[ablated] = read_all(m, OLMO2_GRADIENT);
-        bits[ablated].insert(bits[ablated].end(), batch.logprobs.begin(), batch.logprobs.end());
-        bits[ablated].insert(bits[ablated].end(), batch.lse.begin(), batch.lse.end());
-        olmo2_decode_reset(m, slot);
-        for (size_t t = 0; t < room.cache_T; t++) {
-            olmo2_decode(m, &batch.tokens[t], &slot, 1, logits.data());
-            bits[ablated].insert(bits[ablated].end(), logits.begin(), logits.end());
-        }
-        // What the first round left must not pass for what the second computes.
-        CUDA_CHECK(cudaMemset(m->activations.x, 0xff, memory.activations));
-        CUDA_CHECK(cudaMemset(m->decoder.keys, 0xff, memory.cache));
+static void append(Floats *all, const Floats &values) {
+    all->insert(all->end(), values.begin(), values.end());
+}
+
+// What one step and three decoded positions leave, by the lists of dev/ablations if `apart`, by OLMo 2's own
+// otherwise: logprobs, lse, gradients, logits. The calls around the layers are those of olmo2_forward,
+// olmo2_backward and olmo2_decode.
+static Floats run_layers(OLMo2 *m, const Shape &s, bool apart) {
+    const OLMo2Config *c = &m->config;
+    const Workspace *w = &m->workspace;
+    const Decoder *d = &m->decoder;
+    const OLMo2Memory memory = olmo2_memory(c, &m->room, &m->form);
+    const floatX *final_norm = m->weights + parameter_offset(c, FINAL_NORM, 0);
+    const size_t N = s.B * s.T, slot = 0;
+    Batch b = batch_of(s);
+
+    // A call that is missing must not find what an earlier run has left.
+    CUDA_CHECK(cudaMemset(m->activations.x, 0xff, memory.activations));
+    CUDA_CHECK(cudaMemset(d->keys, 0xff, memory.cache));
+    olmo2_zero_gradients(m);
+    m->B = s.B;
+    m->T = s.T;
+    CUDA_CHECK(cudaMemcpy(m->tokens, b.tokens.data(), N * sizeof(uint32_t), cudaMemcpyHostToDevice));
+    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
+    for (size_t l = 0; l < c->L; l++) { apart ? ablated_layer_forward(m, l) : layer_forward(m, l); }
+    rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
+                    final_norm, N, c->C, c->rms_eps);
+    olmo2_classify(m, b.labels.data(), b.weights.data(), Z, b.logprobs.data(), b.lse.data());
+    rmsnorm_backward(w->dx, array_at(m->gradients, parameter_offset(c, FINAL_NORM, 0)), w->partial,
+                     w->dhidden, layer_activations(m, c->L).x, final_norm, m->activations.hidden_rstd, N,
+                     c->C);
+    for (size_t l = c->L; l-- > 0;) { apart ? ablated_layer_backward(m, l) : layer_backward(m, l); }
+
+    Floats all = b.logprobs, dx(N * c->C);
+    append(&all, b.lse);
+    append(&all, read_all(m, OLMO2_GRADIENT));
+    download(dx.data(), w->dx, dx.size(), m->staging);
+    append(&all, dx);
+    olmo2_decode_reset(m, slot);
+    for (size_t t = 0; t < m->room.cache_T; t++) {
+        Floats x(c->C);
+        upload_decoding(m, &b.tokens[t], &slot, 1);
+        embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, 1, c->C);
+        for (size_t l = 0; l < c->L; l++) { apart ? ablated_layer_decode(m, l, 1) : layer_decode(m, l, 1); }
+        download(x.data(), d->x, x.size(), m->staging);
+        append(&all, x);
     }
-    CHECK(same_bits(bits[false], bits[true]));
-    CHECK(!std::isnan(norm_of(bits[true])));
-    olmo2_free(m);
+    return all;
+}
+
+// With nothing ablated, the lists of dev/ablations give OLMo 2's bits, so no layer can be changed in one list
+// only. Each ablation gives others.
+static void test_ablations(const Shape &shape, Recompute recompute) {
+    Floats own;
+    for (int study = 0; study < 4; study++) {
+        Shape s = shape;
+        s.no_qk_norm = (study & 1) != 0;
+        s.pre_norm = (study & 2) != 0;
+        OLMo2Room room = training_of(s);
+        OLMo2Form form = olmo2_form();
+        room.slots = 1;
+        room.cache_T = 3;
+        form.recompute = recompute;
+        OLMo2 *m = new_model<OLMo2>(s, room, form);
+        if (study == 0) { own = run_layers(m, s, false); }
+        const Floats apart = run_layers(m, s, true);
+        CHECK(is_ablated(&m->config) == (study != 0));
+        CHECK(same_bits(own, apart) == (study == 0));
+        CHECK(!std::isnan(norm_of(apart)));
+        olmo2_free(m);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
