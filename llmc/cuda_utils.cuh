@@ -1,9 +1,22 @@
-// cuda_utils.cuh: what the kernels of train_olmo2.cu share: the precision, wide accesses, sums over a warp,
-// the tensor-core primitives, stochastic rounding, and the check of every call.
+// cuda_utils.cuh: what the kernels of train_olmo2.cu share.
 //
-// Whatever only an instruction can do is one small function here, with the instruction for the device. Where
-// CUDA_ON_CPU is defined (dev/cuda_on_cpu/, which runs kernels on a CPU for the tests), an exact body of that
-// tool stands in its place.
+//   floatX                            the type of weights and activations: bf16 or float
+//   CUDA_CHECK, CUBLAS_CHECK,
+//   LAUNCH_CHECK                      exit with file and line if a call or a launch has failed
+//   Vec, load, store, store_shared    W elements at once; by_width chooses W
+//   Array, array_at, by_type          an array of float or bf16, chosen when the program starts
+//   divide_up, allow_shared           for launches
+//   warp_sum                          over the lanes of a warp
+//   mma_16x8x16, load_matrices,
+//   load_matrices_transposed,
+//   pack_bf16                         tensor cores
+//   exp2_fast                         2^x in one instruction
+//   copy_async, fetch                 from global to shared memory, bypassing the registers
+//   random_bits, round_stochastically float to bf16 without bias
+//
+// What only a single instruction can do is a small function here, in inline assembly. Where CUDA_ON_CPU is
+// defined (dev/cuda_on_cpu/ runs kernels on a CPU for the tests), that tool's exact equivalent takes its
+// place.
 #ifndef LLMC_CUDA_UTILS_CUH
 #define LLMC_CUDA_UTILS_CUH
 
@@ -16,8 +29,8 @@
 #include "utils.h"
 
 // ---------------------------------------------------------------------------------------------
-// precision: floatX is what weights and activations are stored in, chosen when the program is built. All
-// arithmetic is in fp32.
+// precision: weights and activations are stored as floatX, chosen when the program is built. All arithmetic
+// is in fp32.
 
 typedef __nv_bfloat16 bf16;
 
@@ -29,13 +42,13 @@ typedef bf16 floatX;
 #define FLOATX_NAME "bf16"
 #endif
 
-// cuBLAS's name of a type.
+// cuBLAS's name for a type.
 static inline cudaDataType_t cuda_type(const float *) { return CUDA_R_32F; }
 static inline cudaDataType_t cuda_type(const bf16 *) { return CUDA_R_16BF; }
 
 // ---------------------------------------------------------------------------------------------
-// errors: a call that fails leaves the device in an unknown state, so the program says where and ends. A run
-// is lost up to its last checkpoint only.
+// errors: a call that fails leaves the device in an unknown state, so the program says where and exits. A run
+// loses only the steps since its last checkpoint.
 
 __attribute__((noreturn)) static inline void cuda_stop(const char *what, const char *file, int line) {
     fprintf(stderr, "error: %s:%d: CUDA: %s\n", file, line, what);
@@ -55,8 +68,8 @@ static inline void cublas_check(cublasStatus_t status, const char *file, int lin
 #define LAUNCH_CHECK() cuda_check(cudaGetLastError(), __FILE__, __LINE__)
 
 // ---------------------------------------------------------------------------------------------
-// wide accesses: a lane moves W elements at once. A kernel is a template over W, which is WIDE where rows are
-// whole multiples of 16 bytes, as those of every OLMo 2 are, and 1 where they are not.
+// wide accesses: a lane moves W elements at once. Kernels are templates over W. W is WIDE where rows are
+// multiples of 16 bytes, as in every OLMo 2, and otherwise 1.
 
 enum { WARP = 32, WIDE = 16 / sizeof(floatX) };
 
@@ -67,11 +80,12 @@ struct Vec {
     __host__ __device__ const T &operator[](int i) const { return values[i]; }
 };
 
-// What `bytes` bytes are moved in: 16 at a time, or 8 where there are no more. One element moves as it is.
+// The word that `bytes` bytes are moved in: 16 bytes, or 8 if there are no more. A single element is moved as
+// its own type.
 template <size_t bytes>
 using Word = std::conditional_t<bytes % 16 == 0, int4, int2>;
 
-// W elements from an address that is a multiple of 16 bytes, or of their size if that is less.
+// Loads W elements from an address aligned to 16 bytes, or to their total size if that is less.
 template <int W, typename T>
 __device__ inline Vec<T, W> load(const T *address) {
     Vec<T, W> v;
@@ -87,8 +101,8 @@ __device__ inline Vec<T, W> load(const T *address) {
     return v;
 }
 
-// The other way, to global memory. Told where, the compiler makes one store of 16 bytes; left to find out it
-// may make four of 4.
+// Stores W elements to global memory. __stcg names the memory, so the compiler emits one store of 16 bytes;
+// for a generic pointer it may emit four of 4.
 template <int W, typename T>
 __device__ inline void store(T *address, const Vec<T, W> &v) {
     if constexpr (W == 1) {
@@ -103,7 +117,7 @@ __device__ inline void store(T *address, const Vec<T, W> &v) {
     }
 }
 
-// To shared memory.
+// Stores W elements to shared memory.
 template <int W, typename T>
 __device__ inline void store_shared(T *address, const Vec<T, W> &v) {
     if constexpr (W == 1) {
@@ -123,7 +137,7 @@ struct Width {
     static const int value = W;
 };
 
-// Calls launch(Width<MOST>()) if all of the lengths are multiples of MOST, or else launch(Width<1>()).
+// Calls launch(Width<MOST>()) if all lengths are multiples of MOST, otherwise launch(Width<1>()).
 template <int MOST = WIDE, typename Launch>
 static inline void by_width(Launch launch, size_t length, size_t second = 0, size_t third = 0) {
     if (length % MOST == 0 && second % MOST == 0 && third % MOST == 0) {
@@ -164,12 +178,10 @@ static inline void by_type(Array a, F f) {
 
 static inline size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-enum {
-    SHARED_DEFAULT = 48 << 10,
-    SHARED_MOST = 99 << 10
-};  // bytes a block may have: at once, and if it asks
+// Bytes of shared memory that a block may have: by default, and at most, on every GPU from sm_80 on.
+enum { SHARED_DEFAULT = 48 << 10, SHARED_MOST = 99 << 10 };
 
-// Asks for more than SHARED_DEFAULT bytes of shared memory for a kernel.
+// Lets a kernel have more than SHARED_DEFAULT bytes of shared memory.
 template <typename Kernel>
 static inline void allow_shared(Kernel kernel, size_t bytes) {
     if (bytes <= SHARED_DEFAULT) { return; }
@@ -177,29 +189,22 @@ static inline void allow_shared(Kernel kernel, size_t bytes) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// sums and maxima over the lanes of a warp: a butterfly, after which every lane has the same bits
+// sums over the lanes of a warp: a butterfly, which leaves the same bits in every lane
 
 __device__ inline float warp_sum(float x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) { x += __shfl_xor_sync(0xffffffffu, x, offset); }
     return x;
 }
 
-__device__ inline float warp_max(float x) {
-    for (int offset = WARP / 2; offset > 0; offset /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
-    }
-    return x;
-}
-
 // ---------------------------------------------------------------------------------------------
-// tensor cores: products of small matrices, spread over the lanes of a warp (PTX ISA, "Matrix multiply-
+// tensor cores: products of small matrices, distributed over the lanes of a warp (PTX ISA, "Matrix multiply-
 // accumulate operation using mma instruction"). With g = lane / 4 and t = lane % 4, a lane holds
 //   of A (16 x 16)  a[0]: row g,     columns 2t, 2t+1      a[1]: row g + 8, the same columns
 //                   a[2]: row g,     columns 2t+8, 2t+9    a[3]: row g + 8, the same columns
 //   of B (16 x 8)   b[0]: rows 2t, 2t+1 of column g        b[1]: rows 2t+8, 2t+9 of column g
 //   of C (16 x 8)   c[0], c[1]: row g, columns 2t, 2t+1    c[2], c[3]: row g + 8, the same columns
 
-// C += A B: bf16, two to a register, the lower column in the lower half; sums in fp32
+// C += A B. bf16, two per register, the lower column in the lower half; sums in fp32.
 __device__ __forceinline__ void mma_16x8x16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
 #ifdef CUDA_ON_CPU
     cuda_on_cpu_mma_m16n8k16(c, a, b);
@@ -211,8 +216,8 @@ __device__ __forceinline__ void mma_16x8x16(float c[4], const uint32_t a[4], con
 #endif
 }
 
-// Four 8 x 8 matrices of bf16 from shared memory: `row` of lane 8 m + i is the address of row i of matrix m,
-// 16 bytes. r[m] of a lane is row g, columns 2t and 2t+1, of matrix m.
+// Loads four 8 x 8 matrices of bf16 from shared memory. Lane 8 m + i passes the address of row i of matrix m,
+// 16 bytes. Each lane gets row g, columns 2t and 2t+1, of matrix m in r[m].
 __device__ __forceinline__ void load_matrices(uint32_t r[4], const bf16 *row) {
 #ifdef CUDA_ON_CPU
     cuda_on_cpu_ldmatrix_x4(r, row, false);
@@ -225,7 +230,7 @@ __device__ __forceinline__ void load_matrices(uint32_t r[4], const bf16 *row) {
 #endif
 }
 
-// The same of the transposed matrices: r[m] is column g, rows 2t and 2t+1, of matrix m as it lies in memory.
+// The same, transposed: r[m] is column g, rows 2t and 2t+1, of matrix m in memory.
 __device__ __forceinline__ void load_matrices_transposed(uint32_t r[4], const bf16 *row) {
 #ifdef CUDA_ON_CPU
     cuda_on_cpu_ldmatrix_x4(r, row, true);
@@ -238,7 +243,7 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t r[4], const bf
 #endif
 }
 
-// Two floats as the two bf16 of a register, the first in the lower half.
+// Packs two floats into a register as bf16, the first in the lower half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     uint32_t bits;
@@ -246,8 +251,8 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return bits;
 }
 
-// 2^x to two units in the last place, and 0 where that is below 2^-126: one instruction, where exp2f takes
-// four to be right there too.
+// 2^x to two units in the last place, and 0 where the result is below 2^-126. One instruction; exp2f takes
+// four, to be right there too.
 __device__ __forceinline__ float exp2_fast(float x) {
 #ifdef CUDA_ON_CPU
     return exp2f(x);
@@ -258,8 +263,8 @@ __device__ __forceinline__ float exp2_fast(float x) {
 #endif
 }
 
-// Begins to copy 16 bytes from global to shared memory; where `present` is false it writes zeros and reads
-// nothing. What was begun since the last commit is one group.
+// Begins to copy 16 bytes from global to shared memory. If `present` is false, it writes zeros and reads
+// nothing. The copies begun since the last commit form a group.
 __device__ __forceinline__ void copy_async(void *shared, const void *global, bool present) {
     const int bytes = present ? 16 : 0;
 #ifdef CUDA_ON_CPU
@@ -279,8 +284,8 @@ __device__ __forceinline__ void copy_async_commit() {
 #endif
 }
 
-// Waits until all of this thread's groups but the PENDING newest have arrived. What other threads have copied
-// is there after the next __syncthreads.
+// Waits until all of this thread's groups have arrived, except the PENDING newest. The copies of other
+// threads are visible only after the next __syncthreads.
 template <int PENDING>
 __device__ __forceinline__ void copy_async_wait() {
 #ifdef CUDA_ON_CPU
@@ -290,8 +295,8 @@ __device__ __forceinline__ void copy_async_wait() {
 #endif
 }
 
-// Begins to copy W elements to shared memory, past the registers: a lane can have a whole row under way and
-// waits once. Elements that are narrower than 16 bytes are copied at once.
+// Begins to copy W elements to shared memory without going through registers: a lane can have its whole part
+// of a row in flight and waits once. If W elements are less than 16 bytes, they are copied immediately.
 template <int W, typename T>
 __device__ __forceinline__ void fetch(T *shared, const T *global) {
     if constexpr (W == 1) {
@@ -302,18 +307,18 @@ __device__ __forceinline__ void fetch(T *shared, const T *global) {
     }
 }
 
-// What this lane has fetched is there, for itself.
+// Waits until all that this lane has fetched is visible to this lane.
 __device__ __forceinline__ void fetch_wait() {
     copy_async_commit();
     copy_async_wait<0>();
 }
 
 // ---------------------------------------------------------------------------------------------
-// stochastic rounding: up or down with the probability that keeps the mean, so that updates far smaller than
-// a bf16's last bit are not all lost
+// stochastic rounding: up or down, with probabilities that preserve the mean. Updates far smaller than a
+// bf16's last bit then take effect on average; rounding to the nearest would lose them all.
 
-// 32 random bits that depend on nothing but these numbers, so that no launch and no order changes them. The
-// mixing steps are those of MurmurHash3's finalizer (Appleby 2011), which is a bijection of 64 bits.
+// 32 random bits that depend only on these numbers, not on the launch or the order of threads. The mixing
+// steps are those of MurmurHash3's finalizer (Appleby 2011), a bijection of 64 bits.
 __host__ __device__ inline uint32_t random_bits(uint64_t step, uint64_t tensor, uint64_t index) {
     uint64_t h = (step * 0x9e3779b97f4a7c15ull + tensor) * 0xd1b54a32d192ed03ull + index;
     h = (h ^ h >> 33) * 0xff51afd7ed558ccdull;
@@ -321,7 +326,7 @@ __host__ __device__ inline uint32_t random_bits(uint64_t step, uint64_t tensor, 
     return (uint32_t)((h ^ h >> 33) >> 32);
 }
 
-// x with the 16 bits that bf16 has no room for rounded up with probability (those bits) / 2^16
+// x as bf16: the 16 low bits that bf16 drops round it up with probability (low bits) / 2^16.
 __device__ inline bf16 round_stochastically(float x, uint32_t random) {
     if (!isfinite(x)) { return __float2bfloat16_rn(x); }
     const uint32_t bits = __float_as_uint(x) + (random & 0xffffu);

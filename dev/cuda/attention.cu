@@ -52,6 +52,13 @@ __device__ static inline float dot_of(const floatX *a, const floatX *b, size_t H
     return sum;
 }
 
+__device__ static inline float warp_max(float x) {
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+    }
+    return x;
+}
+
 // ---------------------------------------------------------------------------------------------
 // forward. scores (B, NH, T, T) is scratch for the versions that need it.
 
