@@ -262,8 +262,10 @@ BLANKS = re.compile(rb"[ \t\r\n]*")
 STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)  # behind the opening quote
 SCALAR = re.compile(rb'[^ \t\r\n,:"{}\[\]]+')
 UP_TO_BRACKET = re.compile(rb'[^"{}\[\]]*(["{}\[\]])')
+BACKSLASH = re.compile(rb"\\(?:u[0-9a-fA-F]{0,4}|.)", re.DOTALL)
 ESCAPE = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 CONTROL = re.compile(rb"[\x00-\x1f]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Line:
@@ -375,15 +377,14 @@ class Line:
 
     def decode(self, start: int, end: int) -> tuple[str, int]:
         body = self.line[start:end]
-        self.check_string(start, body)
-        text: str = json.loads(b'"' + body + b'"')
-        surrogates = sum("\ud800" <= character <= "\udfff" for character in text) if b"\\u" in body else 0
-        if surrogates > 0:
-            text = re.sub("[\ud800-\udfff]", "\ufffd", text)
-        return text, surrogates
+        try:
+            text: str = json.loads('"' + body.decode() + '"')
+        except ValueError:
+            raise self.bad_string(start, body) from None
+        return SURROGATE.subn("\ufffd", text) if b"\\u" in body else (text, 0)
 
-    def check_string(self, start: int, body: bytes) -> None:
-        """The first thing in a string that JSON does not allow is an error."""
+    def bad_string(self, start: int, body: bytes) -> DataError:
+        """The error of the first thing in a string that JSON does not allow."""
         problems = []
         try:
             body.decode()
@@ -391,20 +392,14 @@ class Line:
             problems.append((error.start, 'UTF-8 in "text"'))
         if match := CONTROL.search(body):
             problems.append((match.start(), 'a control character in "text" to be written as \\u00XX'))
-        at = body.find(b"\\")
-        while at >= 0:
-            match = ESCAPE.match(body, at)
-            if match is None:
-                problems.append((at, ""))
-                break
-            at = body.find(b"\\", match.end())
-        if not problems:
-            return
+        escape = next((match for match in BACKSLASH.finditer(body) if not ESCAPE.fullmatch(match[0])), None)
+        if escape is not None:
+            problems.append((escape.start(), ""))
         at, expected = min(problems)
         if expected:
-            raise self.unexpected(start + at, expected)
-        raise self.error(start + at, "a backslash that begins no escape of JSON",
-                         '\\" \\\\ \\/ \\b \\f \\n \\r \\t, or \\u and four hexadecimal digits')
+            return self.unexpected(start + at, expected)
+        return self.error(start + at, "a backslash that begins no escape of JSON",
+                          '\\" \\\\ \\/ \\b \\f \\n \\r \\t, or \\u and four hexadecimal digits')
 
     # errors
 
