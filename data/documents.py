@@ -35,13 +35,14 @@ class DataError(Exception):
 # files
 
 def find_files(sources: Iterable[str]) -> list[Path]:
-    """Files as named, "-" for standard input, and the text files in folders, sorted."""
+    """Files as named, "-" for standard input, and the text files in folders, sorted. Hidden ones are skipped."""
     files: list[Path] = []
     for source in sources:
         path = Path(source)
         if source != "-" and path.is_dir():
             found = sorted(file for file in path.rglob("*")
-                           if file.is_file() and file.name.lower().endswith(FOLDER_SUFFIXES))
+                           if file.is_file() and file.name.lower().endswith(FOLDER_SUFFIXES)
+                           and not any(part.startswith(".") for part in file.relative_to(path).parts))
             if not found:
                 raise DataError(f"{path}: the folder holds no file that ends in {', '.join(FOLDER_SUFFIXES)}")
             files += found
@@ -82,8 +83,8 @@ def read_documents(path: Path, cut: Callable[[str], Iterable[str]] = whole,
             else:
                 yield from cut(read_text(name, beginning + b"".join(more)))
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}: is not {encoding} (byte 0x{error.object[error.start]:02X}); name the file's "
-                        "encoding, for example --encoding latin-1") from None
+        raise DataError(f"{name}: is not {encoding} (byte 0x{error.object[error.start]:02X}); name the "
+                        "file's encoding, for example --encoding latin-1") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(unpacking_failed(name, "gzip", str(error))) from None
 
@@ -173,6 +174,7 @@ OTHERS = (
     (b"SQLite format 3", 0, "an SQLite database", CONVERT),
     (b"\x93NUMPY", 0, "a NumPy file", TOKENS),
     (b"%PDF-", 0, "a PDF file", EXTRACT),
+    (b"version https://git-lfs", 0, "a Git LFS pointer", "Fetch the file itself: git lfs pull."),
     (b"\xff\xfe\0\0", 0, "UTF-32 text", RECODE),
     (b"\0\0\xfe\xff", 0, "UTF-32 text", RECODE),
     (b"\xff\xfe", 0, "UTF-16 text", RECODE),
@@ -216,8 +218,8 @@ def read_text(name: str, data: bytes) -> str:
     if bad >= 0:
         line, start = data.count(b"\n", 0, bad) + 1, data.rfind(b"\n", 0, bad) + 1
         raise DataError(f"{name}:{line}:{column(data[start:bad])}: found the byte 0x{data[bad]:02X}, "
-                        "expected UTF-8 text\n       Remove it, or convert the file to UTF-8, for example with "
-                        "iconv or the flag --encoding of data/text.py.")
+                        "expected UTF-8 text\n       Remove it, or convert the file to UTF-8, for example "
+                        "with iconv or the flag --encoding of data/text.py.")
     first = data.lstrip(SPACE).partition(b"\n")[0]
     if first.startswith(b"{"):
         with contextlib.suppress(DataError):
@@ -254,8 +256,8 @@ def read_lines(name: str, beginning: bytes, more: Iterator[bytes]) -> Iterator[s
         raise DataError(f"{name}: has only blank lines")
     if surrogates > 0:
         noun = "surrogate" if surrogates == 1 else "surrogates"
-        print(f'warning: {name}: {surrogates} lone {noun} in "text" became U+FFFD, the first in line {first}: '
-              "half of a character is missing there", file=sys.stderr)
+        print(f'warning: {name}: {surrogates} lone {noun} in "text" became U+FFFD, the first in line {first}'
+              ": half of a character is missing there", file=sys.stderr)
 
 
 BLANKS = re.compile(rb"[ \t\r\n]*")
@@ -429,7 +431,7 @@ class Line:
         return self.error(self.at, found, expected)
 
     def no_text(self) -> DataError:
-        """The error of an object without "text". It names what the object has instead, as far as that fits."""
+        """The error of an object without "text". It names what the object has instead, if that fits."""
         names = ""
         self.at = self.line.index(b"{")
         while len(names) + 50 < 256:

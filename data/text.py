@@ -3,13 +3,13 @@
 
     python3 data/text.py book.txt notes/ more.jsonl.gz https://host/corpus.jsonl.zst --out runs/mine/data
 
-Every line of a .jsonl or .json file is a document (the member "text"). Any other text is cut at paragraph ends
-into documents of at most --chunk characters, so even a few long books give a validation set. --whole keeps a
-file as one document, and --split-on cuts where a pattern matches. The line ends \\r\\n and \\r of such a text
-become \\n.
+Every line of a .jsonl or .json file is a document (the member "text"). Any other text is cut at paragraph
+ends into documents of at most --chunk characters, so even a few long books give a validation set. --whole
+keeps a file as one document, and --split-on cuts where a pattern matches. The line ends \\r\\n and \\r of
+such a text become \\n.
 
-The split is by document: its side depends only on its text and the seed, so copies stay together and new files
-move nothing. The other scripts of this folder use the functions below to download and to write.
+The split is by document: its side depends only on its text and the seed, so copies stay together and new
+files move nothing. The other scripts of this folder use the functions below to download and to write.
 """
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(main: Callable[[], None]) -> None:
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("error: interrupted; nothing was replaced, and a download goes on where it stopped")
+        sys.exit("error: interrupted; nothing was replaced; the same command resumes a download")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ PIECE = re.compile(r"\w+|[^\w\s]+")
 def repeats(text: str, max_period: int = 13, max_count: int = 32) -> bool:
     """True if some span of 1 to 13 pieces (words, runs of punctuation) comes 32 times or more in a row.
 
-    A pattern of period p comes n times in a row exactly when (n - 1) p pieces one after another each equal
-    the one p places earlier.
+    A span of p pieces comes n times in a row exactly when (n - 1) p consecutive pieces each equal the one p
+    positions earlier.
     """
     numbers: dict[str, int] = {}
     pieces = np.array([numbers.setdefault(piece, len(numbers)) for piece in PIECE.findall(text)])
@@ -104,7 +104,7 @@ def repeats(text: str, max_period: int = 13, max_count: int = 32) -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its name only when it is complete and on the disk."""
+    """A text file that gets its name only when it is complete and on the disk."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
@@ -125,7 +125,8 @@ def rank(text: str, seed: int) -> float:
 class Splitter:
     """Writes records to train.jsonl and val.jsonl; the text's rank decides which.
 
-    The training record of lowest rank waits until the end: it becomes the validation set if nothing else has.
+    The training record of the lowest rank waits until the end: if no other record has gone to the validation
+    set, it does.
     """
 
     def __init__(self, train: TextIO, val: TextIO, seed: int, val_fraction: float) -> None:
@@ -161,11 +162,12 @@ class Splitter:
 
     def report(self, out: Path) -> None:
         for name, count, size in zip(("train", "val"), self.counts, self.characters):
-            print(f"{out / name}.jsonl: {count:,} documents, {size / 1e6:,.2f} million characters")
+            noun = "document" if count == 1 else "documents"
+            print(f"{out / name}.jsonl: {count:,} {noun}, {size / 1e6:,.2f} million characters")
 
 
 def write_split(documents: Iterable[str], out: Path, seed: int, val_fraction: float) -> None:
-    """Writes the documents to out/train.jsonl and out/val.jsonl without the empty and the repetitive ones."""
+    """Writes the documents, except empty and repetitive ones, to out/train.jsonl and out/val.jsonl."""
     empty = repetitive = 0
     out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / "train.jsonl") as train, atomic_write(out / "val.jsonl") as val:
@@ -186,17 +188,17 @@ def write_split(documents: Iterable[str], out: Path, seed: int, val_fraction: fl
 # ----------------------------------------------------------------------------------------------
 # downloading
 
-TRIES = 5  # in a row without a single new byte
+TRIES = 5  # in a row that bring no new byte
 PAUSE = 1.0  # seconds before the second try; each further pause is twice as long
-FATAL = (400, 401, 403, 404, 410)  # answers that will be the same the next time
+FATAL = (400, 401, 403, 404, 410)  # answers that another try will not change
 BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, socket.timeout, ssl.SSLError)
 
 
 def download(url: str, path: Path, size: int | None = None, sha256: str | None = None) -> None:
     """Fetches a URL to a file, unless the file is there already.
 
-    What was received is kept in PATH.part: a broken connection, or a second call, goes on from there. The
-    size and the SHA-256 are checked where they are known.
+    What was received is kept in PATH.part, and another try, or a second call, resumes there. The size and the
+    SHA-256 are checked where they are known.
     """
     if path.exists():
         verify(path, size, sha256)
@@ -220,7 +222,7 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
             problem = error
         failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
         if failures >= TRIES:
-            raise DataError(f"{url}: {problem}; run the same command again to go on from {part}")
+            raise DataError(f"{url}: {problem}; run the same command again to resume from {part}")
         print(f"{path.name}: {problem}; trying again", file=sys.stderr)
         time.sleep(PAUSE * 2.0 ** (failures - 1))
     verify(part, size, sha256)
@@ -228,7 +230,7 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
 
 
 def receive(url: str, part: Path, start: int) -> int | None:
-    """Appends to `part` what the server has from byte `start` on; returns the full size, None if unknown."""
+    """Appends what the server has from byte `start` on to `part`; returns the full size, None if unknown."""
     request = urllib.request.Request(url, headers={"User-Agent": "olmo2-data", "Accept-Encoding": "identity"})
     if start > 0:
         request.add_header("Range", f"bytes={start}-")
@@ -256,7 +258,7 @@ def receive(url: str, part: Path, start: int) -> int | None:
 
 
 def verify(path: Path, size: int | None = None, sha256: str | None = None) -> None:
-    """Raises when the file is not the one that was promised; a .part, which cannot be mended, is removed."""
+    """Raises if the file is not the expected one. A .part, which cannot be mended, is removed."""
     found_size = path.stat().st_size
     found_sha256 = file_sha256(path) if sha256 is not None else None
     for what, found, expected in (("bytes", found_size, size), ("SHA-256", found_sha256, sha256)):

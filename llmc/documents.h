@@ -143,6 +143,7 @@ static const DocumentsOther documents_others[] = {
     {"SQLite format 3", 0, 15, "an SQLite database", DOCUMENTS_CONVERT},
     {"\x93NUMPY", 0, 6, "a NumPy file", DOCUMENTS_TOKENS},
     {"%PDF-", 0, 5, "a PDF file", DOCUMENTS_EXTRACT},
+    {"version https://git-lfs", 0, 23, "a Git LFS pointer", "Fetch the file itself: git lfs pull."},
     {"\xFF\xFE\0\0", 0, 4, "UTF-32 text", DOCUMENTS_RECODE},
     {"\0\0\xFE\xFF", 0, 4, "UTF-32 text", DOCUMENTS_RECODE},
     {"\xFF\xFE", 0, 2, "UTF-16 text", DOCUMENTS_RECODE},

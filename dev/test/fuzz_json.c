@@ -1,5 +1,5 @@
-// fuzz_json.c: any bytes to the JSON reader. What it accepts, written out again, must read back as the same
-// tree.
+// fuzz_json.c: any bytes to the JSON reader. What it accepts is written out, and must read back as the same
+// tree. Built with clang -fsanitize=fuzzer.
 #include "llmc/json.h"
 
 static void write_value(JsonWriter *w, const char *key, const Json *value) {
@@ -31,7 +31,7 @@ static void write_value(JsonWriter *w, const char *key, const Json *value) {
     }
 }
 
-// The writer takes keys without NUL; texts that have one are left alone.
+// The writer takes keys without NUL, so texts with one are not written.
 static bool writable(const Json *value) {
     if (value->key != NULL && strlen(value->key) != value->key_length) { return false; }
     for (const Json *child = json_first(value); child != NULL; child = json_next(child)) {

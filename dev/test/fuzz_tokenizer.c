@@ -1,8 +1,8 @@
-// fuzz_tokenizer.c: arbitrary bytes as a tokenizer.json, as parts of one that is well-formed elsewhere, and
-// as text to encode. Built with clang -fsanitize=fuzzer.
+// fuzz_tokenizer.c: any bytes as a tokenizer.json, as one part of an otherwise well-formed one, and as text
+// to encode. Built with clang -fsanitize=fuzzer.
 #include "small_tokenizer.h"
 
-// The input by this tokenizer and back again.
+// Encodes the text and checks that the pieces are the text.
 static void encode(const Tokenizer *t, const char *text, size_t size) {
     Error err;
     TokenBuffer tokens = {NULL, 0, 0};
@@ -28,8 +28,8 @@ static void load(const char *json, size_t json_size, const char *text, size_t si
     }
 }
 
-// The first byte says what the rest is: all of a tokenizer.json, or one part of it, because the fuzzer would
-// not find the other parts itself; and text to encode in any case.
+// The first byte says what the rest is: a whole tokenizer.json, or one part of it, because the fuzzer would
+// not find the other parts. In any case it is also the text to encode.
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size == 0) { return 0; }
     TokenizerParts parts = default_parts();

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares llmc/tokenizer.h with Hugging Face's `tokenizers`, id for id, and measures both.
+"""Compares llmc/tokenizer.h with Hugging Face's `tokenizers`, id for id, and times both.
 
     python3 dev/test/reference_tokenizer.py
 
@@ -27,7 +27,7 @@ from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAYON_NUM_THREADS"] = "1"
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -56,7 +56,7 @@ def build_driver(folder: Path) -> Path:
 
 
 def encode_here(driver: Path, tokenizer: Path, strings: list[bytes]) -> tuple[list[list[int]], float]:
-    """The ids of each string by tokenizer.h, and processor seconds. The driver checks the decoding."""
+    """The ids of each string by tokenizer.h, and the CPU seconds. The driver checks the decoding."""
     stdin = b"".join(struct.pack("<I", len(string)) + string for string in strings)
     run = subprocess.run([driver, tokenizer], input=stdin, capture_output=True)
     if run.returncode != 0:
@@ -79,7 +79,7 @@ BYTE_CHARACTERS = byte_characters()
 
 
 def encode_bytes(tokenizer: Tokenizer, added: re.Pattern[bytes], string: bytes) -> list[int]:
-    """The ids of any bytes by the library's parts, where its encode() takes text only."""
+    """The ids of any bytes, by the library's parts: its encode() takes only text."""
     ids: list[int] = []
     for part in added.split(string):
         if added.fullmatch(part):
@@ -94,7 +94,7 @@ def encode_bytes(tokenizer: Tokenizer, added: re.Pattern[bytes], string: bytes) 
 
 
 def compare(driver: Path, path: Path, texts: list[str], what: str) -> None:
-    """The same ids as the library for every text, and the library decodes them to it."""
+    """Every text has the ids that the library gives, and the library decodes them to the text."""
     tokenizer = Tokenizer.from_file(str(path))
     found, _ = encode_here(driver, path, [text.encode() for text in texts])
     expected = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -124,7 +124,7 @@ def compare_bytes(driver: Path, path: Path, strings: list[bytes], what: str) -> 
 # tokenizers to compare with
 
 def trained(path: Path) -> None:
-    """A tokenizer trained and written by the library itself, on this project's sources."""
+    """A tokenizer that the library itself trains and writes, on this project's sources."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [SPLIT, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -221,7 +221,7 @@ def random_text(rng: random.Random) -> str:
 
 
 def random_bytes(rng: random.Random) -> bytes:
-    """Noise, or text with bytes of it changed, cut out or doubled."""
+    """Noise, or text with some bytes replaced or cut out."""
     if rng.random() < 0.3:
         return rng.randbytes(rng.randint(1, 24))
     string = bytearray((nasty_text if rng.random() < 0.5 else random_text)(rng).encode())
@@ -242,7 +242,7 @@ def shared_texts() -> Iterator[tuple[str, str]]:
 # the checks
 
 def check_classes() -> None:
-    """Every code point's class in llmc/unicode.h is that of the library's regular expressions."""
+    """Every code point has the class in llmc/unicode.h that the library's regular expressions give it."""
     header = (ROOT / "llmc/unicode.h").read_text()
     table = {int(code): set() for code in "123"}
     for first, last, kind in re.findall(r"\{(0x[0-9a-f]+), (0x[0-9a-f]+), ([123])\}", header):
@@ -285,8 +285,22 @@ def check_made_up(driver: Path, folder: Path, count: int) -> None:
     check(wrong == 0, f"{count} made-up tokenizers: {strings:,} strings, {wrong} differ")
 
 
+def check_added(driver: Path, path: Path, folder: Path) -> None:
+    """Tokens that add_tokens appends: "normalized" as it likes, and overlapping with others."""
+    tokenizer, rng = Tokenizer.from_file(str(path)), random.Random(4)
+    added = ["<think>", "</think>", "<|pad|><think>", "k>", "\u6771\u4eac", "  ", "|||"]
+    tokenizer.add_tokens([AddedToken(content, normalized=rng.random() < 0.6) for content in added])
+    tokenizer.save(str(folder / "added.json"))
+    texts = ["".join(rng.choices(NASTY + 3 * added, k=rng.randint(1, 12))) for _ in range(5000)]
+    compare(driver, folder / "added.json", texts, "tokens appended by add_tokens")
+    shared = ROOT.parent / "shared/cases"
+    if shared.exists():
+        texts.append((shared / "added_token.txt").read_text())
+        compare(driver, shared / "added_token.json", texts, "../shared/cases/added_token.json")
+
+
 def check_saved_again(driver: Path, path: Path, folder: Path) -> None:
-    """What transformers writes after loading the file is read too, and gives the same ids."""
+    """What transformers writes after loading the file can be read, and gives the same ids."""
     try:
         from transformers import PreTrainedTokenizerFast
     except ImportError:
@@ -300,7 +314,7 @@ def check_saved_again(driver: Path, path: Path, folder: Path) -> None:
 
 
 def measure(driver: Path, path: Path) -> None:
-    """MB a second of processor time of both, on one thread, on the same documents, in turns."""
+    """MB per CPU second of both, on one thread, in turns on the same documents."""
     text = "".join(text for name, text in shared_texts() if name.startswith("pretrain/"))
     documents = [text[i:i + 4096] for i in range(0, len(text), 4 * 4096)]
     strings = [document.encode() for document in documents]
@@ -330,6 +344,7 @@ def main() -> int:
         check_strings(driver, own, "trained here", count)
         check_made_up(driver, folder, 200)
         check_saved_again(driver, own, folder)
+        check_added(driver, own, folder)
         olmo2 = SHARED / "tokenizer/dolma2_tokenizer.json"
         if olmo2.exists():
             check_strings(driver, olmo2, "OLMo 2", count)

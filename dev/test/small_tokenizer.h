@@ -1,6 +1,5 @@
-// small_tokenizer.h: tokenizer.json files for tests, of parts that can be exchanged one by one. The
-// vocabulary is the 256 bytes (the id of a byte is the byte), the tokens below, and the added tokens after
-// them.
+// small_tokenizer.h: tokenizer.json files for tests, made of parts that can be replaced one by one. The
+// vocabulary is the 256 bytes (the id of a byte is the byte), then the tokens below, then the added tokens.
 #ifndef DEV_TEST_SMALL_TOKENIZER_H
 #define DEV_TEST_SMALL_TOKENIZER_H
 
@@ -12,7 +11,7 @@ enum { T_AB = 256, T_ABC, T_BC, T_AA, T_AAAA, T_SPACE_A, T_SPACES, T_XYZ, T_END,
 typedef struct {
     const char *normalizer, *pre_tokenizer, *decoder;  // JSON
     const char *added;                                 // JSON
-    const char *model;                                 // "name": value, ... of the model, besides:
+    const char *model;                                 // "name": value, ... other members of the model
     const char *tokens;                                // "token": id, ... after the 256 bytes
     const char *merges;                                // JSON
 } TokenizerParts;
@@ -37,8 +36,8 @@ static inline TokenizerParts default_parts(void) {
     return parts;
 }
 
-// GPT-2's table again, by its rule: a printable character of Latin-1 is its own byte; the other bytes are
-// U+0100 onwards in order.
+// GPT-2's table, by its rule: a printable character of Latin-1 is its own byte; the other bytes are U+0100
+// onwards, in order.
 static inline size_t byte_character(int byte, char out[4]) {
     uint32_t next = 0x100, code = 0;
     for (int b = 0; b <= byte; b++) {

@@ -17,7 +17,7 @@ static void refuse_bytes(const char *text, size_t size, const char *place_and_fo
     JsonDocument doc;
     char expected[256];
     snprintf(expected, sizeof expected, "x.json:%s", place_and_found);
-    // an exact copy on the heap, so that a read beyond the end is seen by the sanitizer
+    // an exact copy on the heap, so the sanitizer sees a read beyond its end
     char *copy = (char *)malloc(size + (size == 0));
     memcpy(copy, text, size);
     bool refused =
@@ -140,7 +140,7 @@ static void test_strings(void) {
     refuse("\"\\uD800\\u0041\"", "1:2: found a high surrogate by itself");
     refuse("\"\\uDC00\"", "1:2: found a low surrogate by itself");
     refuse("'a'", "1:1: found '''");
-    // not UTF-8: a continuation alone, overlong forms, a surrogate, beyond U+10FFFF, cut short, bad
+    // not UTF-8: a bare continuation, overlong forms, a surrogate, beyond U+10FFFF, truncated, bad
     // continuations
     const char *const bad[] = {
         "\x80",         "\xC0\x80",         "\xC1\xBF",     "\xE0\x9F\xBF", "\xF0\x8F\xBF\xBF",
@@ -195,7 +195,7 @@ static void test_structure(void) {
     deep[202] = '\0';
     refuse(deep, "1:101: found arrays and objects nested too deep");
 
-    // many members, so that the table of keys grows; then one of them twice
+    // many members, to make the table of keys grow; then one of them twice
     JsonWriter w = {0};
     json_begin_object(&w, NULL);
     for (int i = 0; i < 5000; i++) {
@@ -217,7 +217,7 @@ static void test_structure(void) {
     CHECK_ERROR(json_parse(&doc, w.text, w.length, "x.json", &err), err, "the key \"key 17\" a second time");
     json_writer_free(&w);
 
-    // every beginning of a text that is no text itself is refused
+    // every proper prefix of a text is refused
     const char *text = "{\"a\": [1.5e3, true, null, \"\\uD83D\\uDE42\xC3\xA9\"], \"b\": {\"c\": -1}}";
     for (size_t size = 0; size < strlen(text); size++) {
         char *copy = (char *)malloc(size + 1);
@@ -243,7 +243,7 @@ static void test_members(void) {
     CHECK(json_get_double(root, "size", true, &number, "c.json", &err) && number == 3.0);
     CHECK(json_get_bool(root, "yes", true, &flag, "c.json", &err) && flag);
     CHECK(json_get_string(root, "text", true, &string, "c.json", &err) && strcmp(string, "abc") == 0);
-    // absent or null: as it was if optional, an error if required
+    // absent or null: unchanged if optional, an error if required
     CHECK(json_get_size(root, "absent", false, &size, "c.json", &err) && size == 3);
     CHECK(json_get_string(root, "nothing", false, &string, "c.json", &err) && strcmp(string, "abc") == 0);
     CHECK_ERROR(json_get_size(root, "absent", true, &size, "c.json", &err), err,
@@ -309,7 +309,7 @@ static void test_writer(void) {
     json_writer_free(&pretty);
 }
 
-// Any finite double or float comes back with the same bits, and as few digits as that takes.
+// Every finite double or float reads back with the same bits, from as few digits as that takes.
 static void test_float_round_trips(void) {
     static const struct {
         double value;

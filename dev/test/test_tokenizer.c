@@ -1,5 +1,5 @@
-// test_tokenizer.c: words, merges, added tokens, every byte back again, and what is refused. The same code is
-// compared with Hugging Face's library by dev/test/reference_tokenizer.py.
+// test_tokenizer.c: words, merges, added tokens, decoding to the same bytes, and what is refused.
+// dev/test/reference_tokenizer.py compares the same code with Hugging Face's library.
 #include "llmc/tokenizer.h"
 #include "llmc/rand.h"
 
@@ -13,7 +13,7 @@ static Error err;
 
 static bool load_parts(Tokenizer *t, const TokenizerParts *parts) {
     char *text = small_tokenizer(parts);
-    // an exact copy on the heap, so that a read beyond the end is seen by the sanitizer
+    // an exact copy on the heap, so the sanitizer sees a read beyond its end
     size_t size = strlen(text);
     char *copy = (char *)malloc(size);
     memcpy(copy, text, size);
@@ -73,7 +73,7 @@ static bool encodes_to(const Tokenizer *t, const char *text, size_t size, const 
 // words
 
 static void check_words(const char *words) {
-    // "a/b/c": the text is abc, cut where the strokes are
+    // "a/b/c": the text is abc, cut at the slashes
     char text[256], found[256];
     size_t size = 0, length = 0;
     for (const char *c = words; *c != '\0'; c++) {
@@ -92,24 +92,24 @@ static void check_words(const char *words) {
 }
 
 static void test_words(void) {
-    // letters take one character before them that is no letter, number or newline
+    // letters take one preceding character that is not a letter, number or newline
     check_words("Hello/ world/!");
     check_words("a/_b/\tc/\n/d/$e");
     check_words("\xC3\xA9t\xC3\xA9/ \xE6\x9D\xB1\xE4\xBA\xAC/1");
     check_words(
-        "e/\xCC\x81t/\xCC\x81");  // a combining acute accent is no letter: it goes with the t that follows
-    // contractions, whatever stands before and after
+        "e/\xCC\x81t/\xCC\x81");  // a combining acute accent is not a letter: it joins the t that follows
+    // contractions, whatever is before and after
     check_words("don/'t/ DON/'T/ we/'ll/ I/'Ve/ you/'re/ she/'d/ I/'m");
     check_words("'s/x/'t/x/'re/x/'ve/x/'m/x/'ll/x/'d/x/'rx/'vx/'lx/'xe");
     check_words("'S/x/'T/x/'Re/x/'vE/x/'M/x/'LL/x/'D/x");
     check_words("'s/auce/ ''/s/'l/ '/x");
     check_words("'\xC5\xBF/x");  // U+017F, the long s
     check_words("'");
-    // numbers by threes, of every script
+    // digits in threes, of every script
     check_words("123/456/7/x/1");
     check_words(" /1/ /22");
     check_words("\xD9\xA1\xD9\xA2\xD9\xA3/\xD9\xA4");  // Arabic digits
-    check_words("\xC2\xBD\xE2\x85\xA7/x");             // a half, a Roman eight
+    check_words("\xC2\xBD\xE2\x85\xA7/x");             // one half, Roman numeral eight
     // symbols, with a space before and newlines after
     check_words("x/ !?/ =>\r\n\n/y");
     check_words("\xF0\x9F\x99\x82\xE2\x80\xA6\n/\x1C\x7F");
@@ -121,7 +121,7 @@ static void test_words(void) {
     check_words("a/   / b/   ");
     check_words("\t\t/\tx/ / /1");
     check_words("\xC2\xA0/\xC2\xA0x/\xE3\x80\x80\xC2\x85/ /1");
-    // bytes that are not UTF-8: cut short, overlong, a surrogate, beyond U+10FFFF, alone
+    // bytes that are not UTF-8: truncated, overlong, a surrogate, beyond U+10FFFF, a bare continuation
     check_words("a/\xE6\x9D/ \xE6\x9D!\xC0\xAF/ \xED\xA0\x80\xF4\x90\x80\x80\xFF\x80\n/\x80z");
 }
 
@@ -133,7 +133,7 @@ static void test_merges(void) {
     TokenizerParts parts = default_parts();
     if (!CHECK(load_parts(&t, &parts))) { return; }
     CHECK_IDS(&t, "ab", T_AB);
-    CHECK_IDS(&t, "abc", 'a', T_BC);  // b c stands before a b, and then no pair is left
+    CHECK_IDS(&t, "abc", 'a', T_BC);  // b c comes before a b, and then no pair is left
     CHECK_IDS(&t, "aaa", T_AA, 'a');  // the leftmost of equals first
     CHECK_IDS(&t, "aaaaaaaab", T_AAAA, T_AA, 'a', T_AB);
     CHECK_IDS(&t, "xyz", 'x', 'y', 'z');
@@ -160,7 +160,7 @@ static void test_merges(void) {
     tokenizer_free(&t);
 }
 
-// Byte-pair encoding as it is defined, without any of tokenizer.h's structures but the list of merges.
+// Byte-pair encoding by its definition. Of tokenizer.h's structures it uses only the list of merges.
 static size_t merge_by_definition(const Tokenizer *t, uint32_t *ids, size_t length) {
     while (true) {
         uint32_t best = TOKENIZER_NONE;
@@ -202,7 +202,7 @@ static void test_merges_by_definition(void) {
     tokenizer_free(&t);
 }
 
-// A word of a million bytes: with anything slower than n log n this would not end.
+// A word of a million bytes: anything slower than n log n would not finish.
 static void test_long_word(void) {
     enum { SIZE = 1000003 };
     Tokenizer t;
@@ -232,7 +232,7 @@ static void test_added(void) {
     CHECK_IDS(&t, "<|end|><|pad|><|end|><|end|>", T_END_PAD, T_END, T_END);  // the longest that begins there
     CHECK_IDS(&t, "<|end<|end|>", '<', '|', 'e', 'n', 'd', T_END);
     CHECK_IDS(&t, "<|end|", '<', '|', 'e', 'n', 'd', '|');
-    CHECK_IDS(&t, "  <|end|>  a", T_SPACES, T_END, ' ', T_SPACE_A);  // each part is cut into words by itself
+    CHECK_IDS(&t, "  <|end|>  a", T_SPACES, T_END, ' ', T_SPACE_A);  // each part is cut into words on its own
 
     uint32_t id = 0;
     size_t size = 1;
@@ -248,8 +248,8 @@ static void test_added(void) {
     CHECK(tokenizer_piece(&t, TOKENIZER_NONE, &size) == NULL);
     tokenizer_free(&t);
 
-    // in the vocabulary too, where other text may lead to it by merges; ids that no token has; text that is
-    // no spelling of bytes, and text that would be one of other bytes
+    // also in the vocabulary, where merges may lead to it; ids without a token; text that does not spell
+    // bytes, and text that spells other bytes
     parts.added = "[{\"id\": 256, \"content\": \"ab\"}, {\"id\": 300, \"content\": \"\\u00e9\\u00e9\"}, "
                   "{\"id\": 301, \"content\": \"b \\u6771\"}]";
     parts.tokens = "\"ab\": 256, \"\\u00e9\\u00e9\": 300, \"b \\u6771\": 301";
@@ -372,7 +372,7 @@ static void test_pre_tokenizers(void) {
     const struct {
         const char *pattern, *behavior;
         bool invert;
-        const char *second, *words;  // words: of the refusal, NULL where it must load
+        const char *second, *words;  // words: of the refusal; NULL if it must load
     } splits[] = {
         {TOKENIZER_PATTERN, "Isolated", false, BYTE_LEVEL, NULL},
         {TOKENIZER_PATTERN, "Removed", true, BYTE_LEVEL, NULL},

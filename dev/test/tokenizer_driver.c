@@ -1,7 +1,7 @@
 // tokenizer_driver TOKENIZER: reads strings on standard input, each as its length (4 bytes, little-endian)
-// and its bytes, and writes for each the number of its tokens and their ids, 4 bytes each. On standard error:
-// the processor seconds that encoding took. Fails if the pieces of the tokens are not the string again.
-// dev/test/reference_tokenizer.py drives it.
+// and its bytes, and writes for each the number of its tokens and their ids, 4 bytes each. Standard error
+// gets the CPU seconds of the encoding. Fails if the pieces of the tokens do not make up the string.
+// dev/test/reference_tokenizer.py runs it.
 #include "llmc/tokenizer.h"
 
 static bool decodes_to(const Tokenizer *t, const TokenBuffer *tokens, const char *text, size_t size) {

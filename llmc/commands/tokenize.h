@@ -2,12 +2,12 @@
 #ifndef LLMC_COMMANDS_TOKENIZE_H
 #define LLMC_COMMANDS_TOKENIZE_H
 
-#include "llmc/commands/must.h"
 #include "llmc/documents.h"
 #include "llmc/settings.h"
 #include "llmc/token_files.h"
 #include "llmc/token_writer.h"
 #include "llmc/tokenizer.h"
+#include "must.h"
 
 // ---------------------------------------------------------------------------------------------
 // tokenize
@@ -20,8 +20,8 @@ typedef struct {
     size_t documents, bytes;
 } Tokenizing;
 
-// Appends a document and <|endoftext|>. A text that has its own at its end gets no second one; every one of
-// them ends a document.
+// Appends a document and <|endoftext|>, unless the text ends in its own. Each of those in a text ends a
+// document too, so they are what is counted.
 static inline bool tokenize_document(Tokenizing *t, const char *text, size_t size, Error *err) {
     TokenBuffer *ids = &t->ids;
     ids->length = 0;
@@ -57,10 +57,13 @@ static inline bool tokenize_file(Tokenizing *t, const char *path, Error *err) {
 }
 
 static inline bool tokenize_files(Tokenizing *t, const Settings *s, Error *err) {
-    if (access(s->out, F_OK) == 0) { return fail(err, "--out %s: exists; choose another name", s->out); }
+    if (path_exists(s->out)) { return fail(err, "--out %s: exists; choose another name", s->out); }
     if (!tokenizer_load(&t->tokenizer, s->tokenizer, err)) { return false; }
     if (!tokenizer_special(&t->tokenizer, "<|endoftext|>", &t->eos)) {
-        return fail(err, "%s: has no token <|endoftext|>, which ends every document", s->tokenizer);
+        return fail(err,
+                    "%s: has no added token <|endoftext|>, which ends every document\n"
+                    "       The tokenizers of OLMo 2 and of data/train_bpe.py have it.",
+                    s->tokenizer);
     }
     if (!tokens_write_begin(&t->writer, s->out, err)) { return false; }
     for (size_t i = 0; i < s->inputs.count; i++) {
