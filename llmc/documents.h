@@ -300,11 +300,6 @@ static inline bool documents_open_file(Documents *d, const char *path, bool *pip
     return true;
 }
 
-static inline bool documents_starts_with(const Documents *d, const char *bytes) {
-    size_t size = strlen(bytes);
-    return d->end - d->begin >= size && memcmp(d->buffer + d->begin, bytes, size) == 0;
-}
-
 // Whether the first character that is not white space is { and the next one a quote.
 static inline bool documents_begin_like_object(const Documents *d) {
     char found[2] = {0, 0};
@@ -324,7 +319,7 @@ static inline bool documents_begin(Documents *d, const char *path, Error *err) {
         if (!documents_fill(d, err)) { return false; }
     }
     if (!documents_check_beginning(d, err)) { return false; }
-    if (documents_starts_with(d, "\xEF\xBB\xBF")) { d->begin += 3; }
+    d->begin += utf8_mark(d->buffer, d->end);
     if (d->begin == d->end) { return fail(err, "%s: is empty", d->name); }
     if (d->kind == DOCUMENTS_GUESS) {
         d->kind = documents_begin_like_object(d) ? DOCUMENTS_LINES : DOCUMENTS_TEXT;
@@ -429,14 +424,14 @@ static inline bool documents_next_line(Documents *d, JsonLine *line, Error *err)
         searched = size;
         if (newline != NULL || d->ended) { break; }
         while (size > 0 && line_is_space(*begin)) { begin++, size--; }
-        if (size >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) != 0 && *begin != '{') { break; }
+        if (size >= 3 && utf8_mark(begin, size) == 0 && *begin != '{') { break; }
         if (!documents_fill(d, err)) { return false; }
     }
     if (d->begin == d->end) { return true; }
     line->begin = d->buffer + d->begin;
     line->end = newline != NULL ? newline : d->buffer + d->end;
     d->begin = (size_t)(line->end - d->buffer) + (newline != NULL);
-    if (line->end - line->begin >= 3 && memcmp(line->begin, "\xEF\xBB\xBF", 3) == 0) { line->begin += 3; }
+    line->begin += utf8_mark(line->begin, (size_t)(line->end - line->begin));
     line->at = line->begin;
     line->file = d->name;
     line->number = ++d->line;

@@ -50,6 +50,8 @@ typedef struct {
 // failure leaves nothing to release.
 static inline bool json_parse(JsonDocument *doc, const char *text, size_t size, const char *source,
                               Error *err);
+
+// The same for a file. It may begin with a byte order mark.
 static inline bool json_parse_file(JsonDocument *doc, const char *path, Error *err);
 static inline void json_free(JsonDocument *doc);
 

@@ -370,7 +370,9 @@ static inline bool json_parse_file(JsonDocument *doc, const char *path, Error *e
     MappedFile file;
     memset(doc, 0, sizeof *doc);
     if (!file_map(&file, path, err)) { return false; }
-    bool ok = json_parse(doc, file.data, file.size, path, err);
+    const size_t mark = utf8_mark(file.data, file.size);
+    const char *text = mark > 0 ? file.data + mark : file.data;
+    bool ok = json_parse(doc, text, file.size - mark, path, err);
     file_unmap(&file);
     return ok;
 }

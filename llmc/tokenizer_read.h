@@ -7,6 +7,7 @@
 #include "files.h"
 #include "json.h"
 #include "tokenizer.h"
+#include "utf8.h"
 
 static inline bool tokenizer_read(Tokenizer *t, const Json *root, const char *source, Error *err);
 
@@ -17,7 +18,9 @@ static inline bool tokenizer_load(Tokenizer *t, const char *path, Error *err) {
     if (file_path == NULL) { return fail(err, "%s: out of memory", path); }
     bool ok = file_map(&file, file_path, err);
     if (ok) {
-        ok = tokenizer_parse(t, file.data, file.size, file_path, err);
+        const size_t mark = utf8_mark(file.data, file.size);
+        const char *text = mark > 0 ? file.data + mark : file.data;
+        ok = tokenizer_parse(t, text, file.size - mark, file_path, err);
         file_unmap(&file);
     }
     free(file_path);

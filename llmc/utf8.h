@@ -5,11 +5,13 @@
 //   utf8_decode(s, size)   its code point
 //   utf8_encode(c, out)    the bytes of a code point
 //   utf8_invalid(s, n)     offset of the first byte that belongs to no character, or n
+//   utf8_mark(s, n)        bytes of the byte order mark at s: 3, or 0 if there is none
 #ifndef LLMC_UTF8_H
 #define LLMC_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 // Unicode 15, table 3-7.
 static inline size_t utf8_length(const char *s, size_t n) {
@@ -60,6 +62,11 @@ static inline size_t utf8_encode(uint32_t c, char *out) {
     out[2] = (char)(0x80 | (c >> 6 & 0x3F));
     out[3] = (char)(0x80 | (c & 0x3F));
     return 4;
+}
+
+// Some editors put U+FEFF in front of a text. It is not part of it.
+static inline size_t utf8_mark(const char *s, size_t n) {
+    return n >= 3 && memcmp(s, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
 }
 
 static inline size_t utf8_invalid(const char *s, size_t n) {

@@ -375,6 +375,13 @@ static void test_files(void) {
     CHECK(write(descriptor, "]", 1) == 1);
     CHECK(json_parse_file(&doc, path, &err) && doc.root->count == 2);
     json_free(&doc);
+    // an editor's byte order mark: dropped in a file, and in a file only
+    CHECK(pwrite(descriptor, "\xEF\xBB\xBF[7]", 6, 0) == 6);
+    CHECK(json_parse_file(&doc, path, &err) && doc.root->count == 1);
+    json_free(&doc);
+    CHECK(pwrite(descriptor, "\xEF\xBB\xBF[7 ", 6, 0) == 6);
+    CHECK_ERROR(json_parse_file(&doc, path, &err), err, ":1:4: found the end of the text");
+    CHECK_ERROR(json_parse(&doc, "\xEF\xBB\xBF[7]", 6, "x.json", &err), err, "x.json:1:1: found byte 0xEF");
     close(descriptor);
     unlink(path);
     CHECK_ERROR(json_parse_file(&doc, path, &err), err, "cannot be opened: No such file");

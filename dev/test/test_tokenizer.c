@@ -497,6 +497,10 @@ static void test_files(void) {
         CHECK_IDS(&t, "ab<|end|>", T_AB, T_END);
         tokenizer_free(&t);
     }
+    char *marked = format_text("\xEF\xBB\xBF%s", text);
+    write_file(path, marked, size + 3);
+    if (CHECK(tokenizer_load(&t, path, &err))) { tokenizer_free(&t); }
+    free(marked);
     free(text);
     unlink(path);
     rmdir(directory);
