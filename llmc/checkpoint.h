@@ -4,8 +4,8 @@
 //   trainer/optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME for every parameter
 //   trainer/state.json               whatever the trainer needs to resume
 //
-// AutoModelForCausalLM.from_pretrained loads such a directory as it stands, and a downloaded OLMo 2 loads here, also
-// through the links of Hugging Face's cache.
+// AutoModelForCausalLM.from_pretrained loads such a directory as it stands, and a downloaded OLMo 2 loads
+// here, also through the links of Hugging Face's cache.
 //
 // Doors, declared below:
 //   checkpoint_load_weights, checkpoint_load_optimizer, checkpoint_read_state    parts of a directory
@@ -30,8 +30,8 @@ static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Error *e
 // The text of trainer/state.json, which the caller frees; NULL with a message if there is none.
 static inline char *checkpoint_read_state(const char *dir, Error *err);
 
-// Whether a model directory can be loaded, trainer/ included if there is one. The values of the tensors are not
-// looked at.
+// Whether a model directory can be loaded, trainer/ included if there is one. The values of the tensors are
+// not looked at.
 static inline bool checkpoint_check(const char *dir, Error *err);
 
 // What goes into a model directory besides its weights and its configuration. Any of it may be NULL.
@@ -41,19 +41,19 @@ typedef struct {
     const char *state;        // JSON for trainer/state.json; with it, the optimizer is written too
 } CheckpointParts;
 
-// Writes a model directory aside, then gives it its name (files.h), replacing a directory of that name. Its parent
-// must exist.
-static inline bool checkpoint_write(const OLMo2 *m, const char *dir, const CheckpointParts *parts, Error *warning,
-                                    Error *err);
+// Writes a model directory aside, then gives it its name (files.h), replacing a directory of that name. Its
+// parent must exist.
+static inline bool checkpoint_write(const OLMo2 *m, const char *dir, const CheckpointParts *parts,
+                                    Error *warning, Error *err);
 
 // The same for a directory that must not exist yet; its parent is created.
 static inline bool checkpoint_write_model(const OLMo2 *m, const char *dir, const CheckpointParts *parts,
                                           Error *warning, Error *err);
 
-// Copies a tokenizer into an existing directory: tokenizer.json, from that file or from the directory that holds it,
-// and the files of transformers beside it. tokenizer_config.json is made if there is none.
-static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const char *dir, const char *tokenizer,
-                                              Error *err);
+// Copies a tokenizer into an existing directory: tokenizer.json, from that file or from the directory that
+// holds it, and the files of transformers beside it. tokenizer_config.json is made if there is none.
+static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const char *dir,
+                                              const char *tokenizer, Error *err);
 
 // ---------------------------------------------------------------------------------------------
 // which tensors are in which file
@@ -152,10 +152,11 @@ static inline bool checkpoint_foreign(const SafetensorsTensor *t, const OLMo2Con
                     "OLMo 2 has its norms behind attention and feed-forward, and only OLMo 2 can be loaded.",
                     t->file, t->name);
     }
-    return fail(err,
-                "%s: holds tensor \"%.200s\",\nbut the model in config.json (%zu layers) has no such tensor.\n"
-                "The files are of different models; copy both from the same place.",
-                t->file, t->name, config->L);
+    return fail(
+        err,
+        "%s: holds tensor \"%.200s\",\nbut the model in config.json (%zu layers) has no such tensor.\n"
+        "The files are of different models; copy both from the same place.",
+        t->file, t->name, config->L);
 }
 
 // Every tensor that was read is one of the file's list.
@@ -177,7 +178,8 @@ static inline bool checkpoint_check_foreign(const Safetensors *st, const TensorF
     return foreign == NULL || checkpoint_foreign(foreign, config, err);
 }
 
-// Every tensor of the file's list was read, with the right shape, and no other. `path` names the file in messages.
+// Every tensor of the file's list was read, with the right shape, and no other. `path` names the file in
+// messages.
 static inline bool checkpoint_check_tensors(const Safetensors *st, const TensorFile *file, const char *path,
                                             const OLMo2Config *config, Error *err) {
     if (!checkpoint_check_foreign(st, file, config, err)) { return false; }
@@ -195,8 +197,8 @@ static inline bool checkpoint_check_tensors(const Safetensors *st, const TensorF
     return true;
 }
 
-// Opens and checks the tensors of a file of a model directory. Weights may be in shards, so the directory itself is
-// opened for them.
+// Opens and checks the tensors of a file of a model directory. Weights may be in shards, so the directory
+// itself is opened for them.
 static inline bool checkpoint_open(Safetensors *st, const char *dir, const TensorFile *file,
                                    const OLMo2Config *config, Error *err) {
     char joined[PATH_MAX];
@@ -280,7 +282,8 @@ static inline bool checkpoint_fill(void *context, size_t i, float *values, Error
     return true;
 }
 
-static inline bool checkpoint_write_tensors(const OLMo2 *m, const char *dir, const TensorFile *file, Error *err) {
+static inline bool checkpoint_write_tensors(const OLMo2 *m, const char *dir, const TensorFile *file,
+                                            Error *err) {
     const OLMo2Config *config = olmo2_config(m);
     const size_t count = tensor_file_count(file, config);
     TensorSource source = {m, file};
@@ -338,8 +341,8 @@ static inline bool tokenizer_config_write(const OLMo2Config *config, const char 
 }
 
 // Copies from_dir/name to dir/name if it is there.
-static inline bool checkpoint_copy_beside(const char *from_dir, const char *dir, const char *name, bool *copied,
-                                          Error *err) {
+static inline bool checkpoint_copy_beside(const char *from_dir, const char *dir, const char *name,
+                                          bool *copied, Error *err) {
     char from[PATH_MAX], to[PATH_MAX];
     *copied = false;
     if (!path_join(from, from_dir, name, err)) { return false; }
@@ -349,10 +352,11 @@ static inline bool checkpoint_copy_beside(const char *from_dir, const char *dir,
     return file_copy(from, to, err);
 }
 
-static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const char *dir, const char *tokenizer,
-                                              Error *err) {
-    static const char *const beside[] = {"special_tokens_map.json", "added_tokens.json", "vocab.json",
-                                         "merges.txt", "chat_template.jinja", "chat_template.json"};
+static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const char *dir,
+                                              const char *tokenizer, Error *err) {
+    static const char *const beside[] = {
+        "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+        "chat_template.jinja",     "chat_template.json"};
     char file[PATH_MAX], from_dir[PATH_MAX], name[PATH_MAX], to[PATH_MAX];
     bool copied = false;
     snprintf(file, sizeof file, "%s", tokenizer);
@@ -362,7 +366,9 @@ static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const c
     if (!file_copy(file, to, err)) { return false; }
     // The files beside a tokenizer of another name may be those of a third.
     const bool own = strcmp(name, "tokenizer.json") == 0;
-    if (own && !checkpoint_copy_beside(from_dir, dir, "tokenizer_config.json", &copied, err)) { return false; }
+    if (own && !checkpoint_copy_beside(from_dir, dir, "tokenizer_config.json", &copied, err)) {
+        return false;
+    }
     if (!copied) {
         if (!path_join(to, dir, "tokenizer_config.json", err)) { return false; }
         if (!tokenizer_config_write(config, file, to, err)) { return false; }
@@ -406,8 +412,8 @@ static inline bool checkpoint_write_files(const OLMo2 *m, const char *dir, const
     return parts->state == NULL || checkpoint_write_trainer(m, dir, parts->state, err);
 }
 
-static inline bool checkpoint_write(const OLMo2 *m, const char *dir, const CheckpointParts *parts, Error *warning,
-                                    Error *err) {
+static inline bool checkpoint_write(const OLMo2 *m, const char *dir, const CheckpointParts *parts,
+                                    Error *warning, Error *err) {
     Aside aside;
     if (!aside_begin_directory(&aside, dir, err)) { return false; }
     if (!checkpoint_write_files(m, aside.aside, parts, err)) { return aside_cancel(&aside); }
@@ -418,9 +424,7 @@ static inline bool checkpoint_write_model(const OLMo2 *m, const char *dir, const
                                           Error *warning, Error *err) {
     char parent[PATH_MAX], name[PATH_MAX];
     if (!path_split(parent, name, dir, err)) { return false; }
-    if (path_exists(dir)) {
-        return fail(err, "%s: is there already; choose another name or remove it", dir);
-    }
+    if (path_exists(dir)) { return fail(err, "%s: is there already; choose another name or remove it", dir); }
     if (!directory_create(parent, err)) { return false; }
     return checkpoint_write(m, dir, parts, warning, err);
 }

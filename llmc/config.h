@@ -1,4 +1,5 @@
-// config.h: the configuration of a model, as config.json and generation_config.json of a Hugging Face directory.
+// config.h: the configuration of a model, as config.json and generation_config.json of a Hugging Face
+// directory.
 //
 // Doors, declared below:
 //   config_read, config_read_directory     from a config.json, or from a directory with both files
@@ -8,8 +9,9 @@
 //   config_files_free
 //   json_write_file                        a JsonWriter's text as a new file
 //
-// A model that is written again keeps what its files said and this program does not use, byte for byte: temperature
-// and top_p, unknown members, a list of end tokens. ConfigFiles holds those texts from reading to writing.
+// A model that is written again keeps what its files said and this program does not use, byte for byte:
+// temperature and top_p, unknown members, a list of end tokens. ConfigFiles holds those texts from reading to
+// writing.
 #ifndef LLMC_CONFIG_H
 #define LLMC_CONFIG_H
 
@@ -18,20 +20,21 @@
 
 enum { CONFIG_LARGEST_FILE = 16 << 20 };  // bytes; real ones have a few thousand
 
-// The texts of config.json and generation_config.json of the directory that a model comes from. NULL: there is no
-// such file.
+// The texts of config.json and generation_config.json of the directory that a model comes from. NULL: there
+// is no such file.
 typedef struct {
     char *config, *generation;
 } ConfigFiles;
 
-// Reads a config.json with the keys of transformers 4 or 5. Anything but an OLMo 2 is an error that says what it
-// is. Token ids that the vocabulary does not have are ignored, with a warning.
+// Reads a config.json with the keys of transformers 4 or 5. Anything but an OLMo 2 is an error that says what
+// it is. Token ids that the vocabulary does not have are ignored, with a warning.
 static inline bool config_read(OLMo2Config *config, const char *path, Error *warning, Error *err);
 
-// Reads config.json of a model directory and, for the tokens at which generation stops, generation_config.json if
-// there is one. files, if not NULL, receives their texts; release it with config_files_free, after a failure too.
-static inline bool config_read_directory(OLMo2Config *config, ConfigFiles *files, const char *dir, Error *warning,
-                                         Error *err);
+// Reads config.json of a model directory and, for the tokens at which generation stops,
+// generation_config.json if there is one. files, if not NULL, receives their texts; release it with
+// config_files_free, after a failure too.
+static inline bool config_read_directory(OLMo2Config *config, ConfigFiles *files, const char *dir,
+                                         Error *warning, Error *err);
 static inline void config_files_free(ConfigFiles *files);
 
 // Forgets the token ids that are not below config->V, with a warning for each. `source` names their file.
@@ -40,9 +43,9 @@ static inline void config_ignore_tokens(OLMo2Config *config, const char *source,
 // Whether a model can be made of it. `source` names the configuration in messages.
 static inline bool config_check(const OLMo2Config *config, const char *source, Error *err);
 
-// Writes a new config.json that transformers 4.47 and later, 5 included, load as it stands. They refuse that of a
-// study model, because they would compute something else. `said` is the text of the config.json that the model comes
-// from, or NULL: its members that this program does not use are copied.
+// Writes a new config.json that transformers 4.47 and later, 5 included, load as it stands. They refuse that
+// of a study model, because they would compute something else. `said` is the text of the config.json that the
+// model comes from, or NULL: its members that this program does not use are copied.
 static inline bool config_write(const OLMo2Config *config, const char *said, const char *path, Error *err);
 static inline bool generation_config_write(const OLMo2Config *config, const char *said, const char *path,
                                            Error *err);
@@ -180,7 +183,8 @@ static inline bool config_check_rope_type(const Json *rope, const char *key, con
 
 // rope_theta is a member of the configuration, and since transformers 5 of its rope_parameters.
 static inline bool config_read_rope(OLMo2Config *config, const Json *root, const char *path, Error *err) {
-    const Json *scaling = json_member(root, "rope_scaling"), *parameters = json_member(root, "rope_parameters");
+    const Json *scaling = json_member(root, "rope_scaling"),
+               *parameters = json_member(root, "rope_parameters");
     double old_theta = NAN, theta = NAN;
     if (!config_check_rope_type(scaling, "rope_scaling", path, err)) { return false; }
     if (!config_check_rope_type(parameters, "rope_parameters", path, err)) { return false; }
@@ -206,9 +210,10 @@ static inline bool config_read_sizes(OLMo2Config *config, const Json *root, cons
     if (config->NKV == absent) { config->NKV = config->NH; }
     if (config->HS == absent) {
         if (config->NH == 0 || config->C % config->NH != 0) {
-            return fail(err,
-                        "%s: hidden_size %zu is not a multiple of num_attention_heads %zu, and there is no head_dim",
-                        path, config->C, config->NH);
+            return fail(
+                err,
+                "%s: hidden_size %zu is not a multiple of num_attention_heads %zu, and there is no head_dim",
+                path, config->C, config->NH);
         }
         config->HS = config->C / config->NH;
     }
@@ -228,7 +233,9 @@ typedef struct {
 static inline bool token_ids_add(TokenIds *list, const Json *value, const char *key, const char *path,
                                  Error *warning, Error *err) {
     const size_t room = sizeof list->ids / sizeof list->ids[0];
-    if (!value->integral) { return json_wrong_member(value, key, "a token id, a list of them, or null", path, err); }
+    if (!value->integral) {
+        return json_wrong_member(value, key, "a token id, a list of them, or null", path, err);
+    }
     if (value->integer < 0 || value->integer >= OLMO2_NO_TOKEN) {
         add_warning(warning, "%s: \"%s\" is %lld, which is not a token id: ignored", path, key,
                     (long long)value->integer);
@@ -281,7 +288,8 @@ static inline bool config_read_tokens(OLMo2Config *config, const Json *root, con
 static inline void config_ignore_token(uint32_t *id, const char *key, size_t V, const char *source,
                                        Error *warning) {
     if (*id == OLMO2_NO_TOKEN || *id < V) { return; }
-    add_warning(warning, "%s: \"%s\" is %u, the vocabulary has %zu rows: ignored", source, key, (unsigned)*id, V);
+    add_warning(warning, "%s: \"%s\" is %u, the vocabulary has %zu rows: ignored", source, key, (unsigned)*id,
+                V);
     *id = OLMO2_NO_TOKEN;
 }
 
@@ -342,10 +350,10 @@ static inline bool config_read(OLMo2Config *config, const char *path, Error *war
     return ok;
 }
 
-// As in transformers, the list in generation_config.json, if there is one, replaces that in config.json. Documents
-// still end with config.json's first id.
-static inline bool config_from_generation(OLMo2Config *config, const Json *root, const char *path, Error *warning,
-                                          Error *err) {
+// As in transformers, the list in generation_config.json, if there is one, replaces that in config.json.
+// Documents still end with config.json's first id.
+static inline bool config_from_generation(OLMo2Config *config, const Json *root, const char *path,
+                                          Error *warning, Error *err) {
     TokenIds ends;
     if (root->type != JSON_OBJECT) { return fail(err, "%s: is not a JSON object", path); }
     if (!token_ids_read(&ends, root, "eos_token_id", path, warning, err)) { return false; }
@@ -359,8 +367,10 @@ static inline bool config_from_generation(OLMo2Config *config, const Json *root,
     return true;
 }
 
-// Nothing of a model depends on this file, so one that cannot be used is a warning, and its text is forgotten.
-static inline void config_read_generation(OLMo2Config *config, char **text, const char *path, Error *warning) {
+// Nothing of a model depends on this file, so one that cannot be used is a warning, and its text is
+// forgotten.
+static inline void config_read_generation(OLMo2Config *config, char **text, const char *path,
+                                          Error *warning) {
     JsonDocument doc;
     Error damage;
     *text = NULL;
@@ -377,8 +387,8 @@ static inline void config_read_generation(OLMo2Config *config, char **text, cons
     *text = NULL;
 }
 
-static inline bool config_read_directory(OLMo2Config *config, ConfigFiles *files, const char *dir, Error *warning,
-                                         Error *err) {
+static inline bool config_read_directory(OLMo2Config *config, ConfigFiles *files, const char *dir,
+                                         Error *warning, Error *err) {
     char path[PATH_MAX], generation[PATH_MAX];
     ConfigFiles unused = {NULL, NULL}, *texts = files != NULL ? files : &unused;
     texts->config = texts->generation = NULL;
@@ -456,7 +466,9 @@ static inline void said_rest(JsonWriter *w, const Said *said, const char *const 
     if (said->doc.root == NULL || said->doc.root->type != JSON_OBJECT) { return; }
     for (const Json *member = json_first(said->doc.root); member != NULL; member = json_next(member)) {
         bool unknown = true;
-        for (size_t i = 0; i < count; i++) { unknown = unknown && json_member(said->doc.root, known[i]) != member; }
+        for (size_t i = 0; i < count; i++) {
+            unknown = unknown && json_member(said->doc.root, known[i]) != member;
+        }
         if (unknown) { said_copy(w, said, member); }
     }
 }
@@ -507,15 +519,36 @@ static inline void config_write_rope(JsonWriter *w, const OLMo2Config *config) {
     json_end_object(w);
 }
 
-static inline bool config_write(const OLMo2Config *config, const char *said_text, const char *path, Error *err) {
+static inline bool config_write(const OLMo2Config *config, const char *said_text, const char *path,
+                                Error *err) {
     static const char *const known[] = {
-        "architectures",   "model_type",           "no_qk_norm",          "pre_norm",
-        "hidden_size",     "num_hidden_layers",    "num_attention_heads", "num_key_value_heads",
-        "head_dim",        "intermediate_size",    "vocab_size",          "max_position_embeddings",
-        "hidden_act",      "attention_bias",       "attention_dropout",   "tie_word_embeddings",
-        "rms_norm_eps",    "initializer_range",    "rope_theta",          "rope_scaling",
-        "rope_parameters", "bos_token_id",         "eos_token_id",        "pad_token_id",
-        "torch_dtype",     "dtype",                "use_cache",
+        "architectures",
+        "model_type",
+        "no_qk_norm",
+        "pre_norm",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "vocab_size",
+        "max_position_embeddings",
+        "hidden_act",
+        "attention_bias",
+        "attention_dropout",
+        "tie_word_embeddings",
+        "rms_norm_eps",
+        "initializer_range",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "torch_dtype",
+        "dtype",
+        "use_cache",
     };
     const bool study = config->no_qk_norm || config->pre_norm;
     Said said = said_open(said_text);
@@ -556,7 +589,8 @@ static inline bool config_write(const OLMo2Config *config, const char *said_text
 }
 
 // A token id of generation_config.json, which may be another than config.json's and is as good if it exists.
-static inline void generation_write_token(JsonWriter *w, const Said *said, const char *key, uint32_t id, size_t V) {
+static inline void generation_write_token(JsonWriter *w, const Said *said, const char *key, uint32_t id,
+                                          size_t V) {
     const Json *member = json_member(said->doc.root, key);
     if (member != NULL && member->integral && member->integer >= 0 && (size_t)member->integer < V) {
         said_copy(w, said, member);

@@ -1,5 +1,5 @@
-// files.h: paths, files and directories, and the one way in which this library puts something on the disk: written
-// aside, synced, renamed. What has its name is whole, whatever happens meanwhile.
+// files.h: paths, files and directories, and the one way in which this library puts something on the disk:
+// written aside, synced, renamed. What has its name is whole, whatever happens meanwhile.
 //
 // Doors:
 //   path_exists, path_is_directory, path_is_file
@@ -36,14 +36,14 @@ typedef struct {
     int descriptor;        // of `aside`, locked: another process can tell it from what a crash left behind
 } Aside;
 
-// Creates an empty file or directory aside. The directory of `path` must exist. What a crash left under the name
-// aside is removed; what another process is writing there is an error. On failure nothing is active.
+// Creates an empty file or directory aside. The directory of `path` must exist. What a crash left under the
+// name aside is removed; what another process is writing there is an error. On failure nothing is active.
 static inline bool aside_begin_file(Aside *a, const char *path, Error *err);
 static inline bool aside_begin_directory(Aside *a, const char *path, Error *err);
 
-// Syncs, gives the name and ends. An old file of that name is replaced, an old directory too: it is first moved to
-// .deleting-NAME and removed afterwards, with a warning if that fails. After a failure nothing is left aside and
-// what had the name before has it still.
+// Syncs, gives the name and ends. An old file of that name is replaced, an old directory too: it is first
+// moved to .deleting-NAME and removed afterwards, with a warning if that fails. After a failure nothing is
+// left aside and what had the name before has it still.
 static inline bool aside_finish(Aside *a, Error *warning, Error *err);
 
 // Gives up: nothing of it is left. Returns false, and does nothing if nothing is active.
@@ -79,7 +79,8 @@ static inline bool path_join(char *out, const char *dir, const char *name, Error
                 PATH_MAX);
 }
 
-// Splits a path into the directory that holds it, at least "." or "/", and its last name, both PATH_MAX bytes.
+// Splits a path into the directory that holds it, at least "." or "/", and its last name, both PATH_MAX
+// bytes.
 static inline bool path_split(char *parent, char *name, const char *path, Error *err) {
     size_t length = strlen(path);
     if (length >= PATH_MAX) {
@@ -265,8 +266,8 @@ static inline int directory_remove_entry(const char *path, const struct stat *in
     return 0;
 }
 
-// Removes a directory with everything in it, or a file. Links are removed, not followed; what is mounted inside is
-// left alone. If something stays, so do the directories around it.
+// Removes a directory with everything in it, or a file. Links are removed, not followed; what is mounted
+// inside is left alone. If something stays, so do the directories around it.
 static inline bool directory_remove(const char *path, Error *err) {
     nftw(path, directory_remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
     if (remove(path) == 0 || errno == ENOENT) { return true; }
@@ -286,17 +287,18 @@ static inline bool lock_failed(int error, const char *path, Error *warning, Erro
 #if EOPNOTSUPP != ENOTSUP
     case EOPNOTSUPP:
 #endif
-        add_warning(warning,
-                    "%s: its file system has no locks (%s), so nothing keeps a second process from training the same "
-                    "run",
-                    path, strerror(error));
+        add_warning(
+            warning,
+            "%s: its file system has no locks (%s), so nothing keeps a second process from training the same "
+            "run",
+            path, strerror(error));
         return true;
     default: return fail(err, "%s: cannot be locked: %s", path, strerror(error));
     }
 }
 
-// Locks a directory until *descriptor is closed, at the latest when the process ends. Fails if another process has
-// it locked. A file system without locks is a warning.
+// Locks a directory until *descriptor is closed, at the latest when the process ends. Fails if another
+// process has it locked. A file system without locks is a warning.
 static inline bool directory_lock(const char *path, int *descriptor, Error *warning, Error *err) {
     *descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (*descriptor < 0) { return fail(err, "%s: cannot be opened: %s", path, strerror(errno)); }
@@ -319,8 +321,8 @@ static inline bool aside_is_live(const char *aside) {
     return live;
 }
 
-// The first of PREFIXNAME, PREFIXNAME.1, ... beside `path` that is free or can be made free, into out. There is
-// more than one because a leftover need not be removable: NFS keeps files that are open elsewhere.
+// The first of PREFIXNAME, PREFIXNAME.1, ... beside `path` that is free or can be made free, into out. There
+// is more than one because a leftover need not be removable: NFS keeps files that are open elsewhere.
 static inline bool aside_name(char out[PATH_MAX], const char *prefix, const char *path, Error *err) {
     char parent[PATH_MAX], name[PATH_MAX], beside[PATH_MAX];
     enum { LONGEST = 230 };  // a file system's names have 255 bytes
@@ -357,7 +359,9 @@ static inline bool aside_begin(Aside *a, const char *path, bool is_directory, Er
     snprintf(a->path, sizeof a->path, "%s", path);
     for (size_t end = strlen(a->path); end > 1 && a->path[end - 1] == '/'; end--) { a->path[end - 1] = '\0'; }
     if (is_directory) {
-        if (mkdir(a->aside, 0777) != 0) { return fail(err, "%s: cannot be created: %s", path, strerror(errno)); }
+        if (mkdir(a->aside, 0777) != 0) {
+            return fail(err, "%s: cannot be created: %s", path, strerror(errno));
+        }
         a->descriptor = open(a->aside, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     } else {
         a->descriptor = open(a->aside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -385,8 +389,7 @@ static inline bool aside_move_old(const Aside *a, char old[PATH_MAX], Error *err
         return fail(err, "%s: is in the way, and is not a directory: move it elsewhere", a->path);
     }
     if (!aside_name(old, ".deleting-", a->path, err)) { return false; }
-    return rename(a->path, old) == 0 ||
-           fail(err, "%s: cannot be replaced: %s", a->path, strerror(errno));
+    return rename(a->path, old) == 0 || fail(err, "%s: cannot be replaced: %s", a->path, strerror(errno));
 }
 
 // The new name for the old one, and the old one's back if that fails.

@@ -1,5 +1,6 @@
-// memory_limit.h: how much memory this process may use, asked before a model is allocated. Systems promise more
-// memory than they have: allocation succeeds, and the kernel kills the process when it uses what it was promised.
+// memory_limit.h: how much memory this process may use, asked before a model is allocated. Systems promise
+// more memory than they have: allocation succeeds, and the kernel kills the process when it uses what it was
+// promised.
 //
 // Doors:
 //   memory_suffices     whether so many bytes can be had at all; the error names the limit
@@ -16,9 +17,9 @@ typedef struct {
     char source[PATH_MAX + 64];  // "this machine has", "... allows": what goes before the number
 } MemoryLimit;
 
-// The smallest of: physical memory; the limits of this process's control groups (containers, Slurm jobs, systemd
-// units), version 1 and 2, parents included; RLIMIT_AS and RLIMIT_DATA (ulimit -v, -d). `root` comes before /proc
-// and /sys in every path: "" is the machine itself.
+// The smallest of: physical memory; the limits of this process's control groups (containers, Slurm jobs,
+// systemd units), version 1 and 2, parents included; RLIMIT_AS and RLIMIT_DATA (ulimit -v, -d). `root` comes
+// before /proc and /sys in every path: "" is the machine itself.
 static inline MemoryLimit memory_limit(const char *root);
 
 // Whether `bytes` of memory can be had at all.
@@ -55,8 +56,9 @@ static inline void memory_limit_file(MemoryLimit *limit, const char *path) {
     fclose(file);
 }
 
-// The limits of a control group and of every group that it is in, up to the one mounted at `mount`. In a container
-// the path may be the one outside, which does not exist here; its parents then end at the container's own.
+// The limits of a control group and of every group that it is in, up to the one mounted at `mount`. In a
+// container the path may be the one outside, which does not exist here; its parents then end at the
+// container's own.
 static inline void memory_limit_groups(MemoryLimit *limit, const char *mount, const char *group,
                                        const char *name) {
     char path[2 * PATH_MAX];

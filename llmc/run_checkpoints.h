@@ -1,5 +1,5 @@
-// run_checkpoints.h: the checkpoints of a training run, model directories with the names step-NNNNNNNN in the run's
-// directory, and RUN/tokenizer, the run's own copy of its tokenizer.
+// run_checkpoints.h: the checkpoints of a training run, model directories with the names step-NNNNNNNN in the
+// run's directory, and RUN/tokenizer, the run's own copy of its tokenizer.
 //
 // Doors, declared below:
 //   run_write_checkpoint, run_prune, run_clean, run_keep_tokenizer    by the process that has the run locked
@@ -12,10 +12,10 @@
 
 #include "checkpoint.h"
 
-// Saves the model as run/step-NNNNNNNN, replacing a checkpoint of the same step. The run's directory is created if
-// need be, and cleaned. On failure the earlier checkpoints are as they were.
-static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t step, const CheckpointParts *parts,
-                                        Error *warning, Error *err);
+// Saves the model as run/step-NNNNNNNN, replacing a checkpoint of the same step. The run's directory is
+// created if need be, and cleaned. On failure the earlier checkpoints are as they were.
+static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t step,
+                                        const CheckpointParts *parts, Error *warning, Error *err);
 
 // Deletes checkpoints of a run, except
 //   the last keep_last whole ones (at least one) and damaged ones that are newer than those,
@@ -25,19 +25,21 @@ static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t
 static inline bool run_prune(const char *run, int64_t keep_last, int64_t keep_every, int64_t protect_step,
                              Error *warning, Error *err);
 
-// Removes what a crash has left of a save or a deletion by this run. Leaves alone what belongs to others, such as a
-// soup that is being written here. What cannot be removed is a warning.
+// Removes what a crash has left of a save or a deletion by this run. Leaves alone what belongs to others,
+// such as a soup that is being written here. What cannot be removed is a warning.
 static inline bool run_clean(const char *run, Error *warning, Error *err);
 
-// Copies a tokenizer.json and what goes with it to RUN/tokenizer, from which every checkpoint takes it: the files
-// that it was read from may move while the run lasts. `path`, PATH_MAX bytes, is the tokenizer.json, before and after.
+// Copies a tokenizer.json and what goes with it to RUN/tokenizer, from which every checkpoint takes it: the
+// files that it was read from may move while the run lasts. `path`, PATH_MAX bytes, is the tokenizer.json,
+// before and after.
 static inline bool run_keep_tokenizer(const char *run, const OLMo2Config *config, char *path, Error *warning,
                                       Error *err);
 
 // The steps of which a run has checkpoints, ascending. The caller frees *steps.
 static inline bool run_list(const char *run, int64_t **steps, size_t *count, Error *err);
 
-// The path of a run's newest whole checkpoint, into dir (PATH_MAX bytes). Damaged ones that are newer are warnings.
+// The path of a run's newest whole checkpoint, into dir (PATH_MAX bytes). Damaged ones that are newer are
+// warnings.
 static inline bool run_newest(char *dir, const char *run, Error *warning, Error *err);
 
 // What a person means by a directory: a model directory itself, or a run's newest whole checkpoint.
@@ -59,8 +61,8 @@ static inline int64_t run_checkpoint_step(const char *name) {
 // ---------------------------------------------------------------------------------------------
 // saving
 
-static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t step, const CheckpointParts *parts,
-                                        Error *warning, Error *err) {
+static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t step,
+                                        const CheckpointParts *parts, Error *warning, Error *err) {
     char path[PATH_MAX], name[32];
     run_checkpoint_name(name, step);
     if (path_join(path, run, name, err) && directory_create(run, err) && run_clean(run, warning, err) &&
@@ -81,8 +83,8 @@ static inline bool run_keep_tokenizer(const char *run, const OLMo2Config *config
     return path_join(path, kept, "tokenizer.json", err);
 }
 
-// Whether a name is one under which a run writes or deletes: .writing-step-00000100, .deleting-tokenizer, or with
-// the number that aside_name appends.
+// Whether a name is one under which a run writes or deletes: .writing-step-00000100, .deleting-tokenizer, or
+// with the number that aside_name appends.
 static inline bool run_leftover(const char *name) {
     char own[64];
     if (strncmp(name, ".writing-", 9) == 0) {
@@ -115,9 +117,7 @@ static inline bool run_clean(const char *run, Error *warning, Error *err) {
 static inline bool run_delete(const char *path, Error *err) {
     char deleting[PATH_MAX];
     if (!aside_name(deleting, ".deleting-", path, err)) { return false; }
-    if (rename(path, deleting) != 0) {
-        return fail(err, "%s: cannot be deleted: %s", path, strerror(errno));
-    }
+    if (rename(path, deleting) != 0) { return fail(err, "%s: cannot be deleted: %s", path, strerror(errno)); }
     return directory_remove(deleting, err);
 }
 
@@ -189,7 +189,8 @@ static inline bool run_newest(char *dir, const char *run, Error *warning, Error 
     for (size_t i = count; i-- > 0 && !found;) {
         Error damage;
         char name[32];
-        found = path_join(dir, run, run_checkpoint_name(name, steps[i]), &damage) && checkpoint_check(dir, &damage);
+        found = path_join(dir, run, run_checkpoint_name(name, steps[i]), &damage) &&
+                checkpoint_check(dir, &damage);
         if (!found) { add_warning(&damages, "passed over a damaged checkpoint: %s", damage.text); }
     }
     free(steps);

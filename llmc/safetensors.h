@@ -1,16 +1,24 @@
-// safetensors.h: named tensors in a file, as Hugging Face defines them: 8 bytes with the header's length
-// (little- endian), the header {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
-// "__metadata__": {"key": "text"}} with offsets from the header's end, then the data. A large model is split
-// over several files, with model.safetensors.index.json saying which tensor is where.
+// safetensors.h: named tensors in a file, in the format of Hugging Face: 8 bytes with the length of the
+// header (little-endian), the header {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin,
+// end]}, ..., "__metadata__": {"key": "text"}} with offsets from the end of the header, then the data. A
+// large model is split over several files; model.safetensors.index.json says which tensor is in which.
 //
-// Reading maps the files; nothing in a header is believed before it is checked against the file's size.
+// Reading maps the files. Nothing in a header is trusted before it is checked against the size of the file.
+//
+// Doors:
+//   safetensors_open, safetensors_close     a file, or a directory with one or several
+//   safetensors_find                        a tensor by its name
+//   safetensors_to_float                    its numbers
+//   safetensors_write                       a new file, one tensor after the other
+//   shape_text, safetensors_dtypes          for messages and listings
 #ifndef LLMC_SAFETENSORS_H
 #define LLMC_SAFETENSORS_H
 
 #include "json.h"
 #include "utils.h"
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the files' byte order is this machine's");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "the byte order of the files is that of this machine");
 
 // ---------------------------------------------------------------------------------------------
 // element types
@@ -60,7 +68,7 @@ static inline float f16_to_float(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 0x1F, fraction = h & 0x3FF, bits;
     float value;
     if (exponent == 0) {
-        value = (float)fraction * 0x1p-24f;  // zero and the subnormals, which are normal floats
+        value = (float)fraction * 0x1p-24f;  // zero, and subnormals, which are normal as floats
         memcpy(&bits, &value, sizeof bits);
         bits |= sign;
     } else {
@@ -162,12 +170,13 @@ static inline bool safetensors_read_shape(SafetensorsTensor *t, const Json *entr
     return true;
 }
 
-// One tensor's entry in the header, checked against the `size` bytes of data. Messages lack the words before
-// them.
+// One tensor's entry in the header, checked against the `size` bytes of data. The caller puts the name of the
+// tensor in front of messages.
 static inline bool safetensors_read_entry(SafetensorsTensor *t, const Json *entry, const char *data,
                                           size_t size, Error *err) {
-    if (entry->type != JSON_OBJECT) { return fail(err, "has no object in the header"); }
-    if (!safetensors_read_dtype(t, entry, err) || !safetensors_read_shape(t, entry, err)) { return false; }
+    if (entry->type != JSON_OBJECT) { return fail(err, "is not described by an object in the header"); }
+    if (!safetensors_read_dtype(t, entry, err)) { return false; }
+    if (!safetensors_read_shape(t, entry, err)) { return false; }
     const Json *offsets = json_member(entry, "data_offsets");
     size_t begin, end, bytes;
     if (offsets == NULL || offsets->type != JSON_ARRAY || offsets->count != 2 ||
@@ -202,7 +211,8 @@ static inline int safetensors_compare_data(const void *a, const void *b) {
     return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-// The tensors of a file share no byte and leave none out, in whatever order. Sorts them by place.
+// The tensors of a file cover its data, in any order: no byte belongs to two of them or to none. Sorts them
+// by place.
 static inline bool safetensors_check_cover(SafetensorsTensor *tensors, size_t count, const char *path,
                                            const char *data, size_t size, Error *err) {
     if (count > 0) { qsort(tensors, count, sizeof *tensors, safetensors_compare_data); }
@@ -219,11 +229,11 @@ static inline bool safetensors_check_cover(SafetensorsTensor *tensors, size_t co
     if (covered == size) { return true; }
     return fail(err,
                 "%s: byte %zu of its %zu bytes of data belongs to no tensor.\n"
-                "The file is not as it was written; copy it again.",
+                "The file has changed since it was written; copy it again.",
                 path, covered, size);
 }
 
-// The header of a mapped file, parsed; *data is set to what follows it.
+// Parses the header of a mapped file. *data is what follows it.
 static inline bool safetensors_read_header(SafetensorsFile *file, const char **data, size_t *data_size,
                                            Error *err) {
     uint64_t length;
@@ -235,17 +245,41 @@ static inline bool safetensors_read_header(SafetensorsFile *file, const char **d
     if (length > rest) {
         return fail(err,
                     "%s: says its header has %llu bytes, but only %zu follow.\n"
-                    "The file is cut short or is no safetensors file; copy it again.",
+                    "The file is cut short or is not a safetensors file; copy it again.",
                     file->path, (unsigned long long)length, rest);
     }
     const char *header = file->map.data + sizeof length;
     if (!json_parse(&file->header, header, (size_t)length, file->path, err)) { return false; }
     if (file->header.root->type != JSON_OBJECT) {
-        return fail(err, "%s: the header is no JSON object", file->path);
+        return fail(err, "%s: the header is not a JSON object", file->path);
     }
     *data = header + length;
     *data_size = rest - (size_t)length;
     return true;
+}
+
+// Appends the tensors of a mapped file.
+static inline bool safetensors_add_tensors(Safetensors *st, const SafetensorsFile *file, const char *data,
+                                           size_t data_size, Error *err) {
+    size_t capacity = st->count + file->header.root->count + 1, before = st->count;
+    SafetensorsTensor *tensors = (SafetensorsTensor *)realloc(st->tensors, capacity * sizeof *tensors);
+    if (tensors == NULL) { return fail(err, "%s: out of memory for its list of tensors", file->path); }
+    st->tensors = tensors;
+    for (const Json *entry = json_first(file->header.root); entry != NULL; entry = json_next(entry)) {
+        if (strcmp(entry->key, "__metadata__") == 0) { continue; }
+        SafetensorsTensor *t = &tensors[st->count];
+        memset(t, 0, sizeof *t);
+        t->name = entry->key;
+        t->file = file->path;
+        if (strlen(entry->key) != entry->key_length) {
+            return fail(err, "%s: the name of a tensor holds a NUL character", file->path);
+        }
+        if (!safetensors_read_entry(t, entry, data, data_size, err)) {
+            return fail(err, "%s: tensor \"%.200s\" %s", file->path, t->name, err->text);
+        }
+        st->count++;
+    }
+    return safetensors_check_cover(tensors + before, st->count - before, file->path, data, data_size, err);
 }
 
 // Maps one file and appends its tensors.
@@ -261,29 +295,9 @@ static inline bool safetensors_add_file(Safetensors *st, const char *path, Error
 
     const char *data;
     size_t data_size;
-    if (!file_map(&file->map, path, err) || !safetensors_read_header(file, &data, &data_size, err)) {
-        return false;
-    }
-    size_t capacity = st->count + file->header.root->count + 1;
-    SafetensorsTensor *tensors = (SafetensorsTensor *)realloc(st->tensors, capacity * sizeof *tensors);
-    if (tensors == NULL) { return fail(err, "%s: out of memory for its list of tensors", path); }
-    st->tensors = tensors;
-    size_t before = st->count;
-    for (const Json *entry = json_first(file->header.root); entry != NULL; entry = json_next(entry)) {
-        if (strcmp(entry->key, "__metadata__") == 0) { continue; }
-        SafetensorsTensor *t = &tensors[st->count];
-        memset(t, 0, sizeof *t);
-        t->name = entry->key;
-        t->file = file->path;
-        if (strlen(entry->key) != entry->key_length) {
-            return fail(err, "%s: a tensor's name holds a NUL character", path);
-        }
-        if (!safetensors_read_entry(t, entry, data, data_size, err)) {
-            return fail(err, "%s: tensor \"%.200s\" %s", path, t->name, err->text);
-        }
-        st->count++;
-    }
-    return safetensors_check_cover(tensors + before, st->count - before, path, data, data_size, err);
+    if (!file_map(&file->map, path, err)) { return false; }
+    if (!safetensors_read_header(file, &data, &data_size, err)) { return false; }
+    return safetensors_add_tensors(st, file, data, data_size, err);
 }
 
 // The tensor of that name, or NULL.
@@ -307,7 +321,7 @@ static inline bool safetensors_sort(Safetensors *st, Error *err) {
     return true;
 }
 
-// Opens every file that the index's weight_map names, once; they stand beside the index, in `dir`.
+// Opens every file that the index's weight_map names, each once. They are in `dir`, beside the index.
 static inline bool safetensors_open_shards(Safetensors *st, const Json *map, const char *dir,
                                            const char *index, Error *err) {
     for (const Json *member = json_first(map); member != NULL; member = json_next(member)) {
@@ -335,53 +349,65 @@ static inline bool safetensors_open_shards(Safetensors *st, const Json *map, con
     return true;
 }
 
+// Every tensor is in the file that the index names for it.
+static inline bool safetensors_check_index(const Safetensors *st, const Json *map, const char *dir,
+                                           const char *index, Error *err) {
+    for (const Json *member = json_first(map); member != NULL; member = json_next(member)) {
+        const SafetensorsTensor *t = safetensors_find(st, member->key);
+        if (t == NULL || strcmp(t->file + strlen(dir) + 1, member->string) != 0) {
+            return fail(err,
+                        "%s: says that tensor \"%.200s\" is in %s, but it is not.\n"
+                        "The index and the files do not belong together; copy all from the same place.",
+                        index, member->key, member->string);
+        }
+    }
+    return true;
+}
+
+static inline bool safetensors_open_map(Safetensors *st, const Json *map, const char *dir, const char *index,
+                                        Error *err) {
+    if (map == NULL || map->type != JSON_OBJECT) {
+        return fail(err, "%s: has no \"weight_map\" object, expected one from tensor names to file names",
+                    index);
+    }
+    if (!safetensors_open_shards(st, map, dir, index, err)) { return false; }
+    if (!safetensors_sort(st, err)) { return false; }
+    return safetensors_check_index(st, map, dir, index, err);
+}
+
 static inline bool safetensors_open_index(Safetensors *st, const char *dir, const char *index, Error *err) {
     JsonDocument doc;
     if (!json_parse_file(&doc, index, err)) { return false; }
-    const Json *map = json_member(doc.root, "weight_map");
-    bool ok = map != NULL && map->type == JSON_OBJECT;
-    if (!ok) {
-        fail(err, "%s: has no \"weight_map\" object, expected one from tensor names to file names", index);
-    } else {
-        ok = safetensors_open_shards(st, map, dir, index, err) && safetensors_sort(st, err);
-    }
-    for (const Json *member = ok ? json_first(map) : NULL; ok && member != NULL; member = json_next(member)) {
-        const SafetensorsTensor *t = safetensors_find(st, member->key);
-        if (t == NULL || strcmp(t->file + strlen(dir) + 1, member->string) != 0) {
-            ok = fail(err,
-                      "%s: says that tensor \"%.200s\" is in %s, but it is not.\n"
-                      "The index and the files do not belong together; copy all from the same place.",
-                      index, member->key, member->string);
-        }
-    }
+    bool ok = safetensors_open_map(st, json_member(doc.root, "weight_map"), dir, index, err);
     json_free(&doc);
     return ok;
+}
+
+static inline bool safetensors_open_single(Safetensors *st, const char *path, Error *err) {
+    if (!safetensors_add_file(st, path, err)) { return false; }
+    return safetensors_sort(st, err);
+}
+
+static inline bool safetensors_open_directory(Safetensors *st, const char *dir, Error *err) {
+    char single[PATH_MAX], index[PATH_MAX];
+    if (!path_join(single, dir, "model.safetensors", err)) { return false; }
+    if (!path_join(index, dir, "model.safetensors.index.json", err)) { return false; }
+    if (path_is_file(single)) { return safetensors_open_single(st, single, err); }
+    if (path_is_file(index)) { return safetensors_open_index(st, dir, index, err); }
+    return fail(err, "%s: has neither model.safetensors nor model.safetensors.index.json", dir);
 }
 
 // Opens a .safetensors file, or a directory that holds model.safetensors or model.safetensors.index.json with
 // its files. Release it with safetensors_close; a failure leaves nothing open.
 static inline bool safetensors_open(Safetensors *st, const char *path, Error *err) {
     memset(st, 0, sizeof *st);
-    if (!path_is_directory(path)) {
-        if (safetensors_add_file(st, path, err) && safetensors_sort(st, err)) { return true; }
-        safetensors_close(st);
-        return false;
-    }
-    char single[PATH_MAX], index[PATH_MAX];
-    bool ok = path_join(single, path, "model.safetensors", err) &&
-              path_join(index, path, "model.safetensors.index.json", err);
-    if (ok && path_is_file(single)) {
-        ok = safetensors_add_file(st, single, err) && safetensors_sort(st, err);
-    } else if (ok && path_is_file(index)) {
-        ok = safetensors_open_index(st, path, index, err);
-    } else if (ok) {
-        ok = fail(err, "%s: has neither model.safetensors nor model.safetensors.index.json", path);
-    }
+    bool ok = path_is_directory(path) ? safetensors_open_directory(st, path, err)
+                                      : safetensors_open_single(st, path, err);
     if (!ok) { safetensors_close(st); }
     return ok;
 }
 
-// Copies the tensor to out (t->count), converted from F32, BF16 or F16 exactly, from F64 rounded.
+// Copies the tensor to out (t->count): F32, BF16 and F16 exactly, F64 rounded.
 static inline bool safetensors_to_float(const SafetensorsTensor *t, float *out, Error *err) {
     switch (t->dtype) {
     case DTYPE_F32:
@@ -427,8 +453,8 @@ static inline size_t safetensors_entry_count(const SafetensorsEntry *entry) {
     return count;
 }
 
-// The header of a file that holds the entries one after the other, padded with spaces so that the data begins
-// at a multiple of 8 bytes. The caller frees w->text.
+// The header of a file with these entries one after the other, padded with spaces: the data begins at a
+// multiple of 8 bytes. The caller frees w->text.
 static inline void safetensors_write_header(JsonWriter *w, const SafetensorsEntry *entries, size_t n) {
     size_t offset = 0;
     json_begin_object(w, NULL);
@@ -452,24 +478,28 @@ static inline void safetensors_write_header(JsonWriter *w, const SafetensorsEntr
     while (w->text != NULL && w->length % 8 != 0) { json_append(w, " ", 1); }
 }
 
-static inline bool safetensors_write_body(int descriptor, const char *path, const SafetensorsEntry *entries,
-                                          size_t n, SafetensorsFill fill, void *context, Error *err) {
+static inline bool safetensors_write_head(int descriptor, const char *path, const SafetensorsEntry *entries,
+                                          size_t n, Error *err) {
     JsonWriter w;
     memset(&w, 0, sizeof w);
     safetensors_write_header(&w, entries, n);
     uint64_t length = w.length;
-    bool ok = w.text == NULL ? fail(err, "%s: out of memory for its header", path)
-                             : file_write(descriptor, &length, sizeof length, path, err) &&
-                                   file_write(descriptor, w.text, w.length, path, err);
+    bool ok = w.text != NULL || fail(err, "%s: out of memory for its header", path);
+    ok = ok && file_write(descriptor, &length, sizeof length, path, err) &&
+         file_write(descriptor, w.text, w.length, path, err);
     json_writer_free(&w);
+    return ok;
+}
+
+static inline bool safetensors_write_body(int descriptor, const char *path, const SafetensorsEntry *entries,
+                                          size_t n, SafetensorsFill fill, void *context, Error *err) {
     size_t largest = 0;
     for (size_t i = 0; i < n; i++) {
         size_t count = safetensors_entry_count(&entries[i]);
         largest = count > largest ? count : largest;
     }
-    float *values =
-        ok ? (float *)allocate(largest, sizeof *values, "the largest tensor to be written", err) : NULL;
-    ok = values != NULL;
+    float *values = (float *)allocate(largest, sizeof *values, "the largest tensor to be written", err);
+    bool ok = values != NULL;
     for (size_t i = 0; ok && i < n; i++) {
         ok = fill(context, i, values, err) &&
              file_write(descriptor, values, safetensors_entry_count(&entries[i]) * sizeof *values, path, err);
@@ -478,13 +508,14 @@ static inline bool safetensors_write_body(int descriptor, const char *path, cons
     return ok;
 }
 
-// Writes the n entries as F32 to a new file, asking `fill` for one after the other, so that only the largest
-// is in memory twice, and makes sure they are on the disk. A failure leaves no file.
+// Writes the n entries as F32 to a new file and syncs it. `fill` is asked for one after the other, so only
+// the largest is in memory twice. A failure leaves no file.
 static inline bool safetensors_write(const char *path, const SafetensorsEntry *entries, size_t n,
                                      SafetensorsFill fill, void *context, Error *err) {
     int descriptor;
     if (!file_create(&descriptor, path, err)) { return false; }
-    bool ok = safetensors_write_body(descriptor, path, entries, n, fill, context, err);
+    bool ok = safetensors_write_head(descriptor, path, entries, n, err) &&
+              safetensors_write_body(descriptor, path, entries, n, fill, context, err);
     return file_finish(descriptor, ok, path, err);
 }
 

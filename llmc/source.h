@@ -1,5 +1,6 @@
-// source.h: where a model comes from: a directory with its configuration and tokenizer and what its files say, or
-// nothing but a configuration for a new one. train --load, --resume, generate, eval and soup begin here.
+// source.h: where a model comes from: a directory with its configuration and tokenizer and what its files
+// say, or nothing but a configuration for a new one. train --load, --resume, generate, eval and soup begin
+// here.
 //
 // Doors, declared below:
 //   source_open         a model directory or a run, to be used or trained further
@@ -20,15 +21,16 @@ typedef struct {
     ConfigFiles said;    // texts of its config.json and generation_config.json, for CheckpointParts.said
 } Source;
 
-// Opens the model directory or the run that a person calls `path`, with the tokenizer of that name or, if `tokenizer`
-// is NULL, the one in the directory. Release with source_close, after a failure too.
-static inline bool source_open(Source *s, const char *path, const char *tokenizer, Error *warning, Error *err);
+// Opens the model directory or the run that a person calls `path`, with the tokenizer of that name or, if
+// `tokenizer` is NULL, the one in the directory. Release with source_close, after a failure too.
+static inline bool source_open(Source *s, const char *path, const char *tokenizer, Error *warning,
+                               Error *err);
 
-// A new model: `name` is a size of olmo2_presets or a config.json, `tokenizer` a tokenizer or NULL. V, if not 0,
-// replaces the vocabulary; without it a size with a name takes the tokenizer's, rounded up to a multiple of 128. T, if
-// not 0, is the length of a size with a name. Release with source_close, after a failure too.
-static inline bool source_new(Source *s, const char *name, size_t V, size_t T, const char *tokenizer, Error *warning,
-                              Error *err);
+// A new model: `name` is a size of olmo2_presets or a config.json, `tokenizer` a tokenizer or NULL. V, if not
+// 0, replaces the vocabulary; without it a size with a name takes the tokenizer's, rounded up to a multiple
+// of 128. T, if not 0, is the length of a size with a name. Release with source_close, after a failure too.
+static inline bool source_new(Source *s, const char *name, size_t V, size_t T, const char *tokenizer,
+                              Error *warning, Error *err);
 
 static inline void source_close(Source *s) {
     text_close(&s->text);
@@ -36,7 +38,8 @@ static inline void source_close(Source *s) {
     memset(s, 0, sizeof *s);
 }
 
-static inline bool source_open(Source *s, const char *path, const char *tokenizer, Error *warning, Error *err) {
+static inline bool source_open(Source *s, const char *path, const char *tokenizer, Error *warning,
+                               Error *err) {
     char config[PATH_MAX];
     memset(s, 0, sizeof *s);
     if (!run_resolve(s->dir, path, warning, err)) { return false; }
@@ -46,8 +49,8 @@ static inline bool source_open(Source *s, const char *path, const char *tokenize
     return text_fit(&s->text, &s->config, false, config, warning, err);
 }
 
-static inline bool source_new(Source *s, const char *name, size_t V, size_t T, const char *tokenizer, Error *warning,
-                              Error *err) {
+static inline bool source_new(Source *s, const char *name, size_t V, size_t T, const char *tokenizer,
+                              Error *warning, Error *err) {
     OLMo2Config *config = &s->config;
     memset(s, 0, sizeof *s);
     if (!text_open_beside(&s->text, tokenizer, NULL, err)) { return false; }

@@ -34,8 +34,8 @@ static inline bool text_open(Text *text, const char *path, Error *err) {
     return text->present;
 }
 
-// Opens the tokenizer of that name. If `name` is NULL, opens the one in the model's directory `dir`, if it has one
-// and dir is not NULL.
+// Opens the tokenizer of that name. If `name` is NULL, opens the one in the model's directory `dir`, if it
+// has one and dir is not NULL.
 static inline bool text_open_beside(Text *text, const char *name, const char *dir, Error *err) {
     char path[PATH_MAX];
     memset(text, 0, sizeof *text);
@@ -62,18 +62,19 @@ static inline void text_settle_new_id(const Text *text, uint32_t *id, const char
     *id = OLMO2_NO_TOKEN;
 }
 
-// Documents end with the tokenizer's <|endoftext|>, whatever the configuration says. What else a trained model's
-// files call an end stays a token at which generation stops.
+// Documents end with the tokenizer's <|endoftext|>, whatever the configuration says. What else a trained
+// model's files call an end stays a token at which generation stops.
 static inline void text_settle_end(const Text *text, OLMo2Config *config, bool is_new, const char *source,
                                    Error *warning) {
     uint32_t end, before = config->eos, more[OLMO2_MORE_ENDS];
     size_t count = config->more_end_count;
     if (!tokenizer_special(&text->tokenizer, "<|endoftext|>", &end)) { return; }
-    bool known = config_is_end(config, end), keeps = before != OLMO2_NO_TOKEN && !is_new && text_has(text, before);
+    bool known = config_is_end(config, end),
+         keeps = before != OLMO2_NO_TOKEN && !is_new && text_has(text, before);
     if (before != OLMO2_NO_TOKEN && !known) {
         add_warning(warning,
-                    "%s: \"eos_token_id\" is %u, but <|endoftext|> of %s is %u: documents end with %u%s", source,
-                    (unsigned)before, text->path, (unsigned)end, (unsigned)end,
+                    "%s: \"eos_token_id\" is %u, but <|endoftext|> of %s is %u: documents end with %u%s",
+                    source, (unsigned)before, text->path, (unsigned)end, (unsigned)end,
                     keeps ? ", and generation stops at either" : "");
     }
     memcpy(more, config->more_ends, sizeof more);
@@ -100,18 +101,19 @@ static inline void text_settle_tokens(const Text *text, OLMo2Config *config, boo
     text_settle_new_id(text, &config->pad, "pad_token_id", source, warning);
 }
 
-// Checks that the tokenizer can be this model's, settles the special tokens of *config and counts the bytes of each
-// token. is_new: the model has no weights yet, and what its configuration says about tokens no weight. `source` is
-// the name of that configuration. Without a tokenizer it does nothing.
+// Checks that the tokenizer can be this model's, settles the special tokens of *config and counts the bytes
+// of each token. is_new: the model has no weights yet, and what its configuration says about tokens no
+// weight. `source` is the name of that configuration. Without a tokenizer it does nothing.
 static inline bool text_fit(Text *text, OLMo2Config *config, bool is_new, const char *source, Error *warning,
                             Error *err) {
     if (!text->present) { return true; }
     const size_t ids = tokenizer_size(&text->tokenizer);
     if (ids > config->V) {
-        return fail(err,
-                    "%s: has ids up to %zu, the model has a vocabulary of %zu rows: it is the tokenizer of another "
-                    "model",
-                    text->path, ids - 1, config->V);
+        return fail(
+            err,
+            "%s: has ids up to %zu, the model has a vocabulary of %zu rows: it is the tokenizer of another "
+            "model",
+            text->path, ids - 1, config->V);
     }
     text_settle_tokens(text, config, is_new, source, warning);
     text->bytes = (size_t *)allocate(config->V, sizeof *text->bytes, "the bytes of each token", err);

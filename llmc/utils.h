@@ -11,11 +11,11 @@
 //
 // Errors. A function that can fail returns bool, true for success, and takes an Error as its last argument.
 // On failure it has written one message for a person: which file, flag or field, what was found, what was
-// expected, what to do. The caller passes it up with `return false`. Only llmc/main.h and llmc/commands/ print
-// messages and end the program.
+// expected, what to do. The caller passes it up with `return false`. Only llmc/main.h and llmc/commands/
+// print messages and end the program.
 //
-// Warnings. A function that can succeed and still has something to say takes an Error called `warning` as well.
-// It appends one line for each thing to that text, so the caller begins with an empty one:
+// Warnings. A function that can succeed and still has something to say takes an Error called `warning` as
+// well. It appends one line for each thing to that text, so the caller begins with an empty one:
 //     Error err, warning = {""};
 //
 // All headers of llmc/ compile as C11 and as C++17, so that a backend may be written in either.
@@ -48,7 +48,8 @@ typedef struct {
     char text[4 * PATH_MAX];  // empty: no message
 } Error;
 
-// Writes the message. The arguments may include err->text itself, to put words in front of an earlier message.
+// Writes the message. The arguments may include err->text itself, to put words in front of an earlier
+// message.
 __attribute__((format(printf, 2, 3))) static inline int error_write(Error *err, const char *format, ...) {
     char text[sizeof err->text];
     va_list arguments;
@@ -64,13 +65,15 @@ static inline bool error_return(int length) {
     return false;
 }
 
-// Writes the message and is false: `return fail(err, "...", ...)`. It is a macro because compilers do not look
-// into functions with variable arguments and would not see that the value is always false.
+// Writes the message and is false: `return fail(err, "...", ...)`. It is a macro because compilers do not
+// look into functions with variable arguments and would not see that the value is always false.
 #define fail(err, ...) error_return(error_write(err, __VA_ARGS__))
 
-// add_warning(warning, "format", arguments): appends a line. The format is a literal with at least one argument.
-#define add_warning(warning, format, ...)                                                                             \
-    ((void)error_write(warning, "%s%s" format, (warning)->text, (warning)->text[0] != '\0' ? "\n" : "", __VA_ARGS__))
+// add_warning(warning, "format", arguments): appends a line. The format is a literal with at least one
+// argument.
+#define add_warning(warning, format, ...)                                                               \
+    ((void)error_write(warning, "%s%s" format, (warning)->text, (warning)->text[0] != '\0' ? "\n" : "", \
+                       __VA_ARGS__))
 
 // ---------------------------------------------------------------------------------------------
 // memory
@@ -116,9 +119,9 @@ static inline void *allocate(size_t count, size_t size, const char *what, Error 
     return memory;
 }
 
-// The same for arrays as large as a model, released with free_pages. A page takes memory only when a thread first
-// writes to it, and then near that thread. Linux gives pages of 2 MB when asked: with small pages, reading down a
-// matrix spends its time on looking up the page of each row.
+// The same for arrays as large as a model, released with free_pages. A page takes memory only when a thread
+// first writes to it, and then near that thread. Linux gives pages of 2 MB when asked: with small pages,
+// reading down a matrix spends its time on looking up the page of each row.
 #ifdef __SANITIZE_ADDRESS__  // it watches the ends of malloc's memory only
 static inline void *allocate_pages(size_t count, size_t size, const char *what, Error *err) {
     return allocate(count, size, what, err);

@@ -30,7 +30,8 @@ static bool convert_model(const char *in, const char *out, const char *tokenizer
     OLMo2 *m;
     ConfigFiles said;
     Error warning = {""};
-    if (!config_read_directory(&config, &said, in, &warning, err) || !olmo2_create(&m, &config, &room, &form, err)) {
+    if (!config_read_directory(&config, &said, in, &warning, err) ||
+        !olmo2_create(&m, &config, &room, &form, err)) {
         return false;
     }
     const CheckpointParts parts = {&said, tokenizer, NULL};

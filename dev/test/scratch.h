@@ -1,5 +1,5 @@
-// scratch.h: a test program's own directory under /tmp, and small files in it. Begin with scratch_begin(), end with
-// scratch_end().
+// scratch.h: a test program's own directory under /tmp, and small files in it. Begin with scratch_begin(),
+// end with scratch_end().
 #ifndef DEV_TEST_SCRATCH_H
 #define DEV_TEST_SCRATCH_H
 

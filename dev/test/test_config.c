@@ -182,9 +182,11 @@ static void test_bad_configs(void) {
     write_text("config.json", "[]");
     CHECK_ERROR(config_read(&config, in_dir("config.json"), no_warning(), &err), err, "is not a JSON object");
     write_text("config.json", "");
-    CHECK_ERROR(config_read(&config, in_dir("config.json"), no_warning(), &err), err, ":1:1: found the end of the text");
+    CHECK_ERROR(config_read(&config, in_dir("config.json"), no_warning(), &err), err,
+                ":1:1: found the end of the text");
     unlink(in_dir("config.json"));
-    CHECK_ERROR(config_read(&config, in_dir("config.json"), no_warning(), &err), err, "cannot be opened: No such file");
+    CHECK_ERROR(config_read(&config, in_dir("config.json"), no_warning(), &err), err,
+                "cannot be opened: No such file");
     CHECK_ERROR(config_read_directory(&config, NULL, in_dir("absent"), no_warning(), &err), err,
                 "absent/config.json: cannot be opened");
 }
@@ -193,7 +195,9 @@ static void test_bad_configs(void) {
 // token ids
 
 static bool ends_are(const OLMo2Config *config, size_t count, const uint32_t *ids) {
-    if (config->eos != (count > 0 ? ids[0] : OLMO2_NO_TOKEN) || config->more_end_count + 1 < count) { return false; }
+    if (config->eos != (count > 0 ? ids[0] : OLMO2_NO_TOKEN) || config->more_end_count + 1 < count) {
+        return false;
+    }
     for (size_t i = 1; i < count; i++) {
         if (config->more_ends[i - 1] != ids[i] || !config_is_end(config, ids[i])) { return false; }
     }
@@ -209,7 +213,8 @@ static void test_token_ids(void) {
     CHECK(read_changed("eos_token_id", "[9, 9, 7, 9]", &config) && ends_are(&config, 2, two));
     CHECK(read_changed("eos_token_id", "[]", &config) && ends_are(&config, 0, NULL));
     CHECK(!config_is_end(&config, OLMO2_NO_TOKEN));
-    CHECK(read_changed("eos_token_id", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", &config) && ends_are(&config, 9, nine));
+    CHECK(read_changed("eos_token_id", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", &config) &&
+          ends_are(&config, 9, nine));
     CHECK(strstr(warning.text, "\"eos_token_id\" has more than 9 ids: 10 is ignored") != NULL);
 
     // ids that the vocabulary of 1,000 rows does not have
@@ -284,7 +289,8 @@ static void test_said(void) {
     says(out.config, "\n  \"attention_dropout\": 0.10,\n");
     says(out.config, "\n  \"use_cache\":false,\n");
     says(out.config, "\n  \"eos_token_id\": [2027, 13],\n");
-    says(out.config, "\n  \"note \\\"}{\": {\"a\":[1,  2.50,\"}\\\\\"], \"b\\u00e9\": {}},\n  \"last\" : -0e0\n}\n");
+    says(out.config,
+         "\n  \"note \\\"}{\": {\"a\":[1,  2.50,\"}\\\\\"], \"b\\u00e9\": {}},\n  \"last\" : -0e0\n}\n");
     says(out.generation, "\n  \"eos_token_id\": [2027,13],\n");
     says(out.generation, "\n  \"temperature\": 0.60,\n  \"top_p\": 0.95,\n  \"stop\": [\"a\", {}]\n}\n");
     says(out.generation, "\n  \"bos_token_id\": 5,\n");
@@ -300,14 +306,16 @@ static void test_said(void) {
     // the list of generation_config.json counts, and config.json keeps its own
     make_directory("{\"eos_token_id\": [2027, 14, 15]}");
     out = written_again(&config);
-    CHECK(config.eos == 2027 && !config_is_end(&config, 13) && config_is_end(&config, 14) && config_is_end(&config, 15));
+    CHECK(config.eos == 2027 && !config_is_end(&config, 13) && config_is_end(&config, 14) &&
+          config_is_end(&config, 15));
     says(out.config, "\"eos_token_id\": [\n    2027,\n    14,\n    15\n  ]");  // 13 is not true any more
     says(out.generation, "\"eos_token_id\": [2027, 14, 15]");
     config_files_free(&out);
     // ids that do not exist are not kept
     make_directory("{\"eos_token_id\": [2027, 5000], \"pad_token_id\": 6000}");
     out = written_again(&config);
-    says(warning.text, "generation_config.json: \"eos_token_id\" is 5000, the vocabulary has 3000 rows: ignored");
+    says(warning.text,
+         "generation_config.json: \"eos_token_id\" is 5000, the vocabulary has 3000 rows: ignored");
     says(out.generation, "\"eos_token_id\": 2027,\n  \"pad_token_id\": null\n}");
     config_files_free(&out);
     make_directory(NULL);

@@ -1,4 +1,5 @@
-// test_files.c: paths, files, directories, locks, and what is written aside, on disks that fill up, forbid or race.
+// test_files.c: paths, files, directories, locks, and what is written aside, on disks that fill up, forbid or
+// race.
 #include "llmc/files.h"
 
 #include <signal.h>
@@ -31,8 +32,12 @@ static void public_directory(const char *name) {
 
 static void test_paths(void) {
     static const char *const good[][3] = {
-        {"a", ".", "a"},       {"a/b", "a", "b"},   {"/a", "/", "a"},
-        {"a//b//", "a", "b"},  {"//a", "/", "a"},   {"./a", ".", "a"},
+        {"a", ".", "a"},
+        {"a/b", "a", "b"},
+        {"/a", "/", "a"},
+        {"a//b//", "a", "b"},
+        {"//a", "/", "a"},
+        {"./a", ".", "a"},
         {"a/b c\"\n", "a", "b c\"\n"},
     };
     char parent[PATH_MAX], name[PATH_MAX], longest[2 * PATH_MAX];
@@ -44,8 +49,10 @@ static void test_paths(void) {
     CHECK_ERROR(path_split(parent, name, "///", &err), err, "is not the name of a file or directory");
     memset(longest, 'x', sizeof longest);
     longest[sizeof longest - 1] = '\0';
-    CHECK_ERROR(path_split(parent, name, longest, &err), err, "the path has 8191 bytes, expected fewer than 4096");
-    CHECK_ERROR(path_join(parent, longest, "a", &err), err, "the path has 8193 bytes, expected fewer than 4096");
+    CHECK_ERROR(path_split(parent, name, longest, &err), err,
+                "the path has 8191 bytes, expected fewer than 4096");
+    CHECK_ERROR(path_join(parent, longest, "a", &err), err,
+                "the path has 8193 bytes, expected fewer than 4096");
     longest[PATH_MAX - 1] = '\0';
     CHECK_ERROR(path_join(parent, longest, "", &err), err, "expected fewer than 4096");
     longest[PATH_MAX - 3] = '\0';
@@ -66,7 +73,8 @@ static void test_reading(void) {
     CHECK(text != NULL && *text == '\0');
     free(text);
     CHECK(file_read_text(in_dir("text"), 4, &err) == NULL);
-    CHECK(strstr(err.text, "text: has 5 bytes, expected a file of this kind to have at most 4 bytes") != NULL);
+    CHECK(strstr(err.text, "text: has 5 bytes, expected a file of this kind to have at most 4 bytes") !=
+          NULL);
     int descriptor;
     CHECK(file_create(&descriptor, in_dir("nul"), &err) && file_write(descriptor, "a\0b", 3, "nul", &err));
     CHECK(file_finish(descriptor, true, in_dir("nul"), &err));
@@ -84,14 +92,16 @@ static void test_reading(void) {
 
 static void test_directories(void) {
     CHECK(directory_create(in_dir("d/e//f/"), &err) && path_is_directory(in_dir("d/e/f")));
-    CHECK(directory_create(in_dir("d/e/f"), &err) && directory_create("/", &err) && directory_create(".", &err));
+    CHECK(directory_create(in_dir("d/e/f"), &err) && directory_create("/", &err) &&
+          directory_create(".", &err));
     CHECK_ERROR(directory_create("", &err), err, "is not the name of a file or directory");
     write_text("file", "x");
     CHECK_ERROR(directory_create(in_dir("file"), &err), err,
                 "file: cannot be created: something that is not a directory has this name");
     CHECK_ERROR(directory_create(in_dir("file/a"), &err), err, "file: cannot be created");
     CHECK(symlink("nowhere", in_dir("dangling")) == 0);
-    CHECK_ERROR(directory_create(in_dir("dangling"), &err), err, "dangling: cannot be created: something that");
+    CHECK_ERROR(directory_create(in_dir("dangling"), &err), err,
+                "dangling: cannot be created: something that");
     CHECK(path_exists(in_dir("dangling")) && !path_is_file(in_dir("dangling")));
     CHECK(symlink("d", in_dir("link")) == 0);
     CHECK(directory_create(in_dir("link/g"), &err) && path_is_directory(in_dir("d/g")));
@@ -144,9 +154,12 @@ static void test_directory_race(void) {
 static bool denied(void) {
     MappedFile file;
     Aside aside;
-    CHECK_ERROR(directory_create(in_dir("private/sub"), &err), err, "private/sub: cannot be created: Permission");
-    CHECK_ERROR(aside_begin_file(&aside, in_dir("private/x"), &err), err, "private/x: cannot be created: Permission");
-    CHECK_ERROR(aside_begin_directory(&aside, in_dir("private/x"), &err), err, "cannot be created: Permission");
+    CHECK_ERROR(directory_create(in_dir("private/sub"), &err), err,
+                "private/sub: cannot be created: Permission");
+    CHECK_ERROR(aside_begin_file(&aside, in_dir("private/x"), &err), err,
+                "private/x: cannot be created: Permission");
+    CHECK_ERROR(aside_begin_directory(&aside, in_dir("private/x"), &err), err,
+                "cannot be created: Permission");
     CHECK_ERROR(file_map(&file, in_dir("private/secret"), &err), err, "secret: cannot be opened: Permission");
     CHECK(directory_sync(in_dir("drop"), &err));  // may be written to and not be read
     CHECK(directory_create(in_dir("drop/a"), &err));
@@ -156,7 +169,8 @@ static bool denied(void) {
 static void test_permissions(void) {
     CHECK(directory_create(in_dir("private"), &err) && directory_create(in_dir("drop"), &err));
     write_text("private/secret", "x");
-    CHECK(chmod(dir, 0755) == 0 && chmod(in_dir("private/secret"), 0) == 0 && chmod(in_dir("drop"), 0333) == 0);
+    CHECK(chmod(dir, 0755) == 0 && chmod(in_dir("private/secret"), 0) == 0 &&
+          chmod(in_dir("drop"), 0333) == 0);
     CHECK(chmod(in_dir("private"), 0555) == 0);
     CHECK(as_nobody(denied));
     CHECK(chmod(in_dir("private"), 0755) == 0 && chmod(in_dir("drop"), 0777) == 0);
@@ -177,7 +191,8 @@ static void test_locks(void) {
     close(second);
     CHECK_ERROR(directory_lock(in_dir("absent"), &second, &warning, &err), err, "absent: cannot be opened");
     write_text("a file", "");
-    CHECK_ERROR(directory_lock(in_dir("a file"), &second, &warning, &err), err, "cannot be opened: Not a directory");
+    CHECK_ERROR(directory_lock(in_dir("a file"), &second, &warning, &err), err,
+                "cannot be opened: Not a directory");
 
     const int without[] = {ENOLCK, EOPNOTSUPP, ENOTSUP, ENOSYS, EINVAL, EBADF};
     for (size_t i = 0; i < sizeof without / sizeof without[0]; i++) {
@@ -185,7 +200,8 @@ static void test_locks(void) {
         CHECK(strstr(warning.text, "run: its file system has no locks (") != NULL);
     }
     CHECK_ERROR(lock_failed(EWOULDBLOCK, "run", no_warning(), &err), err, "another process");
-    CHECK_ERROR(lock_failed(EIO, "run", no_warning(), &err), err, "run: cannot be locked: Input/output error");
+    CHECK_ERROR(lock_failed(EIO, "run", no_warning(), &err), err,
+                "run: cannot be locked: Input/output error");
     CHECK(warning.text[0] == '\0');
 }
 
@@ -204,7 +220,9 @@ static bool write_directory_aside(const char *name, const char *text) {
     int descriptor;
     char path[PATH_MAX];
     if (!aside_begin_directory(&aside, in_dir(name), &err)) { return false; }
-    if (!path_join(path, aside.aside, "file", &err) || !file_create(&descriptor, path, &err)) { return false; }
+    if (!path_join(path, aside.aside, "file", &err) || !file_create(&descriptor, path, &err)) {
+        return false;
+    }
     if (!file_finish(descriptor, file_write(descriptor, text, strlen(text), path, &err), path, &err)) {
         return aside_cancel(&aside);
     }
@@ -226,10 +244,12 @@ static void test_aside(void) {
     CHECK(write_directory_aside("two", "2") && file_holds("two/file", "2"));
     CHECK(!exists(".deleting-two") && warning.text[0] == '\0');
     // what a crash left is removed, a file in the place of a directory too
-    CHECK(directory_create(in_dir(".writing-two/trainer"), &err) && directory_create(in_dir(".deleting-two"), &err));
+    CHECK(directory_create(in_dir(".writing-two/trainer"), &err) &&
+          directory_create(in_dir(".deleting-two"), &err));
     write_text(".writing-one", "half");
     CHECK(write_directory_aside("two", "3") && file_holds("two/file", "3") && !exists(".writing-two"));
-    CHECK(write_aside("one", "3") && file_holds("one", "3") && !exists(".writing-one") && !exists(".deleting-two"));
+    CHECK(write_aside("one", "3") && file_holds("one", "3") && !exists(".writing-one") &&
+          !exists(".deleting-two"));
     // names
     CHECK_ERROR(aside_begin_file(&aside, in_dir("two"), &err), err, "two: cannot be created: Is a directory");
     CHECK_ERROR(aside_begin_file(&aside, "", &err), err, "cannot be created: the name is empty");
@@ -246,9 +266,11 @@ static void test_aside(void) {
     CHECK(file_holds("one", "3") && !exists(".writing-one"));
     // links: the one that has the name goes, what it points to stays
     CHECK(symlink("two", in_dir("alias")) == 0);
-    CHECK(write_directory_aside("alias", "4") && file_holds("two/file", "3") && file_holds("alias/file", "4"));
+    CHECK(write_directory_aside("alias", "4") && file_holds("two/file", "3") &&
+          file_holds("alias/file", "4"));
     CHECK(symlink("one", in_dir("alias of a file")) == 0);
-    CHECK(write_aside("alias of a file", "5") && file_holds("one", "3") && file_holds("alias of a file", "5"));
+    CHECK(write_aside("alias of a file", "5") && file_holds("one", "3") &&
+          file_holds("alias of a file", "5"));
 }
 
 // What another process is writing is told from what a crash left.
@@ -259,7 +281,8 @@ static void test_live_aside(void) {
     pid_t child = fork();
     if (child == 0) {
         Aside file, directory;
-        bool ok = aside_begin_file(&file, in_dir("busy"), &err) && aside_begin_directory(&directory, in_dir("busy.d"), &err);
+        bool ok = aside_begin_file(&file, in_dir("busy"), &err) &&
+                  aside_begin_directory(&directory, in_dir("busy.d"), &err);
         (void)!write(ready[1], ok ? "y" : "n", 1);
         pause();
         _exit(0);
@@ -280,16 +303,19 @@ static void test_live_aside(void) {
 
 // A leftover that stays, as on NFS while somebody has a file of it open: the next name is taken.
 static bool stuck(void) {
-    CHECK(directory_create(in_dir("pub/.writing-x"), &err) && directory_create(in_dir("pub/.deleting-x/in"), &err));
+    CHECK(directory_create(in_dir("pub/.writing-x"), &err) &&
+          directory_create(in_dir("pub/.deleting-x/in"), &err));
     write_text("pub/.writing-x/file", "stays");
     write_text("pub/.deleting-x/in/file", "stays");
     write_text("pub/.deleting-x/goes", "");
     CHECK(chmod(in_dir("pub/.writing-x"), 0555) == 0 && chmod(in_dir("pub/.deleting-x/in"), 0555) == 0);
-    CHECK_ERROR(directory_remove(in_dir("pub/.writing-x"), &err), err, "cannot be removed: Directory not empty");
+    CHECK_ERROR(directory_remove(in_dir("pub/.writing-x"), &err), err,
+                "cannot be removed: Directory not empty");
     CHECK(write_directory_aside("pub/x", "1") && file_holds("pub/x/file", "1"));
     CHECK(exists("pub/.writing-x/file") && !exists("pub/.writing-x.1"));
     CHECK(write_directory_aside("pub/x", "2") && file_holds("pub/x/file", "2"));
-    CHECK(exists("pub/.deleting-x/in/file") && !exists("pub/.deleting-x/goes") && !exists("pub/.deleting-x.1"));
+    CHECK(exists("pub/.deleting-x/in/file") && !exists("pub/.deleting-x/goes") &&
+          !exists("pub/.deleting-x.1"));
     // the old directory itself stays: a warning
     CHECK(chmod(in_dir("pub/x"), 0555) == 0);
     CHECK(write_directory_aside("pub/x", "3") && file_holds("pub/x/file", "3"));
@@ -312,25 +338,30 @@ static void test_full_disk(void) {
     CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     memset(data, 'x', sizeof data - 1);
     CHECK_ERROR(write_aside("full", data), err, "full: cannot be written: File too large");
-    CHECK_ERROR(write_directory_aside("full.d", data), err, ".writing-full.d/file: cannot be written: File too large");
+    CHECK_ERROR(write_directory_aside("full.d", data), err,
+                ".writing-full.d/file: cannot be written: File too large");
     TokensWriter writer;
     static uint32_t ids[5000];
     CHECK(tokens_write_begin(&writer, in_dir("full"), &err));
-    CHECK_ERROR(tokens_write_append(&writer, ids, 5000, &err), err, "full: cannot be written: File too large");
+    CHECK_ERROR(tokens_write_append(&writer, ids, 5000, &err), err,
+                "full: cannot be written: File too large");
     CHECK(tokens_write_begin(&writer, in_dir("full"), &err) && tokens_write_append(&writer, ids, 300, &err));
     CHECK_ERROR(tokens_write_end(&writer, &err), err, "full: cannot be written: File too large");
     write_text("copied", "");
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
     CHECK(write_aside("large", data) && setrlimit(RLIMIT_FSIZE, &limit) == 0);
-    CHECK_ERROR(file_copy(in_dir("large"), in_dir("copy"), &err), err, "copy: cannot be written: File too large");
+    CHECK_ERROR(file_copy(in_dir("large"), in_dir("copy"), &err), err,
+                "copy: cannot be written: File too large");
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
     signal(SIGXFSZ, SIG_DFL);
-    CHECK(file_holds("full", "old") && !exists(".writing-full") && !exists("full.d") && !exists(".writing-full.d"));
+    CHECK(file_holds("full", "old") && !exists(".writing-full") && !exists("full.d") &&
+          !exists(".writing-full.d"));
     CHECK(!exists("copy"));
     memset(&aside, 0, sizeof aside);
     int device = open("/dev/full", O_WRONLY);
     if (device < 0) { return; }
-    CHECK_ERROR(file_write(device, "x", 1, "/dev/full", &err), err, "cannot be written: No space left on device");
+    CHECK_ERROR(file_write(device, "x", 1, "/dev/full", &err), err,
+                "cannot be written: No space left on device");
     close(device);
 }
 

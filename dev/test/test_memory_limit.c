@@ -1,5 +1,5 @@
-// test_memory_limit.c: the limits that control groups and ulimit put on this process's memory, from files like
-// those of a machine.
+// test_memory_limit.c: the limits that control groups and ulimit put on this process's memory, from files
+// like those of a machine.
 #include "llmc/memory_limit.h"
 
 #include <sys/wait.h>
@@ -66,7 +66,8 @@ int main(void) {
     check_limit("container", 7000000, "/sys/fs/cgroup/memory.max allows");
 
     // version 1, where the controller may be one of several and other lines say nothing about memory
-    machine_file("v1/proc/self/cgroup", "12:cpuset:/\n5:cpu,memory:/slurm/job_1\n1:name=systemd:/x\n0::/x\nbroken\n");
+    machine_file("v1/proc/self/cgroup",
+                 "12:cpuset:/\n5:cpu,memory:/slurm/job_1\n1:name=systemd:/x\n0::/x\nbroken\n");
     machine_file("v1/sys/fs/cgroup/memory/slurm/job_1/memory.limit_in_bytes", "9223372036854771712\n");
     check_limit("v1", machine, "this machine has");
     machine_file("v1/sys/fs/cgroup/memory/slurm/memory.limit_in_bytes", "6000000\n");
@@ -74,8 +75,9 @@ int main(void) {
     machine_file("v1/proc/self/cgroup", "5:cpu,memory_other:/slurm\n");
     check_limit("v1", machine, "this machine has");
 
-    CHECK(limited_process(RLIMIT_AS, "the model and its buffers need 4.00 GB, the limit of the address space (ulimit "
-                                     "-v) allows 3.00 GB\n"));
+    CHECK(limited_process(RLIMIT_AS,
+                          "the model and its buffers need 4.00 GB, the limit of the address space (ulimit "
+                          "-v) allows 3.00 GB\n"));
     CHECK(limited_process(RLIMIT_DATA, "the limit of the data segment (ulimit -d) allows 3.00 GB\n"));
     CHECK_ERROR(memory_suffices(SIZE_MAX, &err), err, "out of memory: the model and its buffers need ");
     scratch_end();

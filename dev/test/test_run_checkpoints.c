@@ -60,8 +60,7 @@ static void test_save_and_load(void) {
     CHECK(checkpoint_load_weights(back, in_dir("runs/a/step-00000100"), &err) && back->arrays[0][0] == 77.0f);
     CHECK(count_entries("runs/a") == 3);
     // without a state: the model alone
-    CHECK(save_state(m, "runs/b", 7, NULL) &&
-          count_entries("runs/b/step-00000007") == 3);
+    CHECK(save_state(m, "runs/b", 7, NULL) && count_entries("runs/b/step-00000007") == 3);
     olmo2_free(m);
     olmo2_free(back);
 }
@@ -109,8 +108,7 @@ static void test_newest_and_resolve(void) {
             write_text(name, damages[i].text);
         }
         CHECK(directory_remove(in_dir("runs/c/step-100000000"), &err) || i > 0);
-        CHECK(run_newest(found, in_dir("runs/c"), no_warning(), &err) &&
-              ends_with(found, "step-00000010"));
+        CHECK(run_newest(found, in_dir("runs/c"), no_warning(), &err) && ends_with(found, "step-00000010"));
         CHECK(strstr(warning.text, "passed over a damaged checkpoint") &&
               strstr(warning.text, damages[i].words));
     }
@@ -167,11 +165,14 @@ static void test_protected_step(void) {
 
 // Only what this run wrote is removed, and not while it is being written.
 static void test_clean(void) {
-    static const char *const leftovers[] = {".writing-step-00000050", ".deleting-step-00000050", ".writing-tokenizer",
-                                            ".deleting-tokenizer",    ".writing-step-00000050.1"};
-    static const char *const others[] = {".writing-soup",     ".deleting-soup",          ".writing-x.npy", ".writing-",
-                                         ".writing-step-x",   ".writing-step-00000050x", ".writing-tokenizers",
-                                         ".hidden",           "writing-step-00000050",   "tokenizer"};
+    static const char *const leftovers[] = {".writing-step-00000050", ".deleting-step-00000050",
+                                            ".writing-tokenizer", ".deleting-tokenizer",
+                                            ".writing-step-00000050.1"};
+    static const char *const others[] = {".writing-soup",         ".deleting-soup",
+                                         ".writing-x.npy",        ".writing-",
+                                         ".writing-step-x",       ".writing-step-00000050x",
+                                         ".writing-tokenizers",   ".hidden",
+                                         "writing-step-00000050", "tokenizer"};
     enum { LEFTOVERS = sizeof leftovers / sizeof leftovers[0], OTHERS = sizeof others / sizeof others[0] };
     char name[PATH_MAX];
     Aside live;
@@ -208,8 +209,9 @@ static bool save_beside_stuck_files(void) {
     CHECK(!exists("stuck/run/step-00000001") && !exists("stuck/run/step-00000002"));
     CHECK(chmod(in_dir("stuck/run"), 0555) == 0);
     const CheckpointParts parts = {NULL, NULL, NULL};
-    CHECK_ERROR(run_write_checkpoint(m, in_dir("stuck/run"), 4, &parts, no_warning(), &err), err,
-                "step-00000004: cannot be created: Permission denied\nCheckpoint step-00000004 was not saved");
+    CHECK_ERROR(
+        run_write_checkpoint(m, in_dir("stuck/run"), 4, &parts, no_warning(), &err), err,
+        "step-00000004: cannot be created: Permission denied\nCheckpoint step-00000004 was not saved");
     CHECK(run_prune(in_dir("stuck/run"), 1, 0, -1, no_warning(), &err));
     chmod(in_dir("stuck/run"), 0755);
     chmod(in_dir("stuck/run/.writing-step-00000009"), 0755);
@@ -242,7 +244,8 @@ static void test_strange_runs(void) {
     save(m, "runs/link", 1);
     save(m, "runs/link", 2);
     CHECK(run_prune(in_dir("runs/link"), 1, 0, -1, no_warning(), &err) && count_entries("elsewhere") == 1);
-    CHECK(run_resolve(found, in_dir("runs/link"), no_warning(), &err) && ends_with(found, "link/step-00000002"));
+    CHECK(run_resolve(found, in_dir("runs/link"), no_warning(), &err) &&
+          ends_with(found, "link/step-00000002"));
     CHECK(symlink("step-00000002", in_dir("elsewhere/latest")) == 0);
     CHECK(run_resolve(found, in_dir("runs/link/latest"), no_warning(), &err) && ends_with(found, "/latest"));
     CHECK(symlink("gone", in_dir("elsewhere/step-00000007")) == 0);  // a link to nothing
@@ -250,7 +253,8 @@ static void test_strange_runs(void) {
     // a file in the place of a checkpoint is an error, which says so, and stays
     write_text("elsewhere/step-00000003", "a file");
     CHECK(!save_state(m, "elsewhere", 3, "{}") && file_holds("elsewhere/step-00000003", "a file"));
-    CHECK(strstr(err.text, "step-00000003: is in the way, and is not a directory: move it elsewhere\n") != NULL);
+    CHECK(strstr(err.text, "step-00000003: is in the way, and is not a directory: move it elsewhere\n") !=
+          NULL);
     CHECK(!exists("elsewhere/.writing-step-00000003"));
     CHECK_ERROR(run_list(in_dir("elsewhere/step-00000003"), &(int64_t *){NULL}, &(size_t){0}, &err), err,
                 "cannot be opened: Not a directory");
@@ -273,10 +277,12 @@ static void test_keep_tokenizer(void) {
     CHECK(ends_with(path, "runs/t/tokenizer/tokenizer.json") && count_entries("runs/t/tokenizer") == 3);
     // again, from its own copy, as a resumed run may do
     CHECK(run_keep_tokenizer(in_dir("runs/t"), &config, path, no_warning(), &err));
-    CHECK(ends_with(path, "runs/t/tokenizer/tokenizer.json") && file_holds("runs/t/tokenizer/vocab.json", "{}"));
+    CHECK(ends_with(path, "runs/t/tokenizer/tokenizer.json") &&
+          file_holds("runs/t/tokenizer/vocab.json", "{}"));
     CHECK(count_entries("runs/t") == 1);
     CHECK(unlink(in_dir("runs/t/tokenizer/tokenizer.json")) == 0);
-    CHECK_ERROR(run_keep_tokenizer(in_dir("runs/t"), &config, path, no_warning(), &err), err, "cannot be opened");
+    CHECK_ERROR(run_keep_tokenizer(in_dir("runs/t"), &config, path, no_warning(), &err), err,
+                "cannot be opened");
     CHECK(count_entries("runs/t") == 1 && exists("runs/t/tokenizer/vocab.json"));
 }
 

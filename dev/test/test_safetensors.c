@@ -97,10 +97,10 @@ static void test_bad_files(void) {
     write_bytes("bad.safetensors", "\0\0\0\0\0\0\0\0{}", 10);
     REFUSE("bad.safetensors", ":1:1: found the end of the text, expected a JSON value");
     write_bytes("bad.safetensors", "PK\3\4 a pickle in a zip archive", 30);
-    REFUSE("bad.safetensors", "is no safetensors file");
-    REFUSE_HEADER("[]", 0, "the header is no JSON object");
+    REFUSE("bad.safetensors", "is not a safetensors file");
+    REFUSE_HEADER("[]", 0, "the header is not a JSON object");
     REFUSE_HEADER("{\"a\": {}", 0, ":1:9: found the end of the text");
-    REFUSE_HEADER("{\"a\": 1}", 0, "tensor \"a\" has no object in the header");
+    REFUSE_HEADER("{\"a\": 1}", 0, "tensor \"a\" is not described by an object in the header");
     REFUSE_HEADER("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}, \"a\": {}}", 4,
                   "the key \"a\" a second time");
     REFUSE_HEADER("{\"a\\u0000b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4,

@@ -13,25 +13,28 @@ static void write_tokenizer(const char *name, const char *added) {
     free(text);
 }
 
-static const char END_AND_PAD[] = "[{\"id\": 264, \"content\": \"<|endoftext|>\"}, {\"id\": 265, \"content\": \"<|pad|>\"}]";
+static const char END_AND_PAD[] =
+    "[{\"id\": 264, \"content\": \"<|endoftext|>\"}, {\"id\": 265, \"content\": \"<|pad|>\"}]";
 static const char NEITHER[] = "[{\"id\": 264, \"content\": \"<|other|>\"}]";
 
-// Writes a config.json with these ids, JSON or NULL for none. 300 rows: 34 more than the tokenizer has tokens.
+// Writes a config.json with these ids, JSON or NULL for none. 300 rows: 34 more than the tokenizer has
+// tokens.
 static void write_config(const char *name, const char *bos, const char *eos, const char *pad) {
-    char *text = format_text("{\"model_type\": \"olmo2\", \"hidden_size\": 20, \"num_hidden_layers\": 3, "
-                             "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 6, "
-                             "\"intermediate_size\": 14, \"vocab_size\": 300, \"max_position_embeddings\": 64, "
-                             "\"rms_norm_eps\": 1e-06, \"rope_theta\": 500000, \"bos_token_id\": %s, "
-                             "\"eos_token_id\": %s, \"pad_token_id\": %s}",
-                             bos == NULL ? "null" : bos, eos == NULL ? "null" : eos, pad == NULL ? "null" : pad);
+    char *text =
+        format_text("{\"model_type\": \"olmo2\", \"hidden_size\": 20, \"num_hidden_layers\": 3, "
+                    "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 6, "
+                    "\"intermediate_size\": 14, \"vocab_size\": 300, \"max_position_embeddings\": 64, "
+                    "\"rms_norm_eps\": 1e-06, \"rope_theta\": 500000, \"bos_token_id\": %s, "
+                    "\"eos_token_id\": %s, \"pad_token_id\": %s}",
+                    bos == NULL ? "null" : bos, eos == NULL ? "null" : eos, pad == NULL ? "null" : pad);
     write_text(name, text);
     free(text);
 }
 
 static const uint32_t NONE = OLMO2_NO_TOKEN;
 
-// What a configuration says and what becomes of it, for a model that is loaded and for a new one, with a tokenizer
-// that has <|endoftext|> 264 and <|pad|> 265.
+// What a configuration says and what becomes of it, for a model that is loaded and for a new one, with a
+// tokenizer that has <|endoftext|> 264 and <|pad|> 265.
 static void test_rule(void) {
     static const struct {
         const char *bos, *eos, *pad;
@@ -43,15 +46,17 @@ static void test_rule(void) {
         {NULL, NULL, NULL, NONE, NONE, NONE, NONE, NULL, NULL},
         {NULL, "[264, 13]", "265", 13, NONE, 265, NONE, NULL, NULL},
         {NULL, "[13, 264]", "265", 13, NONE, 265, NONE, NULL, NULL},
-        {NULL, "13", NULL, 13, NONE, NONE, NONE,
-         "\"eos_token_id\" is 13, but <|endoftext|> of",
+        {NULL, "13", NULL, 13, NONE, NONE, NONE, "\"eos_token_id\" is 13, but <|endoftext|> of",
          "tokenizer.json is 264: documents end with 264"},
-        {NULL, "13", NULL, 13, NONE, NONE, NONE, "documents end with 264, and generation stops at either", "is 13"},
+        {NULL, "13", NULL, 13, NONE, NONE, NONE, "documents end with 264, and generation stops at either",
+         "is 13"},
         {"7", "264", "8", NONE, 7, 8, 7, NULL, NULL},
         // an id that the model has and the tokenizer does not
-        {"290", "291", "292", NONE, 290, 292, NONE, "is 291, but <|endoftext|>", "\"bos_token_id\" is 290, which"},
+        {"290", "291", "292", NONE, 290, 292, NONE, "is 291, but <|endoftext|>",
+         "\"bos_token_id\" is 290, which"},
         // ids that the model does not have either
-        {NULL, "50279", "1", NONE, NONE, 1, NONE, "is 50279, the vocabulary has 300 rows: ignored", "is 50279"},
+        {NULL, "50279", "1", NONE, NONE, 1, NONE, "is 50279, the vocabulary has 300 rows: ignored",
+         "is 50279"},
         {NULL, "100257", "100277", NONE, NONE, NONE, NONE, "\"pad_token_id\" is 100277", "is 100257"},
         {NULL, "-1", "-1", NONE, NONE, NONE, NONE, "\"eos_token_id\" is -1", "\"pad_token_id\" is -1"},
     };
@@ -60,9 +65,12 @@ static void test_rule(void) {
     write_tokenizer("m/tokenizer.json", END_AND_PAD);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         write_config("m/config.json", rows[i].bos, rows[i].eos, rows[i].pad);
-        if (!CHECK(source_open(&s, in_dir("m"), NULL, no_warning(), &err))) { printf("       %s\n", err.text); }
+        if (!CHECK(source_open(&s, in_dir("m"), NULL, no_warning(), &err))) {
+            printf("       %s\n", err.text);
+        }
         bool more = rows[i].loaded_more != NONE;
-        CHECK(s.config.eos == 264 && s.config.bos == rows[i].loaded_bos && s.config.pad == rows[i].loaded_pad);
+        CHECK(s.config.eos == 264 && s.config.bos == rows[i].loaded_bos &&
+              s.config.pad == rows[i].loaded_pad);
         CHECK(s.config.more_end_count == more && (!more || s.config.more_ends[0] == rows[i].loaded_more));
         CHECK(s.text.present && s.text.bytes[264] == 0 && s.text.bytes['a'] == 1 && s.text.bytes[299] == 0);
         const char *words = rows[i].loaded_warning;
@@ -83,7 +91,8 @@ static void test_rule(void) {
     }
 }
 
-// generation_config.json has its say; a tokenizer without <|endoftext|> leaves the end as it is; so does none.
+// generation_config.json has its say; a tokenizer without <|endoftext|> leaves the end as it is; so does
+// none.
 static void test_other_rules(void) {
     Source s;
     write_config("m/config.json", NULL, "264", NULL);
@@ -114,7 +123,8 @@ static void test_other_rules(void) {
 
 static void test_sizes(void) {
     Source s;
-    CHECK(source_new(&s, "1M", 0, 0, NULL, no_warning(), &err) && s.config.V == 100352 && s.config.eos == 100257);
+    CHECK(source_new(&s, "1M", 0, 0, NULL, no_warning(), &err) && s.config.V == 100352 &&
+          s.config.eos == 100257);
     CHECK(s.config.max_T == 4096 && s.dir[0] == '\0' && s.said.config == NULL);
     source_close(&s);
     CHECK(source_new(&s, "1M", 2048, 128, NULL, no_warning(), &err) && warning.text[0] == '\0');
@@ -130,22 +140,25 @@ static void test_sizes(void) {
     CHECK_ERROR(source_new(&s, "1M", 100, 0, in_dir("end.json"), no_warning(), &err), err,
                 "end.json: has ids up to 265, the model has a vocabulary of 100 rows");
     source_close(&s);
-    CHECK_ERROR(source_new(&s, in_dir("absent.json"), 0, 0, NULL, no_warning(), &err), err, "cannot be opened");
+    CHECK_ERROR(source_new(&s, in_dir("absent.json"), 0, 0, NULL, no_warning(), &err), err,
+                "cannot be opened");
     source_close(&s);
     CHECK_ERROR(source_open(&s, in_dir("absent"), NULL, no_warning(), &err), err, "is not a directory");
     source_close(&s);
 }
 
-// A snapshot in Hugging Face's cache is a directory of links to blobs with other names. It is loaded, and what is
-// made from it has files of its own.
+// A snapshot in Hugging Face's cache is a directory of links to blobs with other names. It is loaded, and
+// what is made from it has files of its own.
 static void test_links(void) {
-    static const char *const files[] = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-                                        "tokenizer_config.json", "vocab.json", "chat_template.jinja"};
+    static const char *const files[] = {"config.json",        "generation_config.json", "model.safetensors",
+                                        "tokenizer.json",     "tokenizer_config.json",  "vocab.json",
+                                        "chat_template.jinja"};
     OLMo2Config config = small_config();
     config.V = 300;
     OLMo2 *m = make_model(&config, 1.0f), *back = make_model(&config, 9.0f);
     const CheckpointParts no_parts = {NULL, NULL, NULL};
-    CHECK(directory_create(in_dir("hub/blobs"), &err) && directory_create(in_dir("hub/snapshots/main"), &err));
+    CHECK(directory_create(in_dir("hub/blobs"), &err) &&
+          directory_create(in_dir("hub/snapshots/main"), &err));
     CHECK(checkpoint_write_model(m, in_dir("plain"), &no_parts, no_warning(), &err));
     write_tokenizer("plain/tokenizer.json", END_AND_PAD);
     write_text("plain/tokenizer_config.json", "{\"chat_template\": \"x\"}");
@@ -160,10 +173,14 @@ static void test_links(void) {
         CHECK(rename(in_dir(from), in_dir(blob)) == 0 && symlink(target, in_dir(snapshot)) == 0);
     }
     Source s;
-    if (!CHECK(source_open(&s, in_dir("hub/snapshots/main"), NULL, no_warning(), &err))) { printf("%s\n", err.text); }
-    CHECK(s.text.present && checkpoint_load_weights(back, s.dir, &err) && same_array(m, back, OLMO2_PARAMETER));
+    if (!CHECK(source_open(&s, in_dir("hub/snapshots/main"), NULL, no_warning(), &err))) {
+        printf("%s\n", err.text);
+    }
+    CHECK(s.text.present && checkpoint_load_weights(back, s.dir, &err) &&
+          same_array(m, back, OLMO2_PARAMETER));
     const CheckpointParts parts = {&s.said, s.text.path, NULL};
-    CHECK(checkpoint_write_model(back, in_dir("copy"), &parts, no_warning(), &err) && count_entries("copy") == 7);
+    CHECK(checkpoint_write_model(back, in_dir("copy"), &parts, no_warning(), &err) &&
+          count_entries("copy") == 7);
     struct stat info;
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         char name[64];
