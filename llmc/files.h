@@ -8,7 +8,7 @@
 //   file_read_text                     a small file as a string
 //   file_create, file_write, file_finish, file_copy
 //   directory_create, directory_remove, directory_sync, directory_lock
-//   aside_begin_file, aside_begin_directory, aside_finish, aside_cancel, aside_is_live
+//   aside_begin_file, aside_begin_directory, aside_finish, aside_cancel, aside_remove
 #ifndef LLMC_FILES_H
 #define LLMC_FILES_H
 
@@ -49,8 +49,9 @@ static inline bool aside_finish(Aside *a, Error *warning, Error *err);
 // Gives up: nothing of it is left. Returns false, and does nothing if nothing is active.
 static inline bool aside_cancel(Aside *a);
 
-// Whether another process is writing under this name aside; if not, a crash left it.
-static inline bool aside_is_live(const char *aside);
+// Removes what a crash left under a name aside. Fails if that is impossible and, with *live, if another
+// process is writing there.
+static inline bool aside_remove(const char *aside, bool *live, Error *err);
 
 // ---------------------------------------------------------------------------------------------
 // paths
@@ -258,20 +259,21 @@ static inline bool directory_create(const char *path, Error *err) {
     return true;
 }
 
-// Goes on after a failure: one file that stays is no reason to keep the others.
+// Removes an entry. A file that stays is no reason to keep the others; only the last entry, the directory
+// itself, says why it stays.
 static inline int directory_remove_entry(const char *path, const struct stat *info, int type,
                                          struct FTW *walk) {
-    (void)info, (void)type, (void)walk;
-    (void)remove(path);
-    return 0;
+    (void)info, (void)type;
+    return remove(path) != 0 && walk->level == 0 ? errno : 0;
 }
 
 // Removes a directory with everything in it, or a file. Links are removed, not followed; what is mounted
 // inside is left alone. If something stays, so do the directories around it.
 static inline bool directory_remove(const char *path, Error *err) {
-    nftw(path, directory_remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
-    if (remove(path) == 0 || errno == ENOENT) { return true; }
-    return fail(err, "%s: cannot be removed: %s", path, strerror(errno));
+    if (!path_exists(path)) { return true; }
+    int error = nftw(path, directory_remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    if (error < 0) { error = errno; }
+    return error == 0 || error == ENOENT || fail(err, "%s: cannot be removed: %s", path, strerror(error));
 }
 
 // What a failing flock means: another process, a file system without locks, or something else.
@@ -313,12 +315,23 @@ static inline bool directory_lock(const char *path, int *descriptor, Error *warn
 // ---------------------------------------------------------------------------------------------
 // writing aside: how
 
-static inline bool aside_is_live(const char *aside) {
-    int descriptor = open(aside, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) { return false; }
-    bool live = flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    close(descriptor);
-    return live;
+// A name aside belongs to the process that has locked what has the name. One that creates a file or removes a
+// leftover locks it first and then checks that it still has the name: of two processes that write the same
+// name at once, one is told of the other. On file systems without locks everything else works.
+static inline bool aside_lock(int descriptor, const char *aside) {
+    struct stat locked, named;
+    if (flock(descriptor, LOCK_EX | LOCK_NB) != 0) { return errno != EWOULDBLOCK; }
+    if (fstat(descriptor, &locked) != 0 || lstat(aside, &named) != 0) { return false; }
+    return locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
+}
+
+static inline bool aside_remove(const char *aside, bool *live, Error *err) {
+    int descriptor = open(aside, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    *live = descriptor >= 0 && !aside_lock(descriptor, aside);
+    bool removed =
+        *live ? fail(err, "%s: another process is writing it", aside) : directory_remove(aside, err);
+    if (descriptor >= 0) { close(descriptor); }
+    return removed;
 }
 
 // The first of PREFIXNAME, PREFIXNAME.1, ... beside `path` that is free or can be made free, into out. There
@@ -329,12 +342,13 @@ static inline bool aside_name(char out[PATH_MAX], const char *prefix, const char
     if (!path_split(parent, name, path, err)) { return false; }
     for (int i = 0; i < 10; i++) {
         Error ignored;
+        bool live;
         int length = snprintf(beside, sizeof beside, "%s%.*s", prefix, LONGEST, name);
         if (i > 0) { snprintf(beside + length, sizeof beside - (size_t)length, ".%d", i); }
         if (!path_join(out, parent, beside, err)) { return false; }
         if (!path_exists(out)) { return true; }
-        if (aside_is_live(out)) { return fail(err, "%s: another process is writing it", path); }
-        if (directory_remove(out, &ignored)) { return true; }
+        if (aside_remove(out, &live, &ignored)) { return true; }
+        if (live) { return fail(err, "%s: another process is writing it", path); }
     }
     return fail(err, "%s: cannot be written: leftovers such as %s cannot be removed", path, out);
 }
@@ -342,8 +356,8 @@ static inline bool aside_name(char out[PATH_MAX], const char *prefix, const char
 static inline bool aside_cancel(Aside *a) {
     Error ignored;
     if (!a->active) { return false; }
-    close(a->descriptor);
     directory_remove(a->aside, &ignored);
+    close(a->descriptor);
     a->active = false;
     return false;
 }
@@ -358,19 +372,15 @@ static inline bool aside_begin(Aside *a, const char *path, bool is_directory, Er
     if (!aside_name(a->aside, ".writing-", path, err)) { return false; }
     snprintf(a->path, sizeof a->path, "%s", path);
     for (size_t end = strlen(a->path); end > 1 && a->path[end - 1] == '/'; end--) { a->path[end - 1] = '\0'; }
-    if (is_directory) {
-        if (mkdir(a->aside, 0777) != 0) {
-            return fail(err, "%s: cannot be created: %s", path, strerror(errno));
-        }
-        a->descriptor = open(a->aside, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    } else {
-        a->descriptor = open(a->aside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    }
+    bool created = !is_directory || mkdir(a->aside, 0777) == 0;
+    int flags = is_directory ? O_RDONLY | O_DIRECTORY : O_WRONLY | O_CREAT | O_EXCL;
+    a->descriptor = created ? open(a->aside, flags | O_CLOEXEC, 0666) : -1;
     if (a->descriptor < 0) { return fail(err, "%s: cannot be created: %s", path, strerror(errno)); }
     a->active = true;
-    // Without locks a leftover cannot be told from what is being written; everything else works.
-    (void)!flock(a->descriptor, LOCK_EX | LOCK_NB);
-    return true;
+    if (aside_lock(a->descriptor, a->aside)) { return true; }
+    close(a->descriptor);  // and leaves the name to the other process
+    a->active = false;
+    return fail(err, "%s: another process is writing it", path);
 }
 
 static inline bool aside_begin_file(Aside *a, const char *path, Error *err) {

@@ -105,9 +105,9 @@ static inline bool run_clean(const char *run, Error *warning, Error *err) {
     for (struct dirent *entry = readdir(dir); entry != NULL; entry = readdir(dir)) {
         char path[PATH_MAX];
         Error stays;
+        bool live;
         if (!run_leftover(entry->d_name) || !path_join(path, run, entry->d_name, &stays)) { continue; }
-        if (aside_is_live(path)) { continue; }
-        if (!directory_remove(path, &stays)) { add_warning(warning, "%s", stays.text); }
+        if (!aside_remove(path, &live, &stays) && !live) { add_warning(warning, "%s", stays.text); }
     }
     closedir(dir);
     return true;

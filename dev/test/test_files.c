@@ -16,6 +16,7 @@ static bool as_nobody(bool (*body)(void)) {
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
+        check_failed = 0;
         bool dropped = geteuid() != 0 || (setgid(65534) == 0 && setuid(65534) == 0);
         bool ok = dropped && body() && check_failed == 0;
         fflush(stdout);
@@ -83,7 +84,8 @@ static void test_reading(void) {
     CHECK(mkfifo(in_dir("pipe"), 0600) == 0);
     alarm(20);
     CHECK_ERROR(file_map(&file, in_dir("pipe"), &err), err, "pipe: is not a regular file");
-    CHECK(!aside_is_live(in_dir("pipe")));
+    bool live;
+    CHECK(aside_remove(in_dir("pipe"), &live, &err) && !live && mkfifo(in_dir("pipe"), 0600) == 0);
     alarm(0);
     CHECK_ERROR(file_map(&file, dir, &err), err, "is not a regular file");
     CHECK_ERROR(file_map(&file, "/dev/zero", &err), err, "is not a regular file");
@@ -288,7 +290,9 @@ static void test_live_aside(void) {
         _exit(0);
     }
     CHECK(read(ready[0], &byte, 1) == 1 && byte == 'y');
-    CHECK(aside_is_live(in_dir(".writing-busy")) && aside_is_live(in_dir(".writing-busy.d")));
+    bool live;
+    CHECK_ERROR(aside_remove(in_dir(".writing-busy"), &live, &err), err, "another process is writing it");
+    CHECK(live && !aside_remove(in_dir(".writing-busy.d"), &live, &err) && live);
     CHECK_ERROR(write_aside("busy", "x"), err, "busy: another process is writing it");
     CHECK_ERROR(write_directory_aside("busy.d", "x"), err, "busy.d: another process is writing it");
     CHECK(exists(".writing-busy") && exists(".writing-busy.d"));
@@ -296,9 +300,60 @@ static void test_live_aside(void) {
     CHECK(waitpid(child, &status, 0) == child);
     close(ready[0]);
     close(ready[1]);
-    CHECK(!aside_is_live(in_dir(".writing-busy")) && !aside_is_live(in_dir(".writing-busy.d")));
     CHECK(write_aside("busy", "x") && write_directory_aside("busy.d", "x"));
     CHECK(!exists(".writing-busy") && !exists(".writing-busy.d"));
+}
+
+// Writes a name that other processes write too, until it has succeeded 20 times. The text begins with its
+// size.
+static bool write_again_and_again(int process) {
+    static char text[20000];
+    for (int written = 0; written < 20;) {
+        size_t size = 1000 + (size_t)(process * 1000 + written);
+        memset(text, '.', sizeof text);
+        snprintf(text, 16, "%zu", size);
+        text[strlen(text)] = ' ';
+        text[size] = '\0';
+        if (write_aside("race", text)) {
+            written++;
+        } else if (strstr(err.text, "race: another process is writing it") == NULL &&
+                   strstr(err.text, "race: cannot be created: File exists") == NULL) {
+            printf("       %s\n", err.text);
+            return false;
+        }
+        usleep(500);
+    }
+    return true;
+}
+
+// Many processes write the same name: what has it is whole at any moment, and nothing is left aside.
+static void test_aside_race(void) {
+    enum { PROCESSES = 4 };
+    int status, looks = 0, torn = 0, running = PROCESSES;
+    char path[PATH_MAX];
+    CHECK(path_join(path, dir, "race", &err));
+    fflush(stdout);
+    for (int i = 0; i < PROCESSES; i++) {
+        if (fork() == 0) {
+            bool ok = write_again_and_again(i);
+            fflush(stdout);
+            _exit(ok ? 0 : 1);
+        }
+    }
+    while (running > 0) {
+        MappedFile file;
+        if (file_map(&file, path, &err)) {
+            looks++;
+            torn += file.data == NULL || strtoull(file.data, NULL, 10) != file.size;
+            file_unmap(&file);
+        }
+        if (waitpid(-1, &status, WNOHANG) <= 0) { continue; }
+        running--;
+        CHECK(status == 0);
+    }
+    printf("%d processes wrote one name 20 times each: %d looks, %d of them at half a file\n", PROCESSES,
+           looks, torn);
+    CHECK(torn == 0 && looks > 0 && !exists(".writing-race"));
 }
 
 // A leftover that stays, as on NFS while somebody has a file of it open: the next name is taken.
@@ -331,7 +386,8 @@ static void test_full_disk(void) {
     static char data[5000];
     struct rlimit before, limit;
     Aside aside;
-    CHECK(write_aside("full", "old") && getrlimit(RLIMIT_FSIZE, &before) == 0);
+    CHECK(write_aside("full", "old"));
+    CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
     signal(SIGXFSZ, SIG_IGN);
     limit = before;
     limit.rlim_cur = 1000;
@@ -376,6 +432,7 @@ int main(void) {
     test_locks();
     test_aside();
     test_live_aside();
+    test_aside_race();
     public_directory("pub");
     CHECK(as_nobody(stuck));
     test_full_disk();

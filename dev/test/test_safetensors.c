@@ -104,7 +104,7 @@ static void test_bad_files(void) {
     REFUSE_HEADER("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}, \"a\": {}}", 4,
                   "the key \"a\" a second time");
     REFUSE_HEADER("{\"a\\u0000b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4,
-                  "a tensor's name holds a NUL");
+                  "the name of a tensor holds a NUL");
 }
 
 static void test_lying_headers(void) {
