@@ -36,7 +36,8 @@ short=(--steps 2 --data train.npy --batch-size 4 --instance-filter off)
 cp config.json other_tokens.json
 edit other_tokens.json vocab_size=100352 eos_token_id=100257 pad_token_id=100277
 run train --config other_tokens.json --tokenizer tokenizer.json "${short[@]}" --out large
-warns 'other_tokens.json: "eos_token_id" is 100257, but <|endoftext|> of tokenizer.json is 256: documents end with 256'
+warns 'other_tokens.json: "eos_token_id" is 100257, but <|endoftext|> of '
+warns 'tokenizer.json is 256: documents end with 256'
 equal "the end of documents" "$(member large/$last/config.json eos_token_id)" 256
 equal "the padding" "$(member large/$last/config.json pad_token_id)" 257
 rm -r large
@@ -211,8 +212,8 @@ nobody ./program train --config config.json --data train.npy --batch-size 4 --st
 equal "a run in an open directory" $? 0
 chmod 555 open/run/step-00000001
 nobody ./program train --resume open/run >output 2>errors
-# At step 2 it is still the newest one that is known to be finite; at 3 and 4 it is to go.
-equal "a checkpoint that stays" "$? $(grep -c 'warning: open/run/.deleting-step-00000001: cannot be removed' errors)" "0 2"
+equal "a checkpoint that stays" "$? $(grep -q 'warning: .*open/run/.deleting-step-00000001: cannot be removed' errors && echo warned)" \
+    "0 warned"
 chmod 755 open/run/.deleting-step-00000001
 cp config.json secret.json
 chmod 0 secret.json
@@ -233,7 +234,9 @@ run train --resume blocked
 
 odd=$'a b\n"c" \'d\' $(touch made) *.txt %s'
 run train --config config.json --tokenizer tokenizer.json "${short[@]}" --stop-at 1 --out "$odd"
-check "the command that resumes can be pasted" bash -c "cd '$here' && $(sed -n '/to resume:/,$p' output | tail -n +2) >/dev/null"
+resume=$(sed -n '/to resume:$/,$p' output | tail -n +2)
+check "the command that resumes can be pasted" bash -c "cd '$here' && $resume >/dev/null"
+check "and it resumes the run" test -e "$odd/$last"
 check "nothing in the name is run" test ! -e made
 run eval --load "$odd/$last" --data val.npy
 run soup --out "$odd soup" "$odd" "$odd"
