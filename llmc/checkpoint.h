@@ -4,8 +4,8 @@
 //   trainer/optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME for every parameter
 //   trainer/state.json               whatever the trainer needs to resume
 //
-// AutoModelForCausalLM.from_pretrained loads such a directory as it stands, and a downloaded OLMo 2 loads
-// here, also through the links of Hugging Face's cache.
+// AutoModelForCausalLM.from_pretrained loads such a directory. A downloaded OLMo 2 loads here, also through
+// the links of Hugging Face's cache.
 //
 // Doors, declared below:
 //   checkpoint_load_weights, checkpoint_load_optimizer, checkpoint_read_state    parts of a directory

@@ -5,7 +5,7 @@
 //   config_read, config_read_directory     from a config.json, or from a directory with both files
 //   config_ignore_tokens                   forgets token ids that the vocabulary does not have
 //   config_check                           whether a model can be made of it
-//   config_write, generation_config_write  what transformers loads as it stands
+//   config_write, generation_config_write  files that transformers loads
 //   config_files_free
 //   json_write_file                        a JsonWriter's text as a new file
 //
@@ -15,8 +15,8 @@
 #ifndef LLMC_CONFIG_H
 #define LLMC_CONFIG_H
 
-#include "json.h"
 #include "olmo2.h"
+#include "said.h"
 
 enum { CONFIG_LARGEST_FILE = 16 << 20 };  // bytes; real ones have a few thousand
 
@@ -43,8 +43,8 @@ static inline void config_ignore_tokens(OLMo2Config *config, const char *source,
 // Whether a model can be made of it. `source` names the configuration in messages.
 static inline bool config_check(const OLMo2Config *config, const char *source, Error *err);
 
-// Writes a new config.json that transformers 4.47 and later, 5 included, load as it stands. They refuse that
-// of a study model, because they would compute something else. `said` is the text of the config.json that the
+// Writes a new config.json that transformers 4.47 and later, 5 included, load. They refuse that of a study
+// model, because they would compute something else. `said` is the text of the config.json that the
 // model comes from, or NULL: its members that this program does not use are copied.
 static inline bool config_write(const OLMo2Config *config, const char *said, const char *path, Error *err);
 static inline bool generation_config_write(const OLMo2Config *config, const char *said, const char *path,
@@ -408,70 +408,6 @@ static inline void config_files_free(ConfigFiles *files) {
 
 // ---------------------------------------------------------------------------------------------
 // writing
-
-// What an earlier file said: its text and its members. No file: all zeros.
-typedef struct {
-    const char *text;
-    JsonDocument doc;
-} Said;
-
-// A text that was read before has been checked; anything else counts as no text.
-static inline Said said_open(const char *text) {
-    Said said;
-    Error ignored;
-    memset(&said, 0, sizeof said);
-    if (text != NULL && json_parse(&said.doc, text, strlen(text), "", &ignored)) { said.text = text; }
-    return said;
-}
-
-// The bytes of a member from its key on: "key": value.
-static inline size_t said_length(const Said *said, const Json *member) {
-    const char *text = said->text + member->at;
-    size_t end = 0, depth = 0;
-    bool in_string = false;
-    for (;; end++) {
-        const char c = text[end];
-        if (in_string) {
-            if (c == '\\') { end++; }
-            if (c == '"') { in_string = false; }
-            continue;
-        }
-        if (depth == 0 && (c == ',' || c == '}')) { break; }
-        if (c == '"') { in_string = true; }
-        depth += c == '{' || c == '[';
-        depth -= c == '}' || c == ']';
-    }
-    while (strchr(" \n\r\t", text[end - 1]) != NULL) { end--; }
-    return end;
-}
-
-// Copies a member as it stands.
-static inline void said_copy(JsonWriter *w, const Said *said, const Json *member) {
-    json_begin_value(w, NULL);
-    json_append(w, said->text + member->at, said_length(said, member));
-}
-
-// A member that this program does not use: as it was said, or else `json`.
-static inline void said_or(JsonWriter *w, const Said *said, const char *key, const char *json) {
-    const Json *member = json_member(said->doc.root, key);
-    if (member != NULL) {
-        said_copy(w, said, member);
-    } else {
-        json_raw(w, key, json);
-    }
-}
-
-// Copies all members but those of `known`, which the caller writes.
-static inline void said_rest(JsonWriter *w, const Said *said, const char *const *known, size_t count) {
-    if (said->doc.root == NULL || said->doc.root->type != JSON_OBJECT) { return; }
-    for (const Json *member = json_first(said->doc.root); member != NULL; member = json_next(member)) {
-        bool unknown = true;
-        for (size_t i = 0; i < count; i++) {
-            unknown = unknown && json_member(said->doc.root, known[i]) != member;
-        }
-        if (unknown) { said_copy(w, said, member); }
-    }
-}
 
 static inline void config_write_token(JsonWriter *w, const char *key, uint32_t id) {
     if (id == OLMO2_NO_TOKEN) {

@@ -267,8 +267,8 @@ static inline int directory_remove_entry(const char *path, const struct stat *in
     return remove(path) != 0 && walk->level == 0 ? errno : 0;
 }
 
-// Removes a directory with everything in it, or a file. Links are removed, not followed; what is mounted
-// inside is left alone. If something stays, so do the directories around it.
+// Removes a directory with everything in it, or a file. Links are removed, not followed. Whatever is mounted
+// inside is not touched. If something stays, so do the directories around it.
 static inline bool directory_remove(const char *path, Error *err) {
     if (!path_exists(path)) { return true; }
     int error = nftw(path, directory_remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);

@@ -25,8 +25,8 @@ static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t
 static inline bool run_prune(const char *run, int64_t keep_last, int64_t keep_every, int64_t protect_step,
                              Error *warning, Error *err);
 
-// Removes what a crash has left of a save or a deletion by this run. Leaves alone what belongs to others,
-// such as a soup that is being written here. What cannot be removed is a warning.
+// Removes what a crash has left of a save or a deletion by this run, and nothing of anybody else, such as a
+// soup that is being written here. What cannot be removed is a warning.
 static inline bool run_clean(const char *run, Error *warning, Error *err);
 
 // Copies a tokenizer.json and what goes with it to RUN/tokenizer, from which every checkpoint takes it: the
@@ -35,7 +35,7 @@ static inline bool run_clean(const char *run, Error *warning, Error *err);
 static inline bool run_keep_tokenizer(const char *run, const OLMo2Config *config, char *path, Error *warning,
                                       Error *err);
 
-// The steps of which a run has checkpoints, ascending. The caller frees *steps.
+// The steps that a run has checkpoints of, ascending. The caller frees *steps.
 static inline bool run_list(const char *run, int64_t **steps, size_t *count, Error *err);
 
 // The path of a run's newest whole checkpoint, into dir (PATH_MAX bytes). Damaged ones that are newer are

@@ -2,10 +2,9 @@
 //
 //   checkpoint_driver preset NAME OUT.json          writes the configuration of a size, prints its parameters
 //   checkpoint_driver config IN.json OUT.json       reads a configuration and writes it
-//   checkpoint_driver model IN OUT [TOKENIZER]      loads a model directory and writes it, as F32
-//   checkpoint_driver tensors                       for each path on a line of input: "error", or its tensors
-//   as
-//                                                   NAME DTYPE COUNT SUM-OF-BYTES, each, and "."
+//   checkpoint_driver model IN OUT [TOKENIZER]      loads a model directory and writes it as F32
+//   checkpoint_driver tensors                       for each path on a line of input: "error", or a list of its
+//                                                   tensors as NAME DTYPE COUNT SUM-OF-BYTES, and "."
 #include "llmc/checkpoint.h"
 
 #include "stub_model.h"

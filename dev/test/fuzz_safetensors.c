@@ -1,8 +1,8 @@
-// fuzz_safetensors.c: any bytes as a safetensors file. Of what is accepted every byte is read.
+// fuzz_safetensors.c: any bytes as a safetensors file. If it is accepted, every byte of its tensors is read.
 #include "llmc/safetensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    // an input that begins like a header is given its length, up to a NUL: chance hardly finds it
+    // An input that begins like a header gets its length in front, up to a NUL: chance would hardly find it.
     uint64_t length = strnlen((const char *)data, size);
     bool header = size > 0 && data[0] == '{';
     int descriptor = memfd_create("fuzz", MFD_CLOEXEC);

@@ -1,10 +1,10 @@
-"""Round trips with Hugging Face transformers: it loads what ./train_olmo2 writes, ./train_olmo2 loads what it
-writes, and both compute the same.
+"""Round trips with Hugging Face transformers: what ./train_olmo2 writes loads there, what is written there
+loads here, and both compute the same.
 
     python dev/test/reference_ecosystem.py [--binary ./train_olmo2]
 
-Needs the packages of dev/reference/requirements.txt. The last line is "N passed, N failed"; the exit code is
-0 if nothing failed.
+Needs the packages of dev/reference/requirements.txt. The last line is "N passed, N failed"; the exit code
+is 0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check(name: str, ok: bool, found: str = "") -> None:
 
 
 def check_close(name: str, reached: float, wanted: float, allowed: float) -> None:
-    """Relative to the expected number; NaN fails."""
+    """Relative to what is wanted; NaN fails."""
     error = abs(reached - wanted) / abs(wanted)
     check(
         name, error <= allowed, f"{reached:.6f}, transformers {wanted:.6f}, relative difference {error:.1e}"
@@ -60,7 +60,7 @@ def check_close(name: str, reached: float, wanted: float, allowed: float) -> Non
 
 
 class Program:
-    """Runs ./train_olmo2."""
+    """./train_olmo2."""
 
     def __init__(self, binary: Path) -> None:
         self.binary = binary
@@ -79,7 +79,7 @@ class Program:
         return done.stdout
 
     def eval(self, directory: Path, data: Path, T: int = SEQUENCE) -> dict[str, float]:
-        """The output of `eval`: the first number of each line, by the name of the line."""
+        """What `eval` prints: the first number of each line, by the line's name."""
         text = self.run("eval", "--load", directory, "--data", data, "--seq-len", T, "--z-loss", Z).decode()
         return {
             n.strip(): float(x)
@@ -88,7 +88,7 @@ class Program:
 
 
 def shape_keys(**changes: object) -> dict[str, object]:
-    """The keys of config.json for a small OLMo 2: grouped queries, an odd head size, NH * HS != C."""
+    """A small OLMo 2 as keys of config.json: grouped queries, an odd head size, NH * HS != C."""
     return {
         "vocab_size": 640, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
         "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 128,
@@ -110,7 +110,7 @@ def random_model(seed: int, theta: float = 500000.0, **changes: object) -> Olmo2
 
 
 def logprobs(model: PreTrainedModel, tokens: np.ndarray, T: int = SEQUENCE) -> tuple[Tensor, Tensor]:
-    """transformers' log p(next token) and logsumexp for every whole sequence of T tokens, both (B, T-1)."""
+    """transformers' log p(next token) and logsumexp in every whole sequence of T tokens, both (B, T-1)."""
     batch = torch.from_numpy(tokens[: len(tokens) // T * T].astype(np.int64)).view(-1, T)
     with torch.no_grad():
         logits = model(batch).logits[:, :-1].double()
@@ -128,7 +128,7 @@ def write_tokens(path: Path, tokens: np.ndarray) -> Path:
 
 
 def prepare(program: Program, work: Path) -> tuple[Path, Path, str]:
-    """A tokenizer trained on this project's own source, the tokens of a held-out text, and the text."""
+    """A tokenizer trained on this project's own source; the tokens of a text held out; the text."""
     train, held_out = work / "train.txt", work / "held_out.txt"
     shutil.copy(ROOT / "train_olmo2.c", train)
     held_out.write_text((ROOT / "dev/reference/olmo2.py").read_text() + "".join(PROMPTS))
@@ -163,7 +163,7 @@ def test_evaluation(name: str, program: Program, directory: Path, model: PreTrai
 def test_checkpoint(program: Program, checkpoint: Path, data: Path, text: str) -> None:
     model, loading = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
     complaints = {kind: list(keys) for kind, keys in loading.items() if keys}
-    check("checkpoint: transformers finds exactly the expected tensors", not complaints, str(complaints or ""))
+    check("checkpoint: transformers finds every tensor and no other", not complaints, str(complaints or ""))
     seen = type(model) is Olmo2ForCausalLM and model.dtype == torch.float32
     check("checkpoint: transformers sees an OLMo 2 in F32", seen)
     test_evaluation("checkpoint", program, checkpoint, model.eval(), data)
@@ -174,7 +174,7 @@ def test_checkpoint(program: Program, checkpoint: Path, data: Path, text: str) -
     check("checkpoint: AutoTokenizer gives the same tokens, then eos", document == tokens.tolist())
     theirs, _ = logprobs(model, tokens)
     pieces = tokenizer.convert_ids_to_tokens(tokens[: len(theirs) * SEQUENCE].tolist())
-    # In a byte-level tokenizer each character of a piece represents one byte; eos represents none.
+    # In a byte-level tokenizer each character of a piece is one byte; eos is none.
     sizes = np.array([0 if piece == tokenizer.eos_token else len(piece) for piece in pieces])
     bits = -theirs.sum().item() / math.log(2) / sizes.reshape(-1, SEQUENCE)[:, 1:].sum()
     check_close("checkpoint: bits per byte", program.eval(checkpoint, data)["bits per byte"], bits, 1e-5)
@@ -189,8 +189,7 @@ def test_checkpoint(program: Program, checkpoint: Path, data: Path, text: str) -
 def test_tokens(
     program: Program, directory: Path, model: PreTrainedModel, tokens: np.ndarray, work: Path
 ) -> None:
-    """The log-probability of each token: the change of the cross-entropy of a text when one more token is
-    added."""
+    """Each token's log-probability: what one more token adds to the cross-entropy of a text."""
     count, sums = 40, [0.0]
     for T in range(2, count + 1):
         data = write_tokens(work / "prefix.tokens", tokens[:T])
@@ -202,7 +201,7 @@ def test_tokens(
 
 
 def test_generation(name: str, program: Program, directory: Path, model: PreTrainedModel) -> Tensor:
-    """Greedy decoding after every prompt; returns transformers' last text."""
+    """The likeliest token each time, after every prompt; returns transformers' last text."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     beyond = list(range(len(tokenizer), model.config.vocab_size))  # rows that pad the vocabulary
     for prompt in PROMPTS:
@@ -337,17 +336,17 @@ def test_refusals(program: Program, work: Path) -> None:
 
 
 def test_study(program: Program, work: Path, eos: int) -> None:
-    """transformers would compute an ablated model like an OLMo 2, so it must refuse to load it."""
+    """transformers would compute an ablated model as if it were an OLMo 2: it must not load it."""
     checkpoint = train(program, work, "study", eos, "--ablate", "qk-norm")
     try:
         AutoModelForCausalLM.from_pretrained(checkpoint)
-        check("transformers refuses an ablated model", False)
+        check("a study model is refused by transformers", False)
     except (ValueError, KeyError, OSError) as error:
-        check("transformers refuses an ablated model", "olmo2-study" in str(error))
+        check("a study model is refused by transformers", "olmo2-study" in str(error))
 
 
 # ---------------------------------------------------------------------------------------------
-# both directions
+# there and back
 
 
 def test_soup(program: Program, work: Path, tokenizer: Path) -> None:
@@ -373,7 +372,7 @@ def test_soup(program: Program, work: Path, tokenizer: Path) -> None:
 
 
 def test_further(program: Program, work: Path, directory: Path, data: Path) -> None:
-    """A model from transformers, trained further here, loads in transformers again, with a lower loss."""
+    """A model of transformers, trained further here, is one of transformers again, and a better one."""
     before = program.eval(directory, data)["cross-entropy"]
     program.run(
         "train", "--load", directory, "--data", work / "train.tokens", "--out", work / "further",
@@ -413,7 +412,7 @@ def main() -> int:
             written = test_generation(
                 f"random model, eos {model.config.eos_token_id}", program, directory, model
             )
-            model.config.eos_token_id = int(written[-20])  # in the second round, a text ends early
+            model.config.eos_token_id = int(written[-20])  # the second time, a text ends early
         test_further(program, work, work / "wild", data)
         test_soup(program, work, tokenizer)
         test_ends(program, work, tokenizer, eos)

@@ -5,7 +5,7 @@
 #include "scratch.h"
 #include "stub_model.h"
 
-// Grouped queries, a head size that is no power of two, NH * HS != C, an odd vocabulary.
+// Grouped queries, a head size that is not a power of two, NH * HS != C, an odd vocabulary.
 static inline OLMo2Config small_config(void) {
     OLMo2Config config;
     CHECK(olmo2_preset(&config, "14M"));

@@ -29,7 +29,7 @@ static void test_model_round_trip(void) {
     CHECK(checkpoint_read_state(in_dir("model"), &err) == NULL &&
           strstr(err.text, "state.json: cannot") != NULL);
     CHECK_ERROR(write_model(m, in_dir("model"), NULL), err, "is there already");
-    // a path that ends in a slash, in directories that are not there yet, after a crash
+    // a path with a slash at its end, in directories that do not exist yet, after a crash
     CHECK(directory_create(in_dir("new/.writing-soup/trainer"), &err));
     write_text("new/.writing-soup/config.json", "half");
     CHECK(write_model(m, in_dir("new/soup//"), NULL));
@@ -38,9 +38,9 @@ static void test_model_round_trip(void) {
     olmo2_free(read);
 }
 
-// The tensors of a model's file with one of them changed.
+// How one tensor of a model's file is changed.
 typedef struct {
-    size_t index;  // the one that is changed
+    size_t index;  // of the changed tensor
     bool leave_out;
     const char *rename;  // or NULL
     bool reshape;        // a matrix is transposed, a norm is a matrix of one column
@@ -51,7 +51,7 @@ static bool zeros(void *context, size_t index, float *values, Error *e) {
     return true;
 }
 
-// Writes bad/model.safetensors: the small model's tensors, `extra` as one more if it is not NULL.
+// Writes bad/model.safetensors: the small model's tensors, and `extra` if it is not NULL.
 static void write_changed(Change change, const char *extra) {
     OLMo2Config config = small_config();
     SafetensorsEntry entries[64];
@@ -151,7 +151,7 @@ static void test_tokenizer_files(void) {
         json_free(&doc);
     }
     CHECK(count_entries("with_file") == 5);
-    // what stands beside it is the better tokenizer_config.json
+    // a tokenizer_config.json beside it is better than one that is made
     write_text("tok/tokenizer_config.json", "{\"chat_template\": \"x\"}");
     write_text("tok/chat_template.jinja", "y");
     CHECK(write_model(m, in_dir("with_dir"), in_dir("tok")));
@@ -160,7 +160,7 @@ static void test_tokenizer_files(void) {
         CHECK(json_member(doc.root, "chat_template") != NULL);
         json_free(&doc);
     }
-    // unless the tokenizer has another name, and they may be another's
+    // but the files beside a tokenizer of another name may belong to a third
     write_text("tok/other.json", tokenizer);
     CHECK(write_model(m, in_dir("with_other"), in_dir("tok/other.json")));
     CHECK(count_entries("with_other") == 5 && !exists("with_other/chat_template.jinja"));

@@ -7,7 +7,7 @@
 
 #include "small_model.h"
 
-// Whether a save or a deletion was broken off in a run.
+// Whether a run holds what an interrupted save or deletion left.
 static bool has_leftovers(const char *run) {
     bool found = false;
     DIR *listing = opendir(in_dir(run));
@@ -53,13 +53,13 @@ static void test_save_and_load(void) {
     char *state = checkpoint_read_state(newest, &err);
     CHECK(state != NULL && strcmp(state, "{\"step\": 100}\n") == 0);
     free(state);
-    // the same step again replaces it; the one replaced is removed by the next save
+    // the same step again replaces it
     m->arrays[0][0] = 77.0f;
     save(m, "runs/a", 100);
     save(m, "runs/a", 200);
     CHECK(checkpoint_load_weights(back, in_dir("runs/a/step-00000100"), &err) && back->arrays[0][0] == 77.0f);
     CHECK(count_entries("runs/a") == 3);
-    // without a state: the model alone
+    // without a state: only the model
     CHECK(save_state(m, "runs/b", 7, NULL) && count_entries("runs/b/step-00000007") == 3);
     olmo2_free(m);
     olmo2_free(back);
@@ -76,7 +76,7 @@ static void test_newest_and_resolve(void) {
     save(m, "runs/c", 9);
     save(m, "runs/c", 10);
     save(m, "runs/c", 100000000);
-    // names that are not a step's
+    // names of something other than a step
     CHECK(directory_create(in_dir("runs/c/step-11"), &err) && directory_create(in_dir("runs/c/step-"), &err));
     CHECK(directory_create(in_dir("runs/c/step-00000012x"), &err));
     CHECK(directory_create(in_dir("runs/c/step-99999999999999999999"), &err));
@@ -88,7 +88,7 @@ static void test_newest_and_resolve(void) {
     CHECK_ERROR(run_resolve(found, in_dir("runs"), no_warning(), &err), err,
                 "holds neither config.json nor a checkpoint (step-...)");
 
-    // each way of damage in the newest: it is passed over and named
+    // each kind of damage to the newest: it is passed over and named
     static const struct {
         const char *file, *text, *words;
     } damages[] = {
@@ -119,7 +119,7 @@ static void test_newest_and_resolve(void) {
     CHECK(truncate(in_dir("runs/c/step-00000020/model.safetensors"), info.st_size - 1) == 0);
     CHECK(run_newest(found, in_dir("runs/c"), no_warning(), &err) && ends_with(found, "step-00000010"));
     CHECK(strstr(warning.text, "is cut short") != NULL);
-    // none that is whole
+    // none is whole
     write_text("runs/c/step-00000009/config.json", "");
     write_text("runs/c/step-00000010/config.json", "");
     CHECK_ERROR(run_newest(found, in_dir("runs/c"), no_warning(), &err), err,
@@ -138,7 +138,7 @@ static void test_prune(void) {
     CHECK(run_prune(in_dir("runs/p"), 0, 0, -1, no_warning(), &err));  // the newest stays whatever is asked
     CHECK(count_entries("runs/p") == 1 && exists("runs/p/step-00000060"));
     CHECK_ERROR(run_prune(in_dir("absent"), 1, 0, -1, no_warning(), &err), err, "absent: cannot be opened");
-    // a damaged checkpoint takes no whole one's place
+    // a damaged checkpoint does not count as one that is kept
     save(m, "runs/d", 5);
     save(m, "runs/d", 10);
     save(m, "runs/d", 20);
@@ -287,8 +287,8 @@ static void test_keep_tokenizer(void) {
     CHECK(count_entries("runs/t") == 1 && exists("runs/t/tokenizer/vocab.json"));
 }
 
-// A file-size limit stands for the full disk: at every size from 0 on the save fails, says so, and leaves the
-// earlier checkpoint and nothing else.
+// A limit on the size of files plays the full disk. At every size from 0 on, the save fails, says so, and
+// leaves the earlier checkpoint and nothing else.
 static void test_full_disk(void) {
     OLMo2Config config = small_config();
     OLMo2 *m = make_model(&config, 1.0f);
@@ -331,7 +331,7 @@ static void fill_model(OLMo2 *m, float value) {
     }
 }
 
-// Every number of the checkpoint is its step.
+// Whether every number of the checkpoint is its step.
 static bool is_whole(const char *path, const OLMo2Config *config, int64_t step) {
     OLMo2 *m = make_model(config, -1.0f), *expected = make_model(config, -1.0f);
     fill_model(expected, (float)step);
@@ -343,7 +343,7 @@ static bool is_whole(const char *path, const OLMo2Config *config, int64_t step) 
     return whole;
 }
 
-// The child's work: save, say so, prune, step after step, until it is killed.
+// What the child does until it is killed: save, say so, prune, step after step.
 static void save_for_ever(const OLMo2Config *config, int64_t step, int saved) {
     OLMo2 *m = make_model(config, 0.0f);
     while (true) {
@@ -356,8 +356,8 @@ static void save_for_ever(const OLMo2Config *config, int64_t step, int saved) {
     }
 }
 
-// Killed at any moment of pruning and saving, the newest checkpoint is whole, and no save that was done is
-// lost.
+// Wherever a process is killed while it saves and prunes, the newest checkpoint is whole and no finished save
+// is lost.
 static void test_killed(void) {
     enum { ROUNDS = 25 };
     OLMo2Config config = small_config();

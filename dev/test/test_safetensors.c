@@ -1,5 +1,5 @@
-// test_safetensors.c: headers that lie, conversions against exact values, shards, and the writer's round
-// trips.
+// test_safetensors.c: headers that lie, conversions against exact values, shards, and round trips
+// through the writer.
 #include "llmc/safetensors.h"
 
 #include "check.h"
@@ -24,7 +24,7 @@ static void write_bytes(const char *name, const void *data, size_t size) {
     }
 }
 
-// A safetensors file of that header and `size` bytes of data, which count up from 0.
+// Writes a safetensors file with that header and `size` bytes of data, which count up from 0.
 static void write_file(const char *name, const char *header, size_t size) {
     uint64_t length = strlen(header);
     char *bytes = (char *)malloc(8 + length + size);
@@ -35,7 +35,7 @@ static void write_file(const char *name, const char *header, size_t size) {
     free(bytes);
 }
 
-// Opening must fail, with a message that names the file and has the words.
+// Opening must fail with a message that names the file and has the words.
 static void refuse_at(const char *name, const char *words, int line) {
     Safetensors st;
     bool opened = safetensors_open(&st, in_dir(name), &err);
@@ -51,7 +51,7 @@ static void refuse_at(const char *name, const char *words, int line) {
 
 static void test_read(void) {
     Safetensors st;
-    // out of order, with a scalar, an empty tensor, odd addresses, and spaces behind the header
+    // out of order, with a scalar, an empty tensor, odd addresses, and spaces after the header
     write_file("good.safetensors",
                "{\"b\": {\"dtype\": \"U8\", \"shape\": [5], \"data_offsets\": [0, 5]},"
                " \"__metadata__\": {\"format\": \"pt\", \"config\": \"{}\"},"
@@ -224,7 +224,7 @@ static void test_conversions(void) {
     printf("65536 bfloat16 and 65536 half values: %d wrong\n", wrong);
     CHECK(wrong == 0);
 
-    // through a file: F64 rounds to the nearest float, NaN, infinities and -0 stay
+    // through a file: F64 is rounded to the nearest float; NaN, infinities and -0 stay
     const char *header = "{\"d\": {\"dtype\": \"F64\", \"shape\": [5], \"data_offsets\": [0, 40]},"
                          " \"h\": {\"dtype\": \"F16\", \"shape\": [2], \"data_offsets\": [40, 44]},"
                          " \"b\": {\"dtype\": \"BF16\", \"shape\": [2], \"data_offsets\": [44, 48]}}";
@@ -289,7 +289,7 @@ static void test_shards(void) {
     write_file("shards/3.safetensors", one, 2);
     write_index("{\"weight_map\": {\"a\": \"1.safetensors\", \"b\": \"3.safetensors\"}}");
     REFUSE("shards", ": tensor \"a\" is also in ");
-    // out of the directory, or no file name at all
+    // a path out of the directory, or not a file name at all
     const char *const names[] = {"\"../good.safetensors\"",
                                  "\"/etc/a.safetensors\"",
                                  "\"x/../1.safetensors\"",
@@ -304,7 +304,7 @@ static void test_shards(void) {
         write_index(json);
         REFUSE("shards", "expected the name of a .safetensors file beside it");
     }
-    // one whole file is preferred
+    // a single file is preferred
     write_file("shards/model.safetensors", one, 2);
     if (CHECK(safetensors_open(&st, in_dir("shards"), &err))) {
         CHECK(st.count == 1 && st.file_count == 1);
