@@ -204,9 +204,14 @@ static inline bool run_resolve(char *dir, const char *path, Error *warning, Erro
     char config[PATH_MAX];
     int64_t *steps;
     size_t count;
+    if (path_is_file(path)) {
+        return fail(err,
+                    "%s: is a file, expected a model directory or a run: give the directory that holds it",
+                    path);
+    }
     if (!path_is_directory(path)) { return fail(err, "%s: is not a directory", path); }
     if (!path_join(config, path, "config.json", err)) { return false; }
-    if (path_is_file(config)) {
+    if (path_exists(config)) {
         snprintf(dir, PATH_MAX, "%s", path);
         return true;
     }

@@ -388,13 +388,27 @@ static inline bool safetensors_open_single(Safetensors *st, const char *path, Er
     return safetensors_sort(st, err);
 }
 
+// What to do with a directory whose weights are in PyTorch's older format.
+static inline const char *safetensors_other_format(const char *dir) {
+    char single[PATH_MAX], index[PATH_MAX];
+    Error ignored;
+    bool other = path_join(single, dir, "pytorch_model.bin", &ignored) &&
+                 path_join(index, dir, "pytorch_model.bin.index.json", &ignored) &&
+                 (path_exists(single) || path_exists(index));
+    return other ? ", only pytorch_model.bin.\nLoad it in transformers and save it with save_pretrained: "
+                   "that writes "
+                   "safetensors."
+                 : "";
+}
+
 static inline bool safetensors_open_directory(Safetensors *st, const char *dir, Error *err) {
     char single[PATH_MAX], index[PATH_MAX];
     if (!path_join(single, dir, "model.safetensors", err)) { return false; }
     if (!path_join(index, dir, "model.safetensors.index.json", err)) { return false; }
-    if (path_is_file(single)) { return safetensors_open_single(st, single, err); }
-    if (path_is_file(index)) { return safetensors_open_index(st, dir, index, err); }
-    return fail(err, "%s: has neither model.safetensors nor model.safetensors.index.json", dir);
+    if (path_exists(single)) { return safetensors_open_single(st, single, err); }
+    if (path_exists(index)) { return safetensors_open_index(st, dir, index, err); }
+    return fail(err, "%s: has neither model.safetensors nor model.safetensors.index.json%s", dir,
+                safetensors_other_format(dir));
 }
 
 // Opens a .safetensors file, or a directory that holds model.safetensors or model.safetensors.index.json with

@@ -42,7 +42,7 @@ static inline bool text_open_beside(Text *text, const char *name, const char *di
     if (name != NULL) { return text_open(text, name, err); }
     if (dir == NULL) { return true; }
     if (!path_join(path, dir, "tokenizer.json", err)) { return false; }
-    return !path_is_file(path) || text_open(text, path, err);
+    return !path_exists(path) || text_open(text, path, err);
 }
 
 // ---------------------------------------------------------------------------------------------

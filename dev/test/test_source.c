@@ -192,7 +192,21 @@ static void test_links(void) {
     // a link to nothing, as a download that was broken off leaves
     CHECK(unlink(in_dir("hub/blobs/02")) == 0);
     CHECK_ERROR(checkpoint_load_weights(back, in_dir("hub/snapshots/main"), &err), err,
-                "has neither model.safetensors nor");
+                "main/model.safetensors: cannot be opened: No such file");
+    CHECK(unlink(in_dir("hub/blobs/03")) == 0);
+    CHECK_ERROR(source_open(&s, in_dir("hub/snapshots/main"), NULL, no_warning(), &err), err,
+                "main/tokenizer.json: cannot be opened: No such file");
+    source_close(&s);
+    CHECK(unlink(in_dir("hub/blobs/00")) == 0);
+    CHECK_ERROR(source_open(&s, in_dir("hub/snapshots/main"), NULL, no_warning(), &err), err,
+                "main/config.json: cannot be opened: No such file");
+    source_close(&s);
+    CHECK_ERROR(source_open(&s, in_dir("copy/model.safetensors"), NULL, no_warning(), &err), err,
+                "model.safetensors: is a file, expected a model directory or a run");
+    source_close(&s);
+    write_text("hub/pytorch_model.bin", "x");
+    CHECK_ERROR(checkpoint_load_weights(back, in_dir("hub"), &err), err,
+                "only pytorch_model.bin.\nLoad it in");
     olmo2_free(m);
     olmo2_free(back);
 }
