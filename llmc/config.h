@@ -140,8 +140,8 @@ static inline bool config_read_type(OLMo2Config *config, const Json *root, const
     const char *type;
     if (!json_get_string(root, "model_type", true, &type, path, err)) { return false; }
     if (strcmp(type, "olmo2-study") == 0) {
-        return json_get_bool(root, "no_qk_norm", true, &config->no_qk_norm, path, err) &&
-               json_get_bool(root, "pre_norm", true, &config->pre_norm, path, err);
+        if (!json_get_bool(root, "no_qk_norm", true, &config->no_qk_norm, path, err)) { return false; }
+        return json_get_bool(root, "pre_norm", true, &config->pre_norm, path, err);
     }
     if (strcmp(type, "olmo2") == 0) { return true; }
     const char *name = "another model";

@@ -58,17 +58,28 @@ static inline int64_t run_checkpoint_step(const char *name) {
     return step >= 0 && strcmp(name, run_checkpoint_name(canonical, step)) == 0 ? step : -1;
 }
 
+// The next entry of a directory. NULL at the end, with errno 0, or after an error.
+static inline struct dirent *directory_next(DIR *dir) {
+    errno = 0;
+    return readdir(dir);
+}
+
 // ---------------------------------------------------------------------------------------------
 // saving
 
+static inline bool run_write_named(const OLMo2 *m, const char *run, const char *name,
+                                   const CheckpointParts *parts, Error *warning, Error *err) {
+    char path[PATH_MAX];
+    if (!path_join(path, run, name, err)) { return false; }
+    if (!directory_create(run, err)) { return false; }
+    if (!run_clean(run, warning, err)) { return false; }
+    return checkpoint_write(m, path, parts, warning, err);
+}
+
 static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t step,
                                         const CheckpointParts *parts, Error *warning, Error *err) {
-    char path[PATH_MAX], name[32];
-    run_checkpoint_name(name, step);
-    if (path_join(path, run, name, err) && directory_create(run, err) && run_clean(run, warning, err) &&
-        checkpoint_write(m, path, parts, warning, err)) {
-        return true;
-    }
+    char name[32];
+    if (run_write_named(m, run, run_checkpoint_name(name, step), parts, warning, err)) { return true; }
     return fail(err, "%s\nCheckpoint %s was not saved; those before it are whole.", err->text, name);
 }
 
@@ -102,7 +113,8 @@ static inline bool run_leftover(const char *name) {
 static inline bool run_clean(const char *run, Error *warning, Error *err) {
     DIR *dir = opendir(run);
     if (dir == NULL) { return fail(err, "%s: cannot be opened: %s", run, strerror(errno)); }
-    for (struct dirent *entry = readdir(dir); entry != NULL; entry = readdir(dir)) {
+    struct dirent *entry;
+    while ((entry = directory_next(dir)) != NULL) {
         char path[PATH_MAX];
         Error stays;
         bool live;
@@ -158,18 +170,25 @@ static inline bool run_list_add(int64_t **steps, size_t *count, int64_t step, co
     return true;
 }
 
+static inline bool run_list_entries(DIR *dir, const char *run, int64_t **steps, size_t *count, Error *err) {
+    struct dirent *entry;
+    while ((entry = directory_next(dir)) != NULL) {
+        char path[PATH_MAX];
+        int64_t step = run_checkpoint_step(entry->d_name);
+        if (step < 0) { continue; }
+        if (!path_join(path, run, entry->d_name, err)) { return false; }
+        if (path_is_directory(path) && !run_list_add(steps, count, step, run, err)) { return false; }
+    }
+    // A list that ends too early would hide the newest checkpoint.
+    return errno == 0 || fail(err, "%s: cannot be read: %s", run, strerror(errno));
+}
+
 static inline bool run_list(const char *run, int64_t **steps, size_t *count, Error *err) {
     *steps = NULL;
     *count = 0;
     DIR *dir = opendir(run);
     if (dir == NULL) { return fail(err, "%s: cannot be opened: %s", run, strerror(errno)); }
-    bool ok = true;
-    for (struct dirent *entry = readdir(dir); ok && entry != NULL; entry = readdir(dir)) {
-        char path[PATH_MAX];
-        int64_t step = run_checkpoint_step(entry->d_name);
-        if (step < 0 || !path_join(path, run, entry->d_name, err) || !path_is_directory(path)) { continue; }
-        ok = run_list_add(steps, count, step, run, err);
-    }
+    bool ok = run_list_entries(dir, run, steps, count, err);
     closedir(dir);
     if (!ok) {
         free(*steps);

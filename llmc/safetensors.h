@@ -498,9 +498,9 @@ static inline bool safetensors_write_head(int descriptor, const char *path, cons
     memset(&w, 0, sizeof w);
     safetensors_write_header(&w, entries, n);
     uint64_t length = w.length;
-    bool ok = w.text != NULL || fail(err, "%s: out of memory for its header", path);
-    ok = ok && file_write(descriptor, &length, sizeof length, path, err) &&
-         file_write(descriptor, w.text, w.length, path, err);
+    if (w.text == NULL) { return fail(err, "%s: out of memory for its header", path); }
+    bool ok = file_write(descriptor, &length, sizeof length, path, err);
+    if (ok) { ok = file_write(descriptor, w.text, w.length, path, err); }
     json_writer_free(&w);
     return ok;
 }
@@ -528,8 +528,8 @@ static inline bool safetensors_write(const char *path, const SafetensorsEntry *e
                                      SafetensorsFill fill, void *context, Error *err) {
     int descriptor;
     if (!file_create(&descriptor, path, err)) { return false; }
-    bool ok = safetensors_write_head(descriptor, path, entries, n, err) &&
-              safetensors_write_body(descriptor, path, entries, n, fill, context, err);
+    bool ok = safetensors_write_head(descriptor, path, entries, n, err);
+    if (ok) { ok = safetensors_write_body(descriptor, path, entries, n, fill, context, err); }
     return file_finish(descriptor, ok, path, err);
 }
 

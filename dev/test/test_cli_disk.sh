@@ -189,9 +189,13 @@ equal "tokens on a full disk" "$? $(ls -A | grep -c -e '^new.npy$' -e '^.writing
 # A limit on memory, with a model that is larger.
 cp config.json wide.json
 edit wide.json hidden_size=1024 intermediate_size=8192 num_hidden_layers=16
-(ulimit -v 900000; exec "$program" train --config wide.json "${short[@]}" --out new) >output 2>errors
-equal "a limit on memory: exit code" $? 1
-check "the error names the limit" grep -q "the limit of the address space (ulimit -v) allows 921.60 MB" errors
+if (ulimit -v 900000) 2>/dev/null; then
+    (ulimit -v 900000; exec "$program" train --config wide.json "${short[@]}" --out new) >output 2>errors
+    equal "a limit on memory: exit code" $? 1
+    check "the error names the limit" grep -q "the limit of the address space (ulimit -v) allows 921.60 MB" errors
+else
+    echo "skipped: a limit on memory (this system has none)"
+fi
 
 # Not root: a directory that may not be written to, a checkpoint that may not be removed, a file that may not be read.
 nobody() {
