@@ -1,16 +1,18 @@
 // train_olmo2.c: OLMo 2 on the CPU, in fp32: every layer forward and backward, AdamW, the model, decoding.
 //
-// Read it from top to bottom. First the layers, each forward with its backward right after it, then the
-// model, which is a list of calls of them.
+// Read it from top to bottom: first the layers, each forward with its backward right after it, then the
+// model, which is a list of calls to them. A layer's comment names its page in dev/doc, where the mathematics
+// is derived on paper, and the tests that check it.
 //
 // Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads,
 //           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T tokens where a layer takes
 //           each by itself. All arrays are row-major: (B, T, C) means that C runs fastest.
-// Gradients dx is the gradient of the objective by x. Those of parameters accumulate (+=), those of
-//           activations are assigned (=), and the residual stream, which several branches read, accumulates.
-// Threads   Each output is summed by one thread in a fixed order: any number of threads gives the same bits.
-// Vectors   Plain loops become vector code. `omp simd` says that a loop's steps are independent, where a
-//           compiler could not know: an array may take the place of another, element by element.
+// Gradients dx is the gradient of the objective with respect to x. Parameter gradients accumulate (+=).
+//           Activation gradients are assigned (=), except that of the residual stream: several branches read
+//           it, so it accumulates.
+// Threads   One thread sums each output, in a fixed order: any number of threads gives the same bits.
+// Vectors   The compiler turns plain loops into vector code. `omp simd` tells it that a loop's steps are
+//           independent where it cannot know, because an output array may be one of the inputs.
 
 #include "llmc/olmo2.h"         // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"    // the table of parameters: names, shapes, places
@@ -19,18 +21,20 @@
 #include "llmc/exponential.h"   // exponential: e^x that becomes vector code
 #include "llmc/profile.h"       // what a function costs, and with --profile how long it takes
 
-// The model that runs. A layer function takes arrays and sizes, not a model; what else it needs of its model is
-// here. Every function of the interface that computes sets it first (enter).
+// The running model. Layer functions take arrays and sizes, not a model; what else they need from it is here.
+// Every olmo2_ function that computes begins by setting it (enter).
 static struct {
-    Profile *profile;   // counts what PROFILE states, if there is one
-    GemmType products;  // the type of the factors of matrix products
+    Profile *profile;   // where PROFILE counts; NULL for nowhere
+    GemmType products;  // the type to which matrix products round their operands
 } context;
 
 #define PROFILE(flops, bytes) PROFILE_IN(context.profile, flops, bytes)
 
 // ---------------------------------------------------------------------------------------------
-// Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so a plain loop would wait
-// for every addition: these keep LANES partial results side by side, in an order that the source fixes.
+// Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so in a plain loop each
+// addition waits for the one before it. These loops keep LANES partial results in an order fixed by the
+// source.
+//   tested:   test_rows in dev/test/test_model.c
 
 enum { LANES = 16 };
 
@@ -84,6 +88,8 @@ static float exponentials(float *y, const float *x, float scale, float shift, si
 
 // ---------------------------------------------------------------------------------------------
 // Embedding: x_t = E[token_t]. No scaling, no position table.
+//   on paper: dev/doc/embedding.md
+//   tested:   test_embedding in dev/test/test_gradients.c
 
 // table (V, C), tokens (N) -> x (N, C)
 static void embedding_forward(float *x, const float *table, const uint32_t *tokens, size_t N, size_t C) {
@@ -92,8 +98,8 @@ static void embedding_forward(float *x, const float *table, const uint32_t *toke
     for (size_t n = 0; n < N; n++) { memcpy(x + n * C, table + tokens[n] * C, C * sizeof(float)); }
 }
 
-// dx (N, C) -> dtable (V, C) accumulated: a row receives the gradient of every position that holds its token.
-// Tokens repeat, so threads share the channels, not the tokens.
+// dx (N, C) -> dtable (V, C) accumulated: each row receives the gradient of every position with its token.
+// Tokens repeat, so the threads divide the channels among them, not the tokens.
 static void embedding_backward(float *dtable, const float *dx, const uint32_t *tokens, size_t N, size_t C) {
     PROFILE(1.0 * N * C, sizeof(float) * 3 * N * C);
 #pragma omp parallel for
@@ -107,6 +113,8 @@ static void embedding_backward(float *dtable, const float *dx, const uint32_t *t
 
 // ---------------------------------------------------------------------------------------------
 // RMSNorm: y = w * x / rms(x), rms(x) = sqrt(mean_c(x_c^2) + eps), each row of C channels by itself
+//   on paper: dev/doc/rmsnorm.md
+//   tested:   test_rmsnorm in dev/test/test_gradients.c
 
 // x (N, C), w (C) -> y (N, C), rstd (N) = 1 / rms(x), kept for the backward
 static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, size_t N, size_t C,
@@ -172,7 +180,9 @@ static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, co
 }
 
 // ---------------------------------------------------------------------------------------------
-// Matrix product: y = x W^T, with I inputs and O outputs; no biases anywhere in OLMo 2
+// Matrix product: y = x W^T, with I inputs and O outputs. OLMo 2 has no biases.
+//   on paper: dev/doc/matmul.md
+//   tested:   test_matmul in dev/test/test_gradients.c, dev/test/test_gemm.c
 
 // x (N, I), w (O, I) -> y (N, O)
 static void matmul_forward(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
@@ -190,12 +200,14 @@ static void matmul_backward(float *dx, float *dw, const float *dy, const float *
 }
 
 // ---------------------------------------------------------------------------------------------
-// QK-norm and RoPE. The whole projected row, all heads together, is normalised first (one rms per token).
-// Then each head is rotated: channels i and i + HS/2 are a point of the plane, turned by the angle t theta_i,
+// QK-norm and RoPE. First the whole projected row is normalised, all heads together (one rms per token). Then
+// each head is rotated: channels i and i + HS/2 are a point in the plane, rotated by the angle t theta_i,
 // theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
+//   on paper: dev/doc/qknorm_rope.md
+//   tested:   test_qknorm_rope in dev/test/test_gradients.c, test_rope_table in dev/test/test_model.c
 
 // rope (T, HS): cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is a product in fp32, as in
-// PyTorch: an exact angle would differ from the one that OLMo 2 was trained with.
+// PyTorch: OLMo 2 was trained with that rounding, and exact angles would differ from it.
 static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     for (size_t t = 0; t < T; t++) {
         for (size_t i = 0; i < HS / 2; i++) {
@@ -207,8 +219,8 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     }
 }
 
-// y (B, T, NH, HS), rope (T, HS): y becomes R_t y in place, with R_t (a, b) = (a cos - b sin, b cos + a sin) for
-// each pair (a, b).
+// y (B, T, NH, HS), rope (T, HS): y becomes R_t y in place. For each pair (a, b),
+//   R_t (a, b) = (a cos - b sin, b cos + a sin)
 static void rope_forward(float *y, const float *rope, size_t B, size_t T, size_t NH, size_t HS) {
     PROFILE(3.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
     const size_t C = NH * HS, half = HS / 2;
@@ -251,8 +263,8 @@ static void qknorm_rope_forward(float *y, float *rstd, const float *x, const flo
     rope_forward(y, rope, B, T, NH, HS);
 }
 
-// dy (B, T, NH, HS), overwritten -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated; dx may be dy. RMSNorm's
-// backward over the whole row couples all heads of a token.
+// dy (B, T, NH, HS), overwritten -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated. dx may be dy.
+// RMSNorm's backward runs over the whole row, so it couples all heads of a token.
 static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
                                  const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
                                  size_t HS) {
@@ -264,16 +276,19 @@ static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x
 // ---------------------------------------------------------------------------------------------
 // Causal attention with grouped queries: query head h reads key/value head h / (NH / NKV).
 //   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_i = softmax_j(s_ij),  o_i = sum_j p_ij v_j
-// A tile of QUERIES rows of s and p exists at a time, never the T x T matrix.
+// Only a tile of QUERIES rows of s and p exists at a time, never the T x T matrix.
+//   on paper: dev/doc/attention.md
+//   tested:   test_attention in dev/test/test_gradients.c
 
 enum { QUERIES = 64 };
 
-// Floats that each thread needs for its tiles: s, and in the backward dp beside it.
+// Floats that each thread needs for its tiles: s, and in the backward also dp.
 static size_t attention_tile_size(size_t T) { return 2 * QUERIES * T; }
 
 // q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T) = log sum_j e^(s_ij), kept
-// for the backward. The tile becomes e^(s - max): the softmax divides by its sum, and that is done to o, which
-// has HS numbers for a query, not one for every key. tiles (threads, attention_tile_size(T)) is working space.
+// for the backward. The tile becomes e^(s - max). The softmax's division by the sum is applied to o, which
+// has HS numbers per query, not to the tile, which has one per key. tiles (threads, attention_tile_size(T))
+// is scratch.
 static void attention_forward(float *o, float *lse, const float *q, const float *k, const float *v,
                               float *tiles, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
     PROFILE(4.0 * B * NH * (T * (T + 1) / 2) * HS, sizeof(float) * 2 * B * T * (NH + NKV) * HS);
@@ -313,8 +328,8 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
 //   p_i = softmax(s_i)            =>  ds_ij = p_ij (dp_ij - sum_m p_im dp_im), and the sum is
 //                                     sum_m p_im do_i . v_m = do_i . o_i
 //   s_ij = q_i . k_j / sqrt(HS)   =>  dq_i = sum_j ds_ij k_j / sqrt(HS),  dk_j = sum_i ds_ij q_i / sqrt(HS)
-// p is computed again, as e^(s - lse). One thread takes a key/value head with all query heads that read it,
-// since their gradients add up in dk and dv.
+// p is recomputed as e^(s - lse). One thread takes a key/value head together with all query heads that read
+// it, because their gradients add up in dk and dv.
 static void attention_backward(float *dq, float *dk, float *dv, const float *d_o, const float *q,
                                const float *k, const float *v, const float *o, const float *lse, float *tiles,
                                size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
@@ -383,10 +398,12 @@ static void attention_decode(float *o, const float *q, const float *keys, const 
 
 // ---------------------------------------------------------------------------------------------
 // SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z)
+//   on paper: dev/doc/swiglu.md
+//   tested:   test_swiglu in dev/test/test_gradients.c
 
-// gate, up (N, F) -> a (N, F), which may be neither of them. Two loops: in one, GCC 12 would compute a second
-// quotient for every element, the one for a clamped exponential (e^88). That is denormal for ordinary gates,
-// and slow.
+// gate, up (N, F) -> a (N, F). a may not be gate or up. There are two loops because GCC 12 turns a single one
+// into two divisions per element, one of them by e^88, the largest value of exponential. For small gates that
+// quotient is denormal, which is slow, and it is almost never used.
 static void swiglu_forward(float *a, const float *gate, const float *up, size_t N, size_t F) {
     PROFILE(4.0 * N * F, sizeof(float) * 3 * N * F);
 #pragma omp parallel for
@@ -398,7 +415,7 @@ static void swiglu_forward(float *a, const float *gate, const float *up, size_t 
     }
 }
 
-// da (N, F) -> dgate, dup (N, F) assigned; dgate may be da. a is a product: dup = da silu(gate) and
+// da (N, F) -> dgate, dup (N, F) assigned. dgate may be da. By the product rule, dup = da silu(gate) and
 // dgate = da up silu'(gate). With sigma = sigmoid(gate), whose derivative is sigma (1 - sigma),
 //   silu' = sigma + gate sigma (1 - sigma) = sigma (1 + gate (1 - sigma))
 static void swiglu_backward(float *dgate, float *dup, const float *da, const float *gate, const float *up,
@@ -418,7 +435,9 @@ static void swiglu_backward(float *dgate, float *dup, const float *da, const flo
 // ---------------------------------------------------------------------------------------------
 // Classifier: cross-entropy and z-loss of rows of logits,
 //   lse = log sum_j e^(logit_j),  log p(y) = logit_y - lse,  objective = sum_n w_n (-log p(y_n) + z lse_n^2)
-// All V columns take part, those that pad the vocabulary included, as in OLMo 2's training.
+// All V columns take part, including those that pad the vocabulary, as in OLMo 2's training.
+//   on paper: dev/doc/classifier.md
+//   tested:   test_classifier in dev/test/test_gradients.c
 
 // logits (N, V), labels (N) -> logprobs, lse (N). A row without a label has logprob 0.
 static void classifier_forward(float *logprobs, float *lse, const float *logits, const uint32_t *labels,
@@ -436,7 +455,7 @@ static void classifier_forward(float *logprobs, float *lse, const float *logits,
     }
 }
 
-// logits (N, V) become dlogits, in place. Since dlse/dlogit_j = p_j = e^(logit_j - lse),
+// logits (N, V) become dlogits in place. Since dlse/dlogit_j = p_j = e^(logit_j - lse),
 //   dlogit_j = w (p_j - [j = y] + 2 z lse p_j) = w (p_j (1 + 2 z lse) - [j = y])
 static void classifier_backward(float *logits, const float *lse, const uint32_t *labels, const float *weights,
                                 float z, size_t N, size_t V) {
@@ -451,10 +470,12 @@ static void classifier_backward(float *logits, const float *lse, const uint32_t 
 }
 
 // ---------------------------------------------------------------------------------------------
-// AdamW (Loshchilov & Hutter 2019), with the order of operations of PyTorch
+// AdamW (Loshchilov & Hutter 2019), with PyTorch's order of operations
+//   on paper: dev/doc/adamw.md
+//   tested:   ten steps against PyTorch's in test_olmo2.c
 
-// One tensor. g gradient (times gradient_scale, the clipping), m and v the moving averages of g and g^2, t
-// the number of this update from 1:
+// One tensor. g is the gradient times gradient_scale (the clipping), m and v are the moving averages of g and
+// g^2, t is the number of this update, counted from 1:
 //   p = (1 - lr wd) p,  m = m + (1 - beta1) (g - m),  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 static void adamw_update(float *p, float *m, float *v, const float *g, size_t size, const OLMo2AdamW *s,
@@ -503,8 +524,8 @@ static LayerParameters layer_parameters(float *array, const OLMo2Config *c, size
     };
 }
 
-// What the forward leaves for the backward. With a backward each layer has its own slice; without one all
-// layers use the same.
+// What the forward leaves for the backward. In a model that trains, each layer has its own slice; otherwise
+// all layers use the same one.
 typedef struct {
     float *x;      // (L+1, B, T, C)  residual stream: the input of each layer, and the last one's output
     float *q_raw;  // (L, B, T, NH*HS)   projections, before norm and rotation
@@ -523,8 +544,7 @@ typedef struct {
     float *hidden_rstd;       // (B, T)
 } Activations;
 
-// Working space. What a layer leaves here the next one overwrites, but for dx; the backward computes q, k and
-// act again.
+// Scratch space that every layer overwrites, except dx. The backward recomputes q, k and act.
 typedef struct {
     float *q, *k;             // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
     float *act;               // (B, T, F)       silu(gate) * up
@@ -532,17 +552,17 @@ typedef struct {
     float *logits;            // (classifier rows, V)
     float *dx;                // (B, T, C)       gradient of the residual stream
     float *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
-    float *dhidden;           // (B, T, C)       in dbranch's place: it is gone when the first branch begins
+    float *dhidden;           // (B, T, C)       shares dbranch's memory: it is read before any branch
     float *dattention;        // (B, T, NH*HS)
     float *dq, *dk;           // (B, T, NH*HS), (B, T, NKV*HS)
-    float *dq_raw, *dk_raw;   // in the places of dq and dk
+    float *dq_raw, *dk_raw;   // share the memory of dq and dk
     float *dv;                // (B, T, NKV*HS)
     float *dact;              // (B, T, F)
-    float *dgate, *dup;       // (B, T, F)       in the places of dact and act
-    float *normed, *dnormed;  // (B, T, C)       for dev/ablations, with pre-norm: a branch's input
+    float *dgate, *dup;       // (B, T, F)       share the memory of dact and act
+    float *normed, *dnormed;  // (B, T, C)       a branch's input with pre-norm (dev/ablations)
 } Workspace;
 
-// Decoding: the keys and values of every slot's past, and one row of each activation a slot.
+// Decoding: the keys and values of every slot's past, and one row of each activation per slot.
 typedef struct {
     float *keys, *values;              // (slots, L, cache_T, NKV*HS)
     float *scores;                     // (slots, NH, cache_T)
@@ -558,7 +578,7 @@ struct OLMo2 {
     OLMo2Room room;
     OLMo2Form form;
     float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
-    float *buffer;                                   // activations, workspace and decoder, in one allocation
+    float *buffer;                                   // one allocation for activations, workspace and decoder
     Activations activations;
     Workspace workspace;
     Decoder decoder;
@@ -574,7 +594,7 @@ static void enter(OLMo2 *m) {
     context.products = m->form.bf16_products ? GEMM_BF16 : GEMM_FP32;
 }
 
-// Hands out consecutive pieces of one allocation. Without a base it only counts: the plan and the allocation
+// Hands out consecutive pieces of one allocation. Without a base it only counts, so planning and allocating
 // are the same walk.
 typedef struct {
     float *base;
@@ -587,8 +607,8 @@ static float *take(Arena *arena, size_t count) {
     return piece;
 }
 
-// Rows of logits that exist at a time: 128, since with fewer lm_head is read so often that it shows, or fewer
-// where they would take more than 64 MB, but at least 16.
+// Rows of logits that exist at a time: as many as fit 64 MB, at least 16, and at most 128. With fewer than
+// 128, reading lm_head once per chunk begins to cost time.
 static size_t classifier_rows(const OLMo2Config *c, const OLMo2Room *room) {
     size_t rows = 64000000 / sizeof(float) / c->V;
     rows = rows < 16 ? 16 : rows > 128 ? 128 : rows;
@@ -663,7 +683,7 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
 
 static size_t rope_rows(const OLMo2Room *room) { return room->T > room->cache_T ? room->T : room->cache_T; }
 
-// Points the model's structs into the buffer, or only counts when there is none yet.
+// Points the model's structs into the buffer, or only counts where there is none yet.
 static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     const OLMo2Config *c = &m->config;
     const size_t parameters = parameter_array_size(c) * sizeof(float);
@@ -707,18 +727,19 @@ void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, si
 bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form, Error *err) {
     (void)config;
     if (!form->master_weights || form->bf16_moments) {
-        return fail(err,
-                    "%s: this is the CPU program, which computes and keeps all in fp32; leave it out, or use "
-                    "train_olmo2cu",
-                    form->master_weights ? "--moments bf16" : "--master-weights off");
+        return fail(
+            err,
+            "%s: this is the CPU program, which computes and stores everything in fp32; leave it out, or use "
+            "train_olmo2cu",
+            form->master_weights ? "--moments bf16" : "--master-weights off");
     }
     if (room->train && form->recompute != RECOMPUTE_ELEMENTWISE) {
-        return fail(err, "--recompute: this is the CPU program, which knows elementwise alone");
+        return fail(err, "--recompute: this is the CPU program, which has elementwise only");
     }
     if (form->bf16_products && !GEMM_HAS_BF16) {
         return fail(
             err, "--dtype bf16: this program was built for a processor without AVX512-BF16; leave it out, or "
-                 "go on with --dtype fp32");
+                 "use --dtype fp32");
     }
     return true;
 }
@@ -784,6 +805,7 @@ Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
 
 // ---------------------------------------------------------------------------------------------
 // The layer of OLMo 2: forward, backward, decoding
+//   tested:   against PyTorch, tensor by tensor, in test_olmo2.c; test_model in dev/test/test_gradients.c
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
@@ -871,7 +893,8 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     matmul_backward(s->dx, d.wq, s->dq_raw, a.x, w.wq, N, C, Q, true);
 }
 
-// layer_forward for one position of each of n sequences, with the keys and values of the past in the cache.
+// layer_forward for one position of each of n sequences. The keys and values of their past are in the cache.
+//   tested:   test_decode in dev/test/test_model.c
 static void layer_decode(const OLMo2 *m, size_t l, const size_t *slots, size_t n) {
     const OLMo2Config *c = &m->config;
     const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
@@ -906,7 +929,7 @@ static void layer_decode(const OLMo2 *m, size_t l, const size_t *slots, size_t n
     rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
 }
 
-#include "dev/ablations/ablations.h"  // the same three lists for models that leave out a part of OLMo 2
+#include "dev/ablations/ablations.h"  // these three lists with a part of OLMo 2 left out
 
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
@@ -977,7 +1000,8 @@ void olmo2_zero_gradients(OLMo2 *m) {
     memset(m->gradients, 0, parameter_array_size(&m->config) * sizeof(float));
 }
 
-// The sum of squares of a tensor, in double: PIECES sums, then one over them, whoever computed them.
+// The sum of squares of a tensor, in double: PIECES partial sums, then their sum in a fixed order, so the
+// bits do not depend on the number of threads.
 static double sum_of_squares(const float *x, size_t size) {
     PROFILE(2.0 * size, sizeof(float) * size);
     enum { PIECES = 64 };

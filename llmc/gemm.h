@@ -5,30 +5,30 @@
 //   dInput    dX = dY W       A = {dY, N, 1}    B = {W, K, 1}
 //   dWeight   dW += dY^T X    A = {dY, 1, N}    B = {X, K, 1}
 //
-// Strides take the place of transposes. The method is that of Goto & van de Geijn, "Anatomy of
-// High-Performance Matrix Multiplication", 2008, with one difference: threads share nothing. From the inside
-// out:
+// Strides replace transposes. The method is that of Goto & van de Geijn, "Anatomy of High-Performance Matrix
+// Multiplication", 2008, with one difference: threads share nothing. The doors are gemm, on all threads, and
+// gemm_serial, on one. From the inside out:
 //
 // 1. The register tile. MR x NV vectors of C stay in registers while k runs. Each k loads NV vectors of B and
-//    MR single elements of A, for MR * NV fused multiply-adds. A core starts two of those a cycle and each
-//    takes four cycles, so at least 8 must be independent; it also makes two loads a cycle, so MR + NV should
-//    be below MR * NV; and MR * NV + NV + 1 registers must exist. 8 x 2 needs 19 of the 32 registers of
-//    AVX-512 and NEON, makes 10 loads for 16 multiply-adds, and cuts the 64 rows of an attention tile without
-//    a rest; larger tiles measured no faster. Of 16 registers, 6 x 2 needs 15.
+//    MR single elements of A, for MR * NV fused multiply-adds. A core starts two multiply-adds per cycle and
+//    each takes four cycles, so at least 8 must be independent. It also makes two loads per cycle, so MR + NV
+//    should be below MR * NV. And MR * NV + NV + 1 registers must exist. 8 x 2 needs 19 of the 32 registers
+//    of AVX-512 and NEON, makes 10 loads for 16 multiply-adds, and divides the 64 rows of an attention tile
+//    evenly; larger tiles measured no faster. With 16 registers, 6 x 2 needs 15.
 // 2. The caches. A panel of B, KC x NR elements, is read again for every strip of A, KC x MR elements. With
-//    KC = 256 the panel takes 32 kB (AVX-512; 16 kB with AVX2) and stays in the first-level cache, and 384
-//    rows of strips take 384 kB and stay in the second-level cache while the panels pass.
-// 3. Packing copies strips and panels into the order in which the tile reads them, whatever the strides were,
-//    and fills up the last ones with zeros, so one kernel serves all layouts and sizes.
-// 4. Threads take blocks of C, at most 384 x 512, and pack for themselves. An element of A is thus packed
-//    once for up to 512 multiply-adds and one of B once for up to 384, which costs a few per cent. In return
-//    there is no barrier within a product and no memory to share, and a core that is taken away delays one
-//    block only.
+//    KC = 256 the panel takes 32 kB (AVX-512; 16 kB with AVX2) and stays in the first-level cache. 384 rows
+//    of strips take 384 kB and stay in the second-level cache while the panels pass.
+// 3. Packing copies strips and panels into the order in which the tile reads them, whatever the strides, and
+//    pads the last ones with zeros. So one kernel serves all layouts and sizes.
+// 4. Threads take blocks of C, at most 384 x 512, and each packs for itself. An element of A is packed once
+// for
+//    up to 512 multiply-adds and an element of B once for up to 384, which costs a few per cent. In return a
+//    product needs no barrier and no shared memory, and a core that is taken away delays only one block.
 //
-// An element of C is a sum over blocks of k, each summed in the order of k. The blocks depend on K alone, so
-// its bits are the same for any number of threads, any M and N, and in gemm and gemm_serial.
+// An element of C is a sum over blocks of k, each summed in the order of k. The blocks depend only on K, so
+// the bits are the same for any number of threads, any M and N, and in gemm and gemm_serial.
 //
-// The compiler must be allowed to fuse a * b + c (-ffp-contract=fast), or half of the speed is lost.
+// The compiler must be allowed to fuse a * b + c (-ffp-contract=fast); without it half of the speed is lost.
 //
 // Where the processor multiplies bf16 (AVX512-BF16), GEMM_BF16 makes packing round A and B to it: twice the
 // speed, at a relative error of 2^-8 for each factor. Sums stay fp32.
@@ -53,6 +53,15 @@ typedef struct {
     size_t row_stride, column_stride;
 } Matrix;
 
+// C (M, N) = A (M, K) B (K, N), or C += A B if `accumulate`, on all threads. Row i of C begins at C + i *
+// ldc. C may not overlap A or B. If K is 0, the product is zero.
+static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
+                        bool accumulate, GemmType type);
+
+// The same on the calling thread only, for use inside a parallel region. It needs 430 kB of stack.
+static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
+                               bool accumulate, GemmType type);
+
 #if defined(__AVX512F__)
 #define GEMM_VECTOR_BYTES 64
 #elif defined(__AVX__)
@@ -76,7 +85,7 @@ enum {
     GEMM_COLUMNS = 512
 };
 
-// Vectors of the compiler's own (GCC, Clang): the operators work on all lanes. They may stand at any float.
+// Vector types of GCC and Clang: operators work on all lanes. A vector may begin at any float.
 typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(sizeof(float)), may_alias));
 typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef float GemmOctet __attribute__((vector_size(8 * sizeof(float)), aligned(sizeof(float)), may_alias));
@@ -131,9 +140,9 @@ __attribute__((always_inline)) static inline void gemm_pack_rows(float *dst, siz
 }
 
 // dst (depth, width): dst[k * width + i] = src[i * stride + k * k_stride] for i < count, zeros from count on.
-// It serves strips of A (width MR, i a row) and panels of B (width NR, i a column). What the next strip or
-// panel will read is fetched into the second-level cache meanwhile: the processor does not foresee such short
-// pieces. It may lie past the end of the matrix, since a prefetch reads nothing.
+// It packs strips of A (width MR, i is a row) and panels of B (width NR, i is a column). It also prefetches
+// what the next strip or panel will read into the second-level cache, because the processor does not predict
+// such short pieces. A prefetch may point past the end of the matrix: it reads nothing.
 __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t width, const float *src,
                                                             size_t stride, size_t k_stride, size_t count,
                                                             size_t depth) {
@@ -160,8 +169,9 @@ __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t w
     }
 }
 
-// All strips of a block of A, the one that begins with row i at strips + i * depth. Where rows lie side by
-// side, as in dWeight, a line of memory has one k of two strips: it is read once for both.
+// Packs all strips of a block of A; the strip that begins with row i goes to strips + i * depth. Where the
+// rows of one k are contiguous, as in dWeight, a cache line holds that k of two strips, so it is read once
+// for both.
 static inline void gemm_pack_strips(float *strips, const float *a, size_t row_stride, size_t k_stride,
                                     size_t rows, size_t depth) {
     size_t i = 0;
@@ -188,8 +198,8 @@ static inline uint32_t gemm_round_to_bf16(float x) {
     return ((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded) >> 16;
 }
 
-// packed (depth, width) becomes (ceil(depth / 2), width) pairs of bf16 in its place: those of an even k and
-// of the k after it in the low and the high half of a float. An odd depth ends with a zero.
+// packed (depth, width) becomes (ceil(depth / 2), width) pairs of bf16, in place: an even k in the low half
+// of a float, the k after it in the high half. If depth is odd, the last pair ends with a zero.
 static inline void gemm_pair(float *packed, size_t width, size_t depth) {
     for (size_t k = 0; k < depth; k += 2) {
         const float *even = packed + k * width;
@@ -239,9 +249,9 @@ __attribute__((always_inline)) static inline void gemm_register_tile(float *c, s
     }
 }
 
-// c (rows, columns) = or += a b, where the tile may hang over the edges of C. Smaller tiles are for where
-// full ones would mostly compute zeros: of 1, 2 and 4 rows for decoding, where reading B should be all that
-// takes time, and of one vector for the small heads of attention.
+// c (rows, columns) = or += a b, where the tile may extend past the edges of C. Smaller tiles are used where
+// a full one would compute mostly zeros: 1, 2 or 4 rows for decoding, which should take no longer than
+// reading B, and one vector for the small heads of attention.
 __attribute__((always_inline)) static inline void gemm_tile(float *c, size_t ldc, const float *a,
                                                             const float *b, size_t rows, size_t columns,
                                                             size_t depth, bool add, bool bf16) {
@@ -270,7 +280,7 @@ __attribute__((always_inline)) static inline void gemm_tile(float *c, size_t ldc
     }
 }
 
-// The tiles of one panel: c (rows, columns) = or += strips (rows, depth) panel (depth, columns), both packed.
+// All tiles of one panel: c (rows, columns) = or += strips (rows, depth) panel (depth, columns), both packed.
 __attribute__((always_inline)) static inline void gemm_panel(float *c, size_t ldc, const float *strips,
                                                              const float *panel, size_t rows, size_t columns,
                                                              size_t depth, bool add, bool bf16) {
@@ -280,8 +290,6 @@ __attribute__((always_inline)) static inline void gemm_panel(float *c, size_t ld
     }
 }
 
-// C (M, N) = A B, or C += A B with accumulate, row i of C at C + i * ldc. C may not overlap A or B. On the
-// calling thread alone, for use inside a parallel region; it needs 430 kB of stack.
 static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                                bool accumulate, GemmType type) {
     float strips[GEMM_ROWS * GEMM_KC] __attribute__((aligned(64)));
@@ -313,13 +321,12 @@ static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t 
     }
 }
 
-// Whether so many blocks of C keep the threads equally busy: many, or the same number for each.
+// Whether that many blocks of C keep the threads equally busy: many blocks, or the same number for each.
 static inline bool gemm_balanced(size_t blocks) {
     const size_t threads = thread_count();
     return blocks >= 4 * threads || (blocks >= 2 * threads && blocks % threads == 0);
 }
 
-// The same with all threads.
 static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                         bool accumulate, GemmType type) {
     if (M == 0 || N == 0) { return; }

@@ -1,7 +1,7 @@
-// olmo2.h: what an OLMo 2 model is made of, the sizes with a name, and the interface of a backend.
+// olmo2.h: the configuration of an OLMo 2 model, the named sizes, and the interface of a backend.
 //
-// A backend holds the mathematics and implements the interface, train_olmo2.c for the CPU and train_olmo2.cu
-// for a GPU; everything else in the project sees a model only through it.
+// A backend holds the mathematics and implements the interface: train_olmo2.c for the CPU, train_olmo2.cu for
+// a GPU. Everything else in the project sees a model only through this interface.
 //
 // Shapes use the same letters everywhere: B batch, T sequence length, C channels of the residual stream,
 // L layers, NH query heads, NKV key/value heads, HS head size, F feed-forward hidden size, V vocabulary rows.
@@ -13,7 +13,7 @@
 // ---------------------------------------------------------------------------------------------
 // the configuration
 
-#define OLMO2_NO_TOKEN UINT32_MAX  // no such token; as a label: this position has none
+#define OLMO2_NO_TOKEN UINT32_MAX  // no such token; as a label: the position has none
 
 enum { OLMO2_MORE_ENDS = 8 };
 
@@ -24,7 +24,7 @@ typedef struct {
     size_t NKV;              // num_key_value_heads, a divisor of NH
     size_t HS;               // head_dim, even; hidden_size / num_attention_heads unless the config has it
     size_t F;                // intermediate_size
-    size_t V;                // vocab_size: rows of the embedding and of lm_head, padding rows included
+    size_t V;                // vocab_size: rows of the embedding and of lm_head, including padding rows
     size_t max_T;            // max_position_embeddings
     float rms_eps;           // rms_norm_eps, 1e-6 in every release
     float rope_theta;        // 500000
@@ -32,8 +32,8 @@ typedef struct {
     uint32_t bos, eos, pad;  // token ids, or OLMO2_NO_TOKEN; eos ends every document
     uint32_t more_ends[OLMO2_MORE_ENDS];  // (more_end_count) ids besides eos at which generation stops
     size_t more_end_count;
-    bool no_qk_norm;         // study: queries and keys are not normalised
-    bool pre_norm;           // study: the norms stand on the branch inputs, as before OLMo 2
+    bool no_qk_norm;  // ablation: queries and keys are not normalised
+    bool pre_norm;    // ablation: the norms are on the branch inputs, as in models before OLMo 2
 } OLMo2Config;
 
 // Whether generation stops at this token.
@@ -45,8 +45,8 @@ static inline bool config_is_end(const OLMo2Config *config, uint32_t id) {
     return id == config->eos;
 }
 
-// The sizes of the OLMo 2 family and of its model ladder. 1B is the released one; 1B-core is OLMo-core's
-// `olmo2_1B` with 18 layers. Sources: OLMo-core's TransformerConfig, the released config.json files.
+// The sizes of the OLMo 2 family and of its model ladder. 1B is the released model; 1B-core is OLMo-core's
+// `olmo2_1B`, which has 18 layers. Sources: OLMo-core's TransformerConfig, the released config.json files.
 typedef struct {
     const char *name;
     size_t C, L, NH, NKV, HS, F;
@@ -74,8 +74,8 @@ static const OLMo2Preset olmo2_presets[] = {
 // clang-format on
 enum { OLMO2_PRESETS = sizeof olmo2_presets / sizeof olmo2_presets[0] };
 
-// Fills *config from the size of that name, with the tokens and constants of the releases; false if there is
-// none.
+// Fills *config from the size of that name, with the tokens and constants of the releases. Returns false if
+// no size has that name.
 static inline bool olmo2_preset(OLMo2Config *config, const char *name) {
     for (size_t i = 0; i < OLMO2_PRESETS; i++) {
         const OLMo2Preset *p = &olmo2_presets[i];
@@ -148,40 +148,40 @@ static inline OLMo2Form olmo2_form(void) {
     return form;
 }
 
-// Bytes, by what they are for.
+// Bytes, by purpose.
 typedef struct {
     size_t weights, gradients, moments, activations, workspace, cache, total;
 } OLMo2Memory;
 
-// One AdamW update (Loshchilov & Hutter 2019, as in PyTorch). The weight decay touches the parameters whose
-// row in parameters.h says so.
+// One AdamW update (Loshchilov & Hutter 2019, as in PyTorch). parameters.h says which parameters decay.
 typedef struct {
     float lr;
     float beta1, beta2, eps;
     float weight_decay;
-    float gradient_scale;  // every gradient is multiplied by this first: the clipping coefficient
+    float gradient_scale;  // the clipping coefficient: every gradient is first multiplied by it
     int64_t t;             // 1 for the first update: the exponent of the bias corrections
 } OLMo2AdamW;
 
-// The arrays that every parameter has.
+// The arrays that hold a number for every parameter.
 typedef enum { OLMO2_PARAMETER, OLMO2_GRADIENT, OLMO2_MOMENT1, OLMO2_MOMENT2 } OLMo2Array;
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-// "CPU, fp32, 2 threads": what runs, for the first line a person sees.
+// Describes what will run, as "CPU, fp32, 2 threads".
 void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, size_t size);
 
 // The bytes of the arrays that olmo2_create would allocate.
 OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form);
 
-// Whether this backend can run a model of these sizes in this form; the error says what it cannot.
+// Whether this backend can run a model of these sizes in this form. The error names the flag or the size that
+// it cannot follow, and what to do.
 bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form, Error *err);
 
-// A model of zeros. The caller owns *m and releases it with olmo2_free. Fails when the machine has too little
-// memory, naming what was needed. Scratch space is sized for the current thread count; later calls may use
-// fewer threads, not more.
+// Creates a model of zeros. The caller owns *m and releases it with olmo2_free; on failure *m is NULL. Fails
+// where olmo2_check does, and where memory is too small, naming the bytes needed. Scratch space is sized for
+// the current thread count; later calls may use fewer threads, not more.
 bool olmo2_create(OLMo2 **m, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
                   Error *err);
 void olmo2_free(OLMo2 *m);
@@ -190,34 +190,37 @@ const OLMo2Config *olmo2_config(const OLMo2 *m);
 // The model's own profile (profile.h), which lives as long as the model. NULL where the backend has none.
 Profile *olmo2_profile(OLMo2 *m);
 
-// tokens (B, T), each below V: embeddings to the output of the final norm, which stays in the model.
+// From the embeddings of tokens (B, T), each below V, to the output of the final norm, which stays in the
+// model. B * T is at most the room's, T at most the room's T.
 void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T);
 
-// The head, on the batch of the last forward. labels (B, T), OLMO2_NO_TOKEN where a position has none.
+// The head, applied to the batch of the last forward. labels (B, T), OLMO2_NO_TOKEN where a position has
+// none.
 //   lse (B, T)       logsumexp over all V logits
 //   logprobs (B, T)  log p(label) = logit[label] - lse, 0 where there is no label
-// With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2): the gradient of lm_head is
-// accumulated and that of the hidden states is left for olmo2_backward. A position without a label needs
-// weight 0.
+// With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2). The gradient of lm_head is
+// accumulated, and the gradient of the hidden states is left for olmo2_backward. A position without a label
+// must have weight 0. With weights NULL nothing is differentiated.
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
                     float *lse);
 
-// From the final norm back to the embeddings, accumulating every other gradient. To be called after
-// olmo2_classify with weights.
+// From the final norm back to the embeddings: accumulates every other gradient. Call it after olmo2_classify
+// with weights.
 void olmo2_backward(OLMo2 *m);
 
 void olmo2_zero_gradients(OLMo2 *m);
 double olmo2_gradient_norm(OLMo2 *m);  // sqrt of the sum of squares over all gradients
 void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings);
 
-// Copies one parameter tensor (index as in parameters.h), its gradient or a moment, out of or into the model.
+// Copies one parameter tensor (index as in parameters.h), its gradient or one of its moments, out of the
+// model or into it.
 void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values);
 void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values);
 
-// Decoding: feeds tokens[i] to sequence slots[i] at that sequence's next position, for i < n (no slot twice),
-// and returns logits (n, V) for the position after it. A sequence may grow to cache_T positions.
+// Decoding: for i < n, feeds tokens[i] to sequence slots[i] at that sequence's next position. No slot may
+// occur twice. Writes logits (n, V) for the positions after these. A sequence may grow to cache_T positions.
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits);
-void olmo2_decode_reset(OLMo2 *m, size_t slot);  // the slot's sequence is empty again
+void olmo2_decode_reset(OLMo2 *m, size_t slot);  // empties the slot's sequence
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,10 @@
-// parameters.h: THE table of an OLMo 2's parameters. One row is a tensor of the model or of every layer.
-// Allocation, initialisation, weight decay, checkpoints, averages and tests are loops over it.
+// parameters.h: THE table of an OLMo 2's parameters. A row is one tensor of the model, or one of every layer.
+// Allocation, initialisation, weight decay, checkpoints, averages and tests are loops over it:
+//
+//   parameter_count, parameter_at   every tensor, in the order of the model
+//   parameter_offset                where a tensor begins in an array of all parameters
+//   parameter_array_size            the elements of such an array
+//   parameter_total                 the numbers in a model
 #ifndef LLMC_PARAMETERS_H
 #define LLMC_PARAMETERS_H
 
@@ -29,7 +34,7 @@ enum {
 };
 
 typedef struct {
-    int id;                   // this row's place in the table
+    int id;                   // the row's index in the table
     const char *name;         // in a Hugging Face checkpoint; a layer's follows "model.layers.N."
     Dimension rows, columns;  // y = x W^T: rows are outputs; a norm's weight is (rows)
     bool per_layer;
@@ -74,10 +79,10 @@ static inline size_t parameter_row_size(const OLMo2Config *config, const Paramet
     return dimension_size(config, row->rows) * dimension_size(config, row->columns);
 }
 
-// One tensor of a model.
+// A tensor of a model.
 typedef struct {
     const ParameterRow *row;
-    size_t layer;          // 0 for a tensor of the model
+    size_t layer;          // 0 for a tensor that is not in a layer
     size_t rows, columns;  // columns is 1 for a norm
     size_t size;           // rows * columns
     size_t offset;         // of its first element in an array that holds all parameters
@@ -87,8 +92,8 @@ typedef struct {
 // Every tensor starts at a multiple of 16 elements, a cache line of floats.
 static inline size_t parameter_padded(size_t size) { return (size + 15) / 16 * 16; }
 
-// Elements of the array that holds row's tensor of every layer before `layer`, and all rows above it.
-// The array's order is the model's: the embedding, layer by layer, the final norm, lm_head.
+// The elements before tensor `id` of layer `layer` in an array that holds all parameters. The array has the
+// order of the model: the embedding, layer by layer, the final norm, lm_head.
 static inline size_t parameter_offset(const OLMo2Config *config, int id, size_t layer) {
     size_t before = 0, per_layer = 0, layer_before = 0;
     for (int i = 0; i < PARAMETER_ROWS; i++) {
@@ -106,12 +111,12 @@ static inline size_t parameter_offset(const OLMo2Config *config, int id, size_t 
     return before + (id > EMBEDDING ? config->L * per_layer : 0);
 }
 
-// Elements of an array that holds all parameters, padding included.
+// Elements of an array that holds all parameters, including padding.
 static inline size_t parameter_array_size(const OLMo2Config *config) {
     return parameter_offset(config, PARAMETER_ROWS, 0);
 }
 
-// Tensors of a model: the index of the functions below runs from 0 to here, in the array's order.
+// The number of tensors in a model. An index of parameter_at is below it and follows the array's order.
 static inline size_t parameter_count(const OLMo2Config *config) {
     return 3 + config->L * (PARAMETER_ROWS - 3);
 }
@@ -140,7 +145,7 @@ static inline Parameter parameter_at(const OLMo2Config *config, size_t index) {
     return p;
 }
 
-// Numbers in a model, padding not included.
+// Numbers in a model, without padding.
 static inline size_t parameter_total(const OLMo2Config *config) {
     size_t total = 0;
     for (int i = 0; i < PARAMETER_ROWS; i++) {
@@ -150,7 +155,7 @@ static inline size_t parameter_total(const OLMo2Config *config) {
     return total;
 }
 
-// The size by which OLMo 2 models are compared: neither embedding nor lm_head counts.
+// The size by which OLMo 2 models are compared: without the embedding and lm_head.
 static inline size_t parameter_total_without_embeddings(const OLMo2Config *config) {
     return parameter_total(config) - 2 * config->V * config->C;
 }

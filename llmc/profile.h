@@ -1,22 +1,19 @@
-// profile.h: what a step spends its time on, function by function, beside what the machine can do.
+// profile.h: where a step spends its time, function by function, next to what the machine can reach.
 //
-// A layer function begins with a line PROFILE(flops, bytes) that states what it costs:
-//   flops   its additions and multiplications; comparisons, divisions, roots and exponentials count as one
-//   bytes   what it must read and write at least: every array once, but for those with only one number for a
-//           row or a channel
-// Between profile_start and profile_stop the line takes the time from there to the end of the function.
-// Otherwise it costs a branch on the way in and one on the way out. Functions may nest, as
-// qknorm_rope_forward calls rmsnorm_forward: the outermost has all the time, the inner ones none.
+// A layer function begins with a line PROFILE(flops, bytes) that states its cost:
+//   flops   its additions and multiplications; a comparison, division, root or exponential counts as one
+//   bytes   the least that it must read and write: every array once, except those with one number per row or
+//           per channel
+// Between profile_start and profile_stop the line measures the time from there to the end of the function.
+// Otherwise it costs one branch on entry and one on exit. Functions may nest, as qknorm_rope_forward calls
+// rmsnorm_forward: then the outermost gets all the time and the inner ones none.
 //
-// Only the thread that runs the steps may come upon such a line: a function that is called within a parallel
-// region has none. Nor has the GPU's backend, whose functions return before their work is done.
+// Use PROFILE only in functions that the main thread calls, never inside a parallel region. The CUDA backend
+// has no profile: its functions return before the GPU is done.
 #ifndef LLMC_PROFILE_H
 #define LLMC_PROFILE_H
 
 #include "utils.h"
-
-// ---------------------------------------------------------------------------------------------
-// what is counted
 
 typedef struct {
     const char *name;
@@ -35,9 +32,31 @@ typedef struct Profile {
     size_t steps;
 } Profile;
 
-static inline void profile_reset(Profile *p) { memset(p, 0, sizeof *p); }
+// Forgets everything. A profile of zeros is one that was reset.
+static inline void profile_reset(Profile *p);
 
 // A step begins and ends. What happens between two steps belongs to no step.
+static inline void profile_start(Profile *p);
+static inline void profile_stop(Profile *p);
+
+// Prints the table: a line for every function, slowest first. It takes a second to measure the machine's
+// peaks.
+static inline void profile_print(Profile *p, FILE *out);
+
+// The peaks: GFLOP/s of multiply-adds, and GB/s, read and written, of copying; NAN without memory for it.
+static inline double fma_peak(void);
+static inline double copy_bandwidth(void);
+
+// The first line of a function that counts in *profile; with a NULL profile it counts nothing.
+#define PROFILE_IN(profile, flops, bytes)                                       \
+    __attribute__((cleanup(profile_leave), unused)) Profile *const profile_of = \
+        (profile) != NULL && (profile)->on ? profile_enter(profile, __func__, flops, bytes) : NULL
+
+// ---------------------------------------------------------------------------------------------
+// counting
+
+static inline void profile_reset(Profile *p) { memset(p, 0, sizeof *p); }
+
 static inline void profile_start(Profile *p) {
     p->on = true;
     p->step_begin = seconds_now();
@@ -49,11 +68,6 @@ static inline void profile_stop(Profile *p) {
     p->seconds += seconds_now() - p->step_begin;
     p->steps++;
 }
-
-// The line of a function that counts in *profile; a NULL profile counts nothing.
-#define PROFILE_IN(profile, flops, bytes)                                       \
-    __attribute__((cleanup(profile_leave), unused)) Profile *const profile_of = \
-        (profile) != NULL && (profile)->on ? profile_enter(profile, __func__, flops, bytes) : NULL
 
 // Returns p if the function is the outermost that runs, NULL otherwise.
 static inline Profile *profile_enter(Profile *p, const char *name, double flops, double bytes) {
@@ -78,10 +92,11 @@ static inline void profile_leave(Profile *const *entered) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// what the machine can do
+// the machine's peaks
 
-// Floats of a vector; multiply-adds under way at once. They must outnumber those that a core starts until the
-// first is done, and fit its 32 or 16 registers beside their factor and term; GCC unrolls loops up to 16.
+// Floats per vector, and independent chains of multiply-adds. There must be more chains than a core starts
+// multiply-adds before the first is done, and they must fit its 32 or 16 registers together with their factor
+// and term. GCC unrolls loops of up to 16.
 #if defined(__AVX512F__)
 enum { PROFILE_LANES = 16, PROFILE_CHAINS = 16 };
 #elif defined(__AVX__)
@@ -93,8 +108,8 @@ enum { PROFILE_LANES = 4, PROFILE_CHAINS = 12 };
 #endif
 typedef float ProfileVector __attribute__((vector_size(PROFILE_LANES * sizeof(float))));
 
-// GFLOP/s of multiply-adds in registers and nothing else, on all threads; the best of some rounds, as others
-// may be using the machine.
+// Multiply-adds in registers and nothing else, on all threads. The best of several rounds counts, because
+// other programs may be using the machine.
 static inline double fma_peak(void) {
     enum { ROUNDS = 50, STEPS = 400000 };
     const double flops_of_a_thread = 2.0 * STEPS * PROFILE_CHAINS * PROFILE_LANES;
@@ -108,7 +123,7 @@ static inline double fma_peak(void) {
         {
             ProfileVector sum[PROFILE_CHAINS], factor = {0}, term = {0};
             factor += 0.5f;
-            term += 1.0f;  // every chain goes to 2 by itself: one that began there would be left out
+            term += 1.0f;  // each chain converges to 2; one that began there could be optimised away
             for (int i = 0; i < PROFILE_CHAINS; i++) { sum[i] = term * (float)(i + 3); }
             for (int step = 0; step < STEPS; step++) {
                 for (int i = 0; i < PROFILE_CHAINS; i++) { sum[i] = sum[i] * factor + term; }
@@ -122,9 +137,8 @@ static inline double fma_peak(void) {
     return best;
 }
 
-// GB/s, read and written, of copying between arrays that no cache holds, on all threads; the best of many
-// slices. What is copied is half of every number: a plain copy would become memcpy, which may go past the
-// caches, as no layer does. NAN without the memory for it.
+// Copies between arrays larger than any cache, on all threads; the best of many slices counts. It copies half
+// of each number, because a plain copy would become memcpy, which may bypass the caches, as no layer does.
 static inline double copy_bandwidth(void) {
     enum { SLICE = (8 << 20) / sizeof(float), PASSES = 3 };
     const size_t threads = thread_count(), slices = 4 + 12 / threads, piece = slices * SLICE;
@@ -156,9 +170,9 @@ static inline int profile_compare(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-// Prints a line for every function, those that take longest first. What a function reaches is compared with
-// the limit that it meets first on this machine, arithmetic or memory. Above 100 % its data was in a cache,
-// or it writes what it has read, as adamw_update does: a copy loads from memory also what it will overwrite.
+// What a function reaches is compared with the limit that it meets first on this machine, arithmetic or
+// memory. Above 100 %, its data was in a cache, or it overwrites what it has read, as adamw_update does: a
+// copy also has to load what it overwrites.
 static inline void profile_print(Profile *p, FILE *out) {
     if (p->steps == 0) { return; }
     const double steps = (double)p->steps, peak = fma_peak(), bandwidth = copy_bandwidth();
