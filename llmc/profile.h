@@ -32,6 +32,8 @@ typedef struct Profile {
     size_t steps;
 } Profile;
 
+// All four functions do nothing for a backend without a profile, where p is NULL.
+
 // Forgets everything. A profile of zeros is one that was reset.
 static inline void profile_reset(Profile *p);
 
@@ -55,15 +57,18 @@ static inline double copy_bandwidth(void);
 // ---------------------------------------------------------------------------------------------
 // counting
 
-static inline void profile_reset(Profile *p) { memset(p, 0, sizeof *p); }
+static inline void profile_reset(Profile *p) {
+    if (p != NULL) { memset(p, 0, sizeof *p); }
+}
 
 static inline void profile_start(Profile *p) {
+    if (p == NULL) { return; }
     p->on = true;
     p->step_begin = seconds_now();
 }
 
 static inline void profile_stop(Profile *p) {
-    if (!p->on) { return; }
+    if (p == NULL || !p->on) { return; }
     p->on = false;
     p->seconds += seconds_now() - p->step_begin;
     p->steps++;
@@ -174,7 +179,7 @@ static inline int profile_compare(const void *a, const void *b) {
 // memory. Above 100 %, its data was in a cache, or it overwrites what it has read, as adamw_update does: a
 // copy also has to load what it overwrites.
 static inline void profile_print(Profile *p, FILE *out) {
-    if (p->steps == 0) { return; }
+    if (p == NULL || p->steps == 0) { return; }
     const double steps = (double)p->steps, peak = fma_peak(), bandwidth = copy_bandwidth();
     double rest = p->seconds;
     qsort(p->functions, p->count, sizeof *p->functions, profile_compare);

@@ -209,6 +209,18 @@ static void test_two_models(OLMo2 *m) {
     olmo2_free(other);
 }
 
+// What a backend without a profile gives.
+static void test_none(void) {
+    profile_reset(NULL);
+    profile_start(NULL);
+    profile_stop(NULL);
+    profile_print(NULL, stdout);
+    float x = 1.0f, y, w = 1.0f, rstd;
+    context.profile = NULL;
+    rmsnorm_forward(&y, &rstd, &x, &w, 1, 1, 0.0f);  // a function that has no model counts nowhere
+    CHECK(y == 1.0f);
+}
+
 int main(void) {
     OLMo2 *m = new_model();
     test_off(m);
@@ -217,6 +229,9 @@ int main(void) {
     test_accumulated_bytes(olmo2_profile(m));
     test_table(m);
     test_two_models(m);
+    test_none();
+    olmo2_gradient_norm(m);
+    CHECK(context.profile == olmo2_profile(m));
     olmo2_free(m);
     CHECK(context.profile == NULL);  // nothing points at a model that is gone
     const double peak = fma_peak(), bandwidth = copy_bandwidth();
