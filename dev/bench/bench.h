@@ -129,10 +129,11 @@ static inline bool bench_turns(size_t steps, const char *notes, BenchStep step, 
     return ok;
 }
 
-// The exit code for main.
-static inline int bench_end(bool ok, const Error *err) {
-    if (!ok) { fprintf(stderr, "error: %s\n", err->text); }
-    return ok ? 0 : 1;
+// Ends the program with the message of what failed. The system frees what it holds.
+static inline void bench_must(bool ok, const Error *err) {
+    if (ok) { return; }
+    fprintf(stderr, "error: %s\n", err->text);
+    exit(1);
 }
 
 #endif

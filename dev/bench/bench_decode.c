@@ -40,24 +40,26 @@ int main(int argc, char **argv) {
     const BenchFlag flags[] = {{"steps", &steps, NULL}, {"dtype", NULL, &dtype}, {"prompt", &r.prompt, NULL},
                                {"new", &r.new, NULL},   {"C", &c.C, NULL},       {"L", &c.L, NULL},
                                {"NH", &c.NH, NULL},     {"F", &c.F, NULL},       {"V", &c.V, NULL}};
-    bool ok = bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err) &&
-              bench_config_complete(&c, &err) && bench_dtype(dtype, &form.bf16_products, &err);
-    if (ok && (r.prompt == 0 || r.new == 0)) { ok = fail(&err, "--prompt, --new: expected 1 or more"); }
+    bench_must(bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err), &err);
+    bench_must(bench_config_complete(&c, &err), &err);
+    bench_must(bench_dtype(dtype, &form.bf16_products, &err), &err);
+    if (r.prompt == 0 || r.new == 0) { bench_must(fail(&err, "--prompt, --new: expected 1 or more"), &err); }
     const OLMo2Room room = olmo2_room_to_decode(1, r.prompt + r.new);
-    ok = ok && olmo2_create(&r.model, &c, &room, &form, &err) && bench_weights(r.model, &err);
-    r.logits = ok ? (float *)allocate(c.V, sizeof *r.logits, "a row of logits", &err) : NULL;
-    r.scratch = ok ? (SamplerCandidate *)allocate(c.V, sizeof *r.scratch, "a row of logits", &err) : NULL;
-    ok = ok && r.logits != NULL && r.scratch != NULL;
-    if (ok) {
-        char backend[64], notes[128];
-        olmo2_describe(&room, &form, backend, sizeof backend);
-        printf("%s, %.1fM parameters, %zu tokens after %zu\n", backend, (double)parameter_total(&c) / 1e6,
-               r.new, r.prompt);
-        snprintf(notes, sizeof notes, "tokens %zu parameters %zu", r.new, parameter_total(&c));
-        ok = bench_turns(steps, notes, generate_once, &r, &err);
-    }
+    bench_must(olmo2_create(&r.model, &c, &room, &form, &err), &err);
+    bench_must(bench_weights(r.model, &err), &err);
+    r.logits = (float *)allocate(c.V, sizeof *r.logits, "a row of logits", &err);
+    bench_must(r.logits != NULL, &err);
+    r.scratch = (SamplerCandidate *)allocate(c.V, sizeof *r.scratch, "a row of logits", &err);
+    bench_must(r.scratch != NULL, &err);
+
+    char backend[64], notes[128];
+    olmo2_describe(&room, &form, backend, sizeof backend);
+    printf("%s, %.1fM parameters, %zu tokens after %zu\n", backend, (double)parameter_total(&c) / 1e6, r.new,
+           r.prompt);
+    snprintf(notes, sizeof notes, "tokens %zu parameters %zu", r.new, parameter_total(&c));
+    bench_must(bench_turns(steps, notes, generate_once, &r, &err), &err);
     free(r.logits);
     free(r.scratch);
     olmo2_free(r.model);
-    return bench_end(ok, &err);
+    return 0;
 }

@@ -27,16 +27,15 @@ int main(int argc, char **argv) {
     const BenchFlag flags[] = {{"steps", &steps, NULL}, {"batches", &r.batches, NULL},
                                {"data", NULL, &data},   {"B", &B, NULL},
                                {"T", &T, NULL},         {"V", &V, NULL}};
-    bool ok = bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err);
-    if (ok && data == NULL) { ok = fail(&err, "--data: expected a file of tokens"); }
+    bench_must(bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err), &err);
+    if (data == NULL) { bench_must(fail(&err, "--data: expected a file of tokens"), &err); }
     const LoaderSettings loader = {.T = T, .V = V, .batch = B, .shuffle = true, .seed = 1};
-    ok = ok && dataloader_open(&r.data, &data, 1, &loader, &err) && batch_create(&r.batch, B, T, &err);
-    if (ok) {
-        char notes[64];
-        snprintf(notes, sizeof notes, "tokens %zu", r.batches * B * T);
-        ok = bench_turns(steps, notes, load_batches, &r, &err);
-    }
+    bench_must(dataloader_open(&r.data, &data, 1, &loader, &err), &err);
+    bench_must(batch_create(&r.batch, B, T, &err), &err);
+    char notes[64];
+    snprintf(notes, sizeof notes, "tokens %zu", r.batches * B * T);
+    bench_must(bench_turns(steps, notes, load_batches, &r, &err), &err);
     batch_free(&r.batch);
     dataloader_close(&r.data);
-    return bench_end(ok, &err);
+    return 0;
 }

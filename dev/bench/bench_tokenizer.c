@@ -42,20 +42,19 @@ int main(int argc, char **argv) {
     const char *tokenizer = NULL, *text = NULL, *ids = NULL;
     const BenchFlag flags[] = {
         {"steps", &steps, NULL}, {"tokenizer", NULL, &tokenizer}, {"text", NULL, &text}, {"ids", NULL, &ids}};
-    bool ok = bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err);
-    if (ok && (tokenizer == NULL || text == NULL)) {
-        ok = fail(&err, "--tokenizer, --text: expected a file name for each");
+    bench_must(bench_flags(flags, sizeof flags / sizeof flags[0], argc, argv, &err), &err);
+    if (tokenizer == NULL || text == NULL) {
+        bench_must(fail(&err, "--tokenizer, --text: expected a file name for each"), &err);
     }
-    const bool loaded = ok && tokenizer_load(&r.tokenizer, tokenizer, &err);
-    ok = loaded && file_map(&r.text, text, &err) && encode_all(&r, (char[128]){""}, &err) &&
-         write_ids(&r.tokens, ids, &err);
-    if (ok) {
-        char notes[64];
-        snprintf(notes, sizeof notes, "bytes %zu tokens %zu", r.text.size, r.tokens.length);
-        ok = bench_turns(steps, notes, encode_all, &r, &err);
-    }
+    bench_must(tokenizer_load(&r.tokenizer, tokenizer, &err), &err);
+    bench_must(file_map(&r.text, text, &err), &err);
+    bench_must(encode_all(&r, (char[128]){""}, &err), &err);
+    bench_must(write_ids(&r.tokens, ids, &err), &err);
+    char notes[64];
+    snprintf(notes, sizeof notes, "bytes %zu tokens %zu", r.text.size, r.tokens.length);
+    bench_must(bench_turns(steps, notes, encode_all, &r, &err), &err);
     free(r.tokens.ids);
     file_unmap(&r.text);
-    if (loaded) { tokenizer_free(&r.tokenizer); }
-    return bench_end(ok, &err);
+    tokenizer_free(&r.tokenizer);
+    return 0;
 }
