@@ -34,7 +34,7 @@ static struct {
 // Sums and exponentials of a row. A compiler may not reorder a floating-point sum, so in a plain loop each
 // addition waits for the one before it. These loops keep LANES partial results in an order fixed by the
 // source.
-//   tested:   test_rows in dev/test/test_model.c
+//          tested: test_rows in dev/test/test_model.c
 
 enum { LANES = 16 };
 
@@ -88,8 +88,7 @@ static float exponentials(float *y, const float *x, float scale, float shift, si
 
 // ---------------------------------------------------------------------------------------------
 // Embedding: x_t = E[token_t]. No scaling, no position table.
-//   on paper: dev/doc/embedding.md
-//   tested:   test_embedding in dev/test/test_gradients.c
+//          on paper: dev/doc/embedding.md    tested: test_embedding in dev/test/test_gradients.c
 
 // table (V, C), tokens (N) -> x (N, C)
 static void embedding_forward(float *x, const float *table, const uint32_t *tokens, size_t N, size_t C) {
@@ -113,8 +112,7 @@ static void embedding_backward(float *dtable, const float *dx, const uint32_t *t
 
 // ---------------------------------------------------------------------------------------------
 // RMSNorm: y = w * x / rms(x), rms(x) = sqrt(mean_c(x_c^2) + eps), each row of C channels by itself
-//   on paper: dev/doc/rmsnorm.md
-//   tested:   test_rmsnorm in dev/test/test_gradients.c
+//          on paper: dev/doc/rmsnorm.md    tested: test_rmsnorm in dev/test/test_gradients.c
 
 // x (N, C), w (C) -> y (N, C), rstd (N) = 1 / rms(x), kept for the backward
 static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, size_t N, size_t C,
@@ -181,8 +179,7 @@ static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, co
 
 // ---------------------------------------------------------------------------------------------
 // Matrix product: y = x W^T, with I inputs and O outputs. OLMo 2 has no biases.
-//   on paper: dev/doc/matmul.md
-//   tested:   test_matmul in dev/test/test_gradients.c, dev/test/test_gemm.c
+//          on paper: dev/doc/matmul.md    tested: test_matmul in dev/test/test_gradients.c; dev/test/test_gemm.c
 
 // x (N, I), w (O, I) -> y (N, O)
 static void matmul_forward(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
@@ -203,8 +200,8 @@ static void matmul_backward(float *dx, float *dw, const float *dy, const float *
 // QK-norm and RoPE. First the whole projected row is normalised, all heads together (one rms per token). Then
 // each head is rotated: channels i and i + HS/2 are a point in the plane, rotated by the angle t theta_i,
 // theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
-//   on paper: dev/doc/qknorm_rope.md
-//   tested:   test_qknorm_rope in dev/test/test_gradients.c, test_rope_table in dev/test/test_model.c
+//          on paper: dev/doc/qknorm_rope.md    tested: test_qknorm_rope in dev/test/test_gradients.c,
+//          test_rope_table in dev/test/test_model.c
 
 // rope (T, HS): cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is a product in fp32, as in
 // PyTorch: OLMo 2 was trained with that rounding, and exact angles would differ from it.
@@ -277,8 +274,7 @@ static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x
 // Causal attention with grouped queries: query head h reads key/value head h / (NH / NKV).
 //   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_i = softmax_j(s_ij),  o_i = sum_j p_ij v_j
 // Only a tile of QUERIES rows of s and p exists at a time, never the T x T matrix.
-//   on paper: dev/doc/attention.md
-//   tested:   test_attention in dev/test/test_gradients.c
+//          on paper: dev/doc/attention.md    tested: test_attention in dev/test/test_gradients.c
 
 enum { QUERIES = 64 };
 
@@ -398,8 +394,7 @@ static void attention_decode(float *o, const float *q, const float *keys, const 
 
 // ---------------------------------------------------------------------------------------------
 // SwiGLU: a = silu(gate) * up, silu(z) = z sigmoid(z), sigmoid(z) = 1 / (1 + e^-z)
-//   on paper: dev/doc/swiglu.md
-//   tested:   test_swiglu in dev/test/test_gradients.c
+//          on paper: dev/doc/swiglu.md    tested: test_swiglu in dev/test/test_gradients.c
 
 // gate, up (N, F) -> a (N, F). a may not be gate or up. There are two loops because GCC 12 turns a single one
 // into two divisions per element, one of them by e^88, the largest value of exponential. For small gates that
@@ -436,8 +431,7 @@ static void swiglu_backward(float *dgate, float *dup, const float *da, const flo
 // Classifier: cross-entropy and z-loss of rows of logits,
 //   lse = log sum_j e^(logit_j),  log p(y) = logit_y - lse,  objective = sum_n w_n (-log p(y_n) + z lse_n^2)
 // All V columns take part, including those that pad the vocabulary, as in OLMo 2's training.
-//   on paper: dev/doc/classifier.md
-//   tested:   test_classifier in dev/test/test_gradients.c
+//          on paper: dev/doc/classifier.md    tested: test_classifier in dev/test/test_gradients.c
 
 // logits (N, V), labels (N) -> logprobs, lse (N). A row without a label has logprob 0.
 static void classifier_forward(float *logprobs, float *lse, const float *logits, const uint32_t *labels,
@@ -471,8 +465,7 @@ static void classifier_backward(float *logits, const float *lse, const uint32_t 
 
 // ---------------------------------------------------------------------------------------------
 // AdamW (Loshchilov & Hutter 2019), with PyTorch's order of operations
-//   on paper: dev/doc/adamw.md
-//   tested:   ten steps against PyTorch's in test_olmo2.c
+//          on paper: dev/doc/adamw.md    tested: ten steps against PyTorch's in test_olmo2.c
 
 // One tensor. g is the gradient times gradient_scale (the clipping), m and v are the moving averages of g and
 // g^2, t is the number of this update, counted from 1:
@@ -681,8 +674,6 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
     d->rstd = take(arena, S);
 }
 
-static size_t rope_rows(const OLMo2Room *room) { return room->T > room->cache_T ? room->T : room->cache_T; }
-
 // Points the model's structs into the buffer, or only counts where there is none yet.
 static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     const OLMo2Config *c = &m->config;
@@ -691,7 +682,7 @@ static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     lay_out_activations(&m->activations, &arena, c, &m->room);
     const size_t activations = arena.used;
     lay_out_workspace(&m->workspace, &arena, c, &m->room);
-    m->rope = take(&arena, rope_rows(&m->room) * c->HS);
+    m->rope = take(&arena, olmo2_room_positions(&m->room) * c->HS);
     const size_t workspace = arena.used - activations;
     lay_out_decoder(&m->decoder, &arena, c, &m->room);
     OLMo2Memory memory = {
@@ -780,7 +771,7 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room,
         return false;
     }
     lay_out(m, m->buffer);
-    rope_table(m->rope, rope_rows(room), config->HS, config->rope_theta);
+    rope_table(m->rope, olmo2_room_positions(room), config->HS, config->rope_theta);
     *out = m;
     return true;
 }
@@ -805,7 +796,7 @@ Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
 
 // ---------------------------------------------------------------------------------------------
 // The layer of OLMo 2: forward, backward, decoding
-//   tested:   against PyTorch, tensor by tensor, in test_olmo2.c; test_model in dev/test/test_gradients.c
+//          tested: against PyTorch, tensor by tensor, in test_olmo2.c; test_model in dev/test/test_gradients.c
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
@@ -894,7 +885,7 @@ static void layer_backward(const OLMo2 *m, size_t l) {
 }
 
 // layer_forward for one position of each of n sequences. The keys and values of their past are in the cache.
-//   tested:   test_decode in dev/test/test_model.c
+//          tested: test_decode in dev/test/test_model.c
 static void layer_decode(const OLMo2 *m, size_t l, const size_t *slots, size_t n) {
     const OLMo2Config *c = &m->config;
     const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,

@@ -1923,8 +1923,6 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
     take(arena, &d->rstd, S);
 }
 
-static size_t rope_rows(const OLMo2Room *room) { return room->T > room->cache_T ? room->T : room->cache_T; }
-
 // bf16 is too coarse to add small updates to, so weights that are trained have a copy in fp32, unless it is
 // switched off. So have those of a model that only holds weights (soup): what is written must be read back
 // exactly.
@@ -1948,7 +1946,7 @@ static OLMo2Memory lay_out(OLMo2 *m, void *buffer) {
     lay_out_activations(&m->activations, &arena, c, room, form);
     const size_t activations = arena.used;
     lay_out_workspace(&m->workspace, &arena, c, room, form, &m->activations);
-    take(&arena, &m->rope, rope_rows(room) * c->HS);
+    take(&arena, &m->rope, olmo2_room_positions(room) * c->HS);
     take(&arena, &m->tokens, room->B * room->T);
     const size_t workspace = arena.used - activations;
     lay_out_decoder(&m->decoder, &arena, c, room);
@@ -2112,7 +2110,7 @@ static void cublas_close(void) {
 
 // Computes rope_table on the host and copies it to the device.
 static bool upload_rope(OLMo2 *m, Error *err) {
-    const size_t rows = rope_rows(&m->room), HS = m->config.HS;
+    const size_t rows = olmo2_room_positions(&m->room), HS = m->config.HS;
     float *rope = (float *)allocate(rows * HS, sizeof(float), "the table of angles", err);
     if (rope == nullptr) { return false; }
     rope_table(rope, rows, HS, m->config.rope_theta);

@@ -134,6 +134,11 @@ static inline OLMo2Room olmo2_room_to_decode(size_t slots, size_t cache_T) {
     return room;
 }
 
+// The most positions that a sequence can have: the rows of the table of RoPE.
+static inline size_t olmo2_room_positions(const OLMo2Room *room) {
+    return room->T > room->cache_T ? room->T : room->cache_T;
+}
+
 // The form in which a model stores and computes its numbers.
 typedef struct {
     Recompute recompute;
