@@ -2,12 +2,12 @@
 //
 // dev/reference/dump.py computed two small models in float64 and stored every number: activations, gradients,
 // and ten AdamW steps. Here the same numbers come from train_olmo2.c or, where BACKEND names it, from
-// train_olmo2.cu. A tensor of fp32 passes when
+// train_olmo2.cu. An fp32 tensor passes when
 //     max |got - reference| <= tolerance * max |reference|
-// and one of bf16 when
-//     ||got - reference|| <= tolerance * ||reference||  and the cosine of the two is >= 1 - tolerance^2 / 2,
-// both written so that NaN fails; a tensor that is all zeros where the reference is not fails as well, and
-// the reference itself must be finite and not all zeros. The exit code is the verdict.
+// and a bf16 tensor when
+//     ||got - reference|| <= tolerance * ||reference||  and the cosine of the two is >= 1 - tolerance^2 / 2.
+// Both are written so that NaN fails. A tensor of zeros fails where the reference is not zero. The reference
+// itself must be finite and not all zeros. The exit code is the verdict.
 //
 //     build/test_olmo2 [-v] [DUMP...]      -v prints every tensor, otherwise the worst of each kind
 #include "llmc/safetensors.h"
@@ -25,13 +25,14 @@
 // ---------------------------------------------------------------------------------------------
 // tolerances, one for each kind of tensor
 //
-// fp32 has a relative rounding error of u = 6e-8. A sum of n terms of size s in lanes errs by about sqrt(n) u
-// s, and the largest sums here have a hundred terms, so one layer errs by a few 1e-7 of its largest value.
+// fp32 has a relative rounding error of u = 6e-8. A sum of n terms of size s, in lanes, errs by about
+// sqrt(n) u s. The largest sums here have a hundred terms, so a layer errs by a few 1e-7 of its largest
+// value.
 //
-// bf16 has one of u = 2e-3 (half of 2^-8), and every weight and activation is rounded to it. How far that
-// alone takes the numbers, with exact arithmetic, is what dev/reference/bf16_floor.py finds; what is allowed
-// is that, and half as much again at most for another order of the sums. (floor: of the worse of the two
-// dumps)
+// bf16 has a relative rounding error of u = 2e-3 (half of 2^-8), and every weight and activation is rounded.
+// dev/reference/bf16_floor.py measures the error that bf16 storage causes with exact arithmetic, the floor.
+// The tolerance is at most 1.5 times that, to allow another summation order. (The floor is that of the worse
+// dump.)
 
 typedef enum { ACTIVATION, LOSS, LAYER_GRADIENT, GRADIENT, AFTER_1, AFTER_10, KINDS } Kind;
 
@@ -190,7 +191,7 @@ static const SafetensorsTensor *tensor(const Dump *d, const char *name) {
     return t;
 }
 
-// The numbers of a tensor, in memory that the caller frees.
+// The numbers of a tensor. The caller frees them.
 static float *floats(const Dump *d, const char *name, size_t *size) {
     const SafetensorsTensor *t = tensor(d, name);
     Error err;
@@ -207,7 +208,7 @@ static float number(const Dump *d, const char *name, size_t index) {
     return value;
 }
 
-// The bytes of a tensor of integers, copied, since they are not aligned in the file.
+// A copy of a tensor of integers, because they are not aligned in the file.
 static void *integers(const Dump *d, const char *name) {
     const SafetensorsTensor *t = tensor(d, name);
     void *values = malloc(t->bytes + 1);
@@ -221,7 +222,7 @@ static int64_t integer(const Dump *d, const char *name) {
     return value;
 }
 
-// got (size) against the tensor of that name; its size must be the same.
+// Compares got (size) with the tensor of that name, which must have the same size.
 static void check(const Dump *d, Kind kind, const char *name, const float *got, size_t size) {
     size_t reference_size;
     float *reference = floats(d, name, &reference_size);
@@ -230,7 +231,7 @@ static void check(const Dump *d, Kind kind, const char *name, const float *got, 
     free(reference);
 }
 
-// The same of an array of the backend.
+// The same for an array of the backend.
 static void check_real(const Dump *d, Kind kind, const char *name, const Real *got, size_t size) {
     float *values = (float *)malloc(size * sizeof(float));
     if (values == NULL) { stop("out of memory"); }
@@ -239,7 +240,7 @@ static void check_real(const Dump *d, Kind kind, const char *name, const Real *g
     free(values);
 }
 
-// A tensor as an array of the backend; the caller releases it.
+// A tensor as an array of the backend. The caller releases it.
 static Real *real_floats(const Dump *d, const char *name) {
     size_t size;
     float *values = floats(d, name, &size);
@@ -248,7 +249,7 @@ static Real *real_floats(const Dump *d, const char *name) {
     return array;
 }
 
-// The name "PREFIXlayers.L.NAME", in a buffer of the caller.
+// Writes the name "PREFIXlayers.L.NAME" into the buffer.
 static const char *in_layer(char buffer[128], const char *prefix, size_t l, const char *name) {
     snprintf(buffer, 128, "%slayers.%zu.%s", prefix, l, name);
     return buffer;
@@ -338,7 +339,7 @@ static void test_activations(const Dump *d) {
         check_real(d, ACTIVATION, in_layer(name, "", l, "gate"), gate, N * F);
         check_real(d, ACTIVATION, in_layer(name, "", l, "up"), up, N * F);
         check_real(d, ACTIVATION, in_layer(name, "", l, "down"), a.down, N * C);
-        // what the model computes again in the backward, or adds to the residual stream at once
+        // what the model recomputes in the backward, or adds to the residual stream at once
         qknorm_rope_forward(got, a.q_rstd, q_raw, weight(d, Q_NORM, l), m->rope, B, T, NH, HS, eps);
         check_real(d, ACTIVATION, in_layer(name, "", l, "q"), got, N * Q);
         qknorm_rope_forward(got, a.k_rstd, k_raw, weight(d, K_NORM, l), m->rope, B, T, NKV, HS, eps);
@@ -413,7 +414,7 @@ static void test_model(const Dump *d) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// layer by layer: each backward alone, from the reference's own inputs and output gradient
+// layer by layer: each backward by itself, from the reference's inputs and output gradient
 
 static Real *layer_floats(const Dump *d, const char *prefix, size_t l, const char *name) {
     char buffer[128];
@@ -536,7 +537,7 @@ static void test_layers(const Dump *d) {
         test_feedforward_branch(d, l);
         test_attention_branch(d, l);
     }
-    // The parameters' gradients of the layers have come together too, all but the embedding's.
+    // By now the gradients of all parameters have been accumulated too, except the embedding's.
     Real *dx = layer_floats(d, "d.", 0, "x");
     uint32_t *tokens = (uint32_t *)integers(d, "tokens");
     test_embedding_backward(gradient(d, EMBEDDING, 0), dx, tokens, d->N, d->config.C, d->config.V);
@@ -546,7 +547,7 @@ static void test_layers(const Dump *d) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// ten updates, each from micro-batches that are accumulated
+// ten updates, each from accumulated micro-batches
 
 static void test_updates(const Dump *d) {
     const SafetensorsTensor *t = tensor(d, "steps.tokens");

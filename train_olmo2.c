@@ -179,7 +179,8 @@ static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, co
 
 // ---------------------------------------------------------------------------------------------
 // Matrix product: y = x W^T, with I inputs and O outputs. OLMo 2 has no biases.
-//          on paper: dev/doc/matmul.md    tested: test_matmul in dev/test/test_gradients.c; dev/test/test_gemm.c
+//          on paper: dev/doc/matmul.md    tested: test_matmul in dev/test/test_gradients.c;
+//          llmc/gemm.h by dev/test/test_gemm.c
 
 // x (N, I), w (O, I) -> y (N, O)
 static void matmul_forward(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
@@ -796,7 +797,7 @@ Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
 
 // ---------------------------------------------------------------------------------------------
 // The layer of OLMo 2: forward, backward, decoding
-//          tested: against PyTorch, tensor by tensor, in test_olmo2.c; test_model in dev/test/test_gradients.c
+//          tested: test_model in dev/test/test_gradients.c; against PyTorch, by tensor, in test_olmo2.c
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {

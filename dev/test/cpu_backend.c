@@ -1,5 +1,5 @@
-// cpu_backend.c: the backend of train_olmo2.c under the names of cpu_backend.h, as an object of its own, so
-// that test_cuda.cu can hold both backends in one program. Only names differ from the program's.
+// cpu_backend.c: the backend of train_olmo2.c with the names of cpu_backend.h, as an object of its own, so
+// test_cuda.cu can have both backends in one program. Only the names differ from the program's.
 #define OLMo2 CpuModel
 #define olmo2_describe cpu_describe
 #define olmo2_memory cpu_memory

@@ -1,6 +1,6 @@
-// cpu_backend.h: train_olmo2.c beside train_olmo2.cu in one program. cpu_backend.c gives the CPU's functions
-// other names; here, for C++, they take the interface's names back, so that a template over the type of model
-// speaks to both backends.
+// cpu_backend.h: train_olmo2.c next to train_olmo2.cu in one program. cpu_backend.c gives the CPU's functions
+// other names. Here, for C++, overloads give them the interface's names back, so a template over the type of
+// model works with both backends.
 #ifndef DEV_TEST_CPU_BACKEND_H
 #define DEV_TEST_CPU_BACKEND_H
 

@@ -1,5 +1,5 @@
-// cpu_layers.h: how test_olmo2.c reaches the arrays and layers of train_olmo2.c. cuda_layers.cuh is the same
-// for the GPU, where arrays lie on a device and some of them are parts of a wider one.
+// cpu_layers.h: how test_olmo2.c reaches the arrays and layers of train_olmo2.c. cuda_layers.cuh does the
+// same for the GPU, where arrays are on a device and some are parts of a wider one.
 #ifndef DEV_TEST_CPU_LAYERS_H
 #define DEV_TEST_CPU_LAYERS_H
 
@@ -10,7 +10,7 @@ enum { BACKEND_IS_BF16 = 0, TURNS_BACK_IN_PLACE = 1, KEEPS_H = 1 };
 
 static void use_layers_of(const OLMo2 *m) { (void)m; }
 
-// Arrays of the backend; the caller releases them.
+// Arrays of the backend. The caller releases them.
 static Real *put_zeros(size_t size) {
     Real *array = (Real *)calloc(size + 1, sizeof *array);
     if (array == NULL) {

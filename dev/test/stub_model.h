@@ -1,4 +1,5 @@
-// stub_model.h: an OLMo2 that is nothing but its arrays, for the tests of what reads and writes models.
+// stub_model.h: an OLMo2 that consists of its arrays only, for the tests of code that reads and writes
+// models.
 #ifndef DEV_TEST_STUB_MODEL_H
 #define DEV_TEST_STUB_MODEL_H
 

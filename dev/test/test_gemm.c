@@ -1,5 +1,5 @@
-// test_gemm.c: the matrix product against a sum in double, and its promises: any layout, any size, the same
-// bits for any number of threads and for any part of a product.
+// test_gemm.c: the matrix product against a sum in double, and its promises: any layout, any size, and the
+// same bits for any number of threads and for any part of a product.
 #include "llmc/gemm.h"
 #include "check.h"
 
@@ -12,7 +12,7 @@
 typedef struct {
     size_t M, N, K, ldc;
     Matrix A, B;
-    float *a, *b, *c, *before;  // c (M, ldc) is the result, `before` what stood there
+    float *a, *b, *c, *before;  // c (M, ldc) is the result, `before` its content before the product
     double *sum, *size;         // (M, N): sum_k a b and sum_k |a b|
     GemmType type;
 } Product;
@@ -51,7 +51,7 @@ static double element(Matrix m, size_t r, size_t c, GemmType type) {
     return type == GEMM_BF16 ? ldexp(nearbyint(ldexp(mantissa, 8)), exponent - 8) : x;
 }
 
-// All data start one float past the allocation, where no vector is aligned.
+// All data begin one float after the start of their allocation, where no vector is aligned.
 static Product product_new(Layout layout, size_t M, size_t N, size_t K, GemmType type) {
     Product p;
     p.type = type;
@@ -66,7 +66,7 @@ static Product product_new(Layout layout, size_t M, size_t N, size_t K, GemmType
     p.before = random_floats(M * p.ldc + 1);
     p.A = stored(p.a + 1, M, K, layout == D_WEIGHT);
     p.B = stored(p.b + 1, K, N, layout == FORWARD);
-    if (layout == SPREAD) {  // every second row and third column, and the other way about
+    if (layout == SPREAD) {  // A: every second row and third column; B: the other way round
         p.A.row_stride = 6 * K;
         p.A.column_stride = 3;
         p.B.row_stride = 2;
@@ -95,7 +95,7 @@ static void product_free(Product *p) {
     free(p->size);
 }
 
-// The largest error of c as a fraction of what rounding can explain, or infinity where something is wrong.
+// The largest error of c as a fraction of what rounding can explain; infinity if something is wrong.
 // A sum of n rounded products and additions, in any order, is within n u / (1 - n u) sum |a b| of the truth,
 // u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); n = K + blocks of k + 1 here, at
 // most 2 K + 2.
@@ -105,7 +105,7 @@ static double product_error(const Product *p, bool accumulate) {
     for (size_t i = 0; i < p->M; i++) {
         for (size_t j = 0; j < p->ldc; j++) {
             const double found = p->c[1 + i * p->ldc + j], before = p->before[1 + i * p->ldc + j];
-            double expected = before, bound = 0.0;  // beyond column N nothing may change
+            double expected = before, bound = 0.0;  // after column N nothing may change
             if (j < p->N) {
                 const double old = accumulate ? before : 0.0;
                 expected = old + p->sum[i * p->N + j];
@@ -135,8 +135,8 @@ static bool same_bits(const Product *p, const float *c) {
 // the tests
 
 static void test_values(GemmType type) {
-    // Beside random sizes: single rows and columns, sizes at and around the blocks of rows, columns and k, no
-    // k.
+    // Besides random sizes: single rows and columns, sizes at and around the blocks of rows, columns and k,
+    // and K = 0.
     const size_t sizes[][3] = {
         {1, 1, 1},      {1, 300, 700},  {300, 1, 40},   {8, 32, 256},    {9, 33, 257},
         {256, 512, 32}, {257, 513, 40}, {100, 50, 600}, {64, 64, 64},    {2, 1100, 3},
@@ -163,7 +163,7 @@ static void test_values(GemmType type) {
         }
         printf("%-16s  %8zu   %.3f\n", layout_names[layout], products, worst);
         CHECK(worst <= 1.0);
-        CHECK(worst > 0.0);  // exact everywhere: nothing was compared
+        CHECK(worst > 0.0);  // an error of zero would mean that nothing was compared
     }
 }
 
@@ -179,7 +179,7 @@ static void test_empty(GemmType type) {
     CHECK(c[0] == 0.0f && c[1] == 2.0f);
 }
 
-// A NaN stays in its row of A, and what stood in C is not read unless it is accumulated to.
+// A NaN of A stays in its row, and C's old content is not read unless the product accumulates.
 static void test_nan(GemmType type) {
     Product p = product_new(FORWARD, 20, 50, 30, type);
     p.a[1 + 7 * 30 + 29] = NAN;
@@ -219,7 +219,7 @@ static void test_same_bits(GemmType type) {
             }
             CHECK(same);
 
-            // A row of the product is that row of A by itself.
+            // A row of the product has the bits of a product with only that row of A.
             const size_t row = p.M / 2;
             const Matrix one = {p.A.data + row * p.A.row_stride, p.A.row_stride, p.A.column_stride};
             memcpy(p.c, p.before, (p.M * p.ldc + 1) * sizeof(float));
@@ -232,7 +232,7 @@ static void test_same_bits(GemmType type) {
     set_threads(threads);
 }
 
-// Many small products at once, as in attention, one on each thread.
+// Many small products at once, one per thread, as in attention.
 static void test_parallel_region(GemmType type) {
     enum { PRODUCTS = 40 };
     Product p[PRODUCTS];
@@ -254,7 +254,7 @@ static void test_parallel_region(GemmType type) {
     CHECK(worst <= 1.0);
 }
 
-// Rounding to bf16 itself, at its edges: ties go to even, the largest number overflows, NaN stays NaN.
+// Rounding to bf16 at its edges: ties go to even, the largest number overflows, NaN stays NaN.
 static void test_bf16_rounding(void) {
     const struct {
         uint32_t fp32, bf16;

@@ -4,8 +4,8 @@
 // random direction r of its outputs, the scalar f(x) = sum r y has the gradient that the backward returns for
 // dy = r, and
 //   (f(x + h e_i) - f(x - h e_i)) / 2h  =  df/dx_i + O(h^2) + O(1e-16 |f| / h).
-// With h = 1e-5 both errors are near 1e-10 of the largest gradient; TOLERANCE leaves room for sums of
-// thousands of terms. A wrong term in a backward shows at 1e-3 and more.
+// With h = 1e-5 both errors are near 1e-10 of the largest gradient. TOLERANCE leaves room for sums of
+// thousands of terms. A wrong term in a backward shows as 1e-3 or more.
 #include "check.h"
 #include "llmc/utils.h"
 #ifdef _OPENMP
@@ -62,7 +62,7 @@ static double weighted_sum(const double *r, const double *y, size_t size) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// f(context) against gradient (size) at x (size): at most 200 entries, spread evenly
+// compares the slope of f(context) at x (size) with gradient (size), in at most 200 evenly spaced entries
 
 static void check_gradient(const char *name, double (*f)(void *), void *context, double *x,
                            const double *gradient, size_t size) {
@@ -76,7 +76,7 @@ static void check_gradient(const char *name, double (*f)(void *), void *context,
         const double below = f(context);
         x[i] = kept;
         const double difference = fabs((above - below) / (2.0 * STEP) - gradient[i]);
-        error = isnan(error) || difference <= error ? error : difference;  // NaN is kept
+        error = isnan(error) || difference <= error ? error : difference;  // keeps NaN
         largest = fmax(largest, fabs(gradient[i]));
     }
     const bool ok = error <= TOLERANCE * largest && largest > 0.0;
@@ -149,7 +149,7 @@ static double matmul_objective(void *context) {
 }
 
 static void test_matmul(void) {
-    Layer s = {.N = 9, .C = 21, .T = 35};  // T stands for the outputs
+    Layer s = {.N = 9, .C = 21, .T = 35};  // T is the number of outputs
     s.x = randoms(s.N * s.C, 0.0, 1.0), s.w = randoms(s.T * s.C, 0.0, 1.0);
     s.y = zeros(s.N * s.T), s.r = randoms(s.N * s.T, 0.0, 1.0);
     double *dx = zeros(s.N * s.C), *dw = zeros(s.T * s.C);
@@ -173,7 +173,7 @@ static void test_qknorm_rope(void) {
     rope_table(s.rope, s.T, s.HS, 500000.0);
     s.y = zeros(size), s.rstd = zeros(s.N), s.r = randoms(size, 0.0, 1.0);
     double *dx = zeros(size), *dw = zeros(s.C), *dy = zeros(size);
-    memcpy(dy, s.r, size * sizeof *dy);  // the backward turns it in place
+    memcpy(dy, s.r, size * sizeof *dy);  // the backward rotates it in place
     qknorm_rope_objective(&s);
     qknorm_rope_backward(dx, dw, dy, s.x, s.w, s.rstd, s.rope, s.B, s.T, s.NH, s.HS);
     check_gradient("qknorm_rope: x", qknorm_rope_objective, &s, s.x, dx, size);
@@ -199,8 +199,7 @@ static void test_attention(size_t B, size_t T, size_t NH, size_t NKV, size_t HS)
     char name[64];
     const char *parts[] = {"q", "k", "v"};
     double *values[] = {s.x, s.k, s.v}, *gradients[] = {dq, dk, dv};
-    // One key gets all the attention whatever it is: with T = 1 the gradients of q and k are zero but for
-    // rounding.
+    // With T = 1 the only key gets all the attention, so the gradients of q and k are zero up to rounding.
     for (size_t i = 0; T == 1 && i < queries; i++) { CHECK(fabs(dq[i]) <= 1e-14); }
     for (size_t i = 0; T == 1 && i < keys; i++) { CHECK(fabs(dk[i]) <= 1e-14); }
     for (int i = T == 1 ? 2 : 0; i < 3; i++) {
@@ -321,7 +320,7 @@ static void test_model(const char *study, bool no_qk_norm, bool pre_norm) {
 
 int main(void) {
 #ifdef _OPENMP
-    omp_set_num_threads(1);  // the layers are tiny: other threads would only wait for each other
+    omp_set_num_threads(1);  // the layers are tiny: more threads would only wait for each other
 #endif
     test_embedding();
     test_rmsnorm();

@@ -1,14 +1,14 @@
 // test_model.c: what must be equal in the CPU backend. Any number of threads gives the same bits; a batch
-// split into micro-batches gives the same gradients; decoding with the cache gives the forward's
-// probabilities; head sizes that are not powers of two, NKV < NH, NH*HS != C, and T from 1 up work; with nothing
-// ablated, dev/ablations gives OLMo 2's bits; the exponential keeps its stated error; and a step allocates
-// nothing.
+// split into micro-batches gives the same gradients; two models side by side do not disturb each other;
+// decoding with the cache gives the forward's probabilities; head sizes that are not powers of two, NKV < NH,
+// NH*HS != C, and T from 1 up work; with nothing ablated, dev/ablations gives OLMo 2's bits; the exponential
+// keeps its stated error; and a step allocates nothing.
 #include "check.h"
 #define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.c"
 
-// With glibc a program may bring its own malloc, here one that counts. A sanitizer has brought one already,
-// and LLVM's OpenMP asks for memory in every parallel region.
+// With glibc a program may bring its own malloc; this one counts. A sanitizer brings its own, and LLVM's
+// OpenMP allocates in every parallel region.
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__clang__)
 #define COUNTS_ALLOCATIONS
 static size_t allocations;
@@ -136,8 +136,7 @@ static void make_batch(size_t V) {
     }
 }
 
-// One training step of the batch in micro-batches of b sequences; the probabilities are left in logprobs and
-// lse (N).
+// One training step on the batch, in micro-batches of b sequences. Writes logprobs and lse (N).
 static void step(OLMo2 *m, size_t b, float *logprobs, float *lse) {
     olmo2_zero_gradients(m);
     for (size_t n = 0; n < N; n += b * T) {
@@ -183,7 +182,7 @@ static void test_threads(void) {
 #endif
 }
 
-// max |a - b| / max |a| over one tensor; NaN if either holds one
+// max |a - b| / max |a| over one tensor; NaN if either contains one
 static double difference(const float *a, const float *b, size_t size) {
     double error = 0.0, largest = 0.0;
     for (size_t i = 0; i < size; i++) {
@@ -210,7 +209,8 @@ static void test_micro_batches(void) {
             const double d = difference(whole->gradients + p.offset, parts->gradients + p.offset, p.size);
             worst = isnan(worst) || d <= worst ? worst : d;
         }
-        // A gradient is a sum over 536 tokens in another order: fp32 rounding, 6e-8 a term, no more.
+        // A gradient is a sum over 536 tokens, here in another order: fp32 rounding, 6e-8 per term, and no
+        // more.
         printf("batch of %d as %zu x %zu: gradients differ by %.1e of the largest, allowed 1e-5\n", B, B / b,
                b, worst);
         CHECK(worst <= 1e-5);
@@ -257,8 +257,8 @@ static void test_two_models(void) {
 
 // ---------------------------------------------------------------------------------------------
 
-// Two sequences decoded token by token in slots 2 and 0 give the probabilities of the forward, for every
-// shape.
+// Two sequences, decoded token by token in slots 2 and 0, give the probabilities of the forward for every
+// shape and ablation (study: 1 without QK-norm, 2 pre-norm, 3 both).
 static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t length, int study) {
     OLMo2Config config = small_config(C, NH, NKV, HS);
     config.no_qk_norm = (study & 1) != 0;
@@ -272,7 +272,7 @@ static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t lengt
     olmo2_forward(m, batch_tokens, 2, length);
     olmo2_classify(m, labels, NULL, 0.0f, logprobs, lse);
     double worst = 0.0;
-    for (int round = 0; round < 2; round++) {  // a slot is as good as new after a reset
+    for (int round = 0; round < 2; round++) {  // after a reset, a slot is as good as new
         for (size_t t = 0; t < length; t++) {
             const size_t first = t % 2;  // in turn: sequence 0 in slot 2 first, or sequence 1 in slot 0 first
             const uint32_t tokens[] = {batch_tokens[first * length + t],
@@ -296,7 +296,7 @@ static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t lengt
         olmo2_decode_reset(m, 2);
         olmo2_decode_reset(m, 0);
     }
-    // Log-probabilities near -5 from sums in another order: a few units in the last place of fp32, 5e-7.
+    // Log-probabilities near -5, from sums in another order: a few units in the last place of fp32, 5e-7.
     printf("decode C %3zu NH %zu NKV %zu HS %3zu T %2zu study %d: log p differs by %.1e, allowed 1e-5\n", C,
            NH, NKV, HS, length, study, worst);
     CHECK(worst <= 1e-5);
@@ -355,8 +355,8 @@ static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float 
     }
 }
 
-// With nothing ablated, the lists of dev/ablations give OLMo 2's bits: no change to a layer can be made in one
-// list only. Each ablation gives others.
+// With nothing ablated, the lists of dev/ablations give OLMo 2's bits: no change to a layer can be made in
+// one list only. Each ablation gives others.
 static void test_ablations(void) {
     enum { LOGITS = 4 * 2 * 101 };
     const OLMo2Room room = {.B = B, .T = T, .train = true, .slots = 2, .cache_T = 4};
@@ -392,7 +392,8 @@ static void test_ablations(void) {
     }
 }
 
-// The angle is an fp32 product: at far positions an exact one differs by 7e-5. The constants are PyTorch's:
+// The angle is an fp32 product; at distant positions an exact angle differs by 7e-5. The constants are
+// PyTorch's:
 //   f = 1.0 / 500000.0 ** (torch.arange(0, 128, 2).float() / 128); a = torch.outer(torch.arange(4096.0), f)
 static void test_rope_table(void) {
     enum { POSITIONS = 4096, HS = 128 };
@@ -409,13 +410,13 @@ static void test_rope_table(void) {
     rope_table(rope, POSITIONS, HS, 500000.0f);
     for (size_t k = 0; k < sizeof wanted / sizeof wanted[0]; k++) {
         const float *row = rope + wanted[k].t * HS;
-        // 1e-6: the two libraries' cosines, and an ulp of the frequency at small angles
+        // 1e-6: the difference of the two libraries' cosines, and an ulp of the frequency at small angles
         CHECK(fabsf(row[wanted[k].i] - wanted[k].cosine) <= 1e-6f);
         CHECK(fabsf(row[wanted[k].i + HS / 2] - wanted[k].sine) <= 1e-6f);
     }
 }
 
-// A row of the table is found by its name, and the tensors follow each other without a gap.
+// The rows of the table are in the order of their names, and the tensors follow each other without a gap.
 static void test_parameters(void) {
     const OLMo2Config config = small_config(40, 6, 2, 12);
     size_t end = 0;
@@ -428,7 +429,7 @@ static void test_parameters(void) {
     CHECK(end == parameter_array_size(&config));
 }
 
-// The parts of the plan add up, and a plan beyond the machine is refused with its figure.
+// The parts of the plan add up, and a plan that exceeds the machine is rejected with its size.
 static void test_memory(void) {
     OLMo2Config config = small_config(40, 6, 2, 12);
     const OLMo2Room room = {.B = 2, .T = 9, .train = true, .slots = 1, .cache_T = 12};
@@ -445,10 +446,10 @@ static void test_memory(void) {
     CHECK(m == NULL);
 }
 
-// Zeros to the last byte, at a boundary of vectors; too much is an error with its figure.
+// Zeros to the last byte, aligned for vectors; too many bytes are an error that names them.
 static void test_pages(void) {
     Error err = {{0}};
-    const size_t counts[] = {0, 1, 1 << 19, (1 << 19) + 1, 3 << 19};  // floats; a large page has 1 << 19
+    const size_t counts[] = {0, 1, 1 << 19, (1 << 19) + 1, 3 << 19};  // floats; a large page holds 1 << 19
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         float *x = (float *)allocate_pages(counts[i], sizeof *x, "a test", &err);
         CHECK(x != NULL && (uintptr_t)x % 64 == 0);
@@ -476,7 +477,7 @@ static void test_allocations(void) {
     OLMo2 *m = new_model(&config, &room);
     CHECK(allocations > 0);
     const size_t slot = 0;
-    for (int i = 0; i < 3; i++) {  // the first may start threads
+    for (int i = 0; i < 3; i++) {  // the first step may start threads
         if (i == 1) { allocations = 0; }
         step(m, B, logprobs, lse);
         olmo2_decode(m, batch_tokens, &slot, 1, logits);

@@ -1,6 +1,6 @@
-// test_profile.c: what --profile counts. The flops of a step are those that one knows of a transformer; a
-// function within another is not counted again; what runs outside of a step is not counted at all; the shares
-// add up to 100 %; and the ceilings of the machine are numbers.
+// test_profile.c: what --profile counts. A step has the known flops of a transformer; a function called by
+// another is not counted twice; what runs outside a step is not counted at all; each model counts for itself;
+// the shares add up to 100 %; and the machine's peaks are numbers.
 #include "check.h"
 #define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.c"
@@ -55,7 +55,7 @@ static ProfileEntry entry(const Profile *p, const char *name) {
     return (ProfileEntry){name, 0.0, 0.0, 0.0, 0.0};
 }
 
-// Parameters in matrices that multiply the activations: all but the embedding and the norms.
+// Parameters in matrices that multiply activations: all but the embedding and the norms.
 static double matrix_parameters(void) {
     double sum = 0.0;
     for (size_t i = 0; i < parameter_count(&config); i++) {
@@ -85,12 +85,12 @@ static void test_step(OLMo2 *m) {
         profile_start(p);
         run_step(m);
         profile_stop(p);
-        run_step(m);  // as a validation between two steps
+        run_step(m);  // like a validation between two steps
     }
     CHECK(p->steps == 2 && p->running == NULL);
 
-    // two flops a parameter and token forward, four backward; a layer has seven matrices, the model one more,
-    // which takes the rows of its chunks of logits
+    // two flops per parameter and token forward, four backward; a layer has seven matrices, and the model has
+    // one more, lm_head, called once per chunk of logits
     const OLMo2Room room = olmo2_room_to_train(B, T);
     const size_t rows = classifier_rows(&config, &room), chunks = (N + rows - 1) / rows;
     const double products = 7.0 * (double)config.L + (double)chunks;
@@ -98,7 +98,7 @@ static void test_step(OLMo2 *m) {
     CHECK(entry(p, "matmul_backward").flops == 2 * 4.0 * N * matrix_parameters());
     CHECK(entry(p, "matmul_forward").calls == 2 * products &&
           entry(p, "matmul_backward").calls == 2 * products);
-    // two products for every visible pair forward, five backward
+    // two products per visible pair forward, five backward
     CHECK(entry(p, "attention_forward").flops == 2 * 3 * pairs * 4.0 * (double)config.HS);
     CHECK(entry(p, "attention_backward").flops == 2 * 3 * pairs * 10.0 * (double)config.HS);
     CHECK(entry(p, "adamw_update").bytes == 2 * 7 * floats * parameters);
@@ -150,7 +150,7 @@ static void test_accumulated_bytes(Profile *p) {
     CHECK(entry(p, "matmul_backward").bytes - 2.0 * assigned == sizeof(float) * (double)(N * I));
 }
 
-// The table: 80 columns at most and its numbers under each other, sorted, the rest last, 100 % in all.
+// The table has at most 80 columns, its numbers are aligned and sorted, the rest is last, all is 100 %.
 static void test_table(OLMo2 *m) {
     Profile *p = olmo2_profile(m);
     char *text = NULL;
