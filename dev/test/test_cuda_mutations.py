@@ -217,6 +217,9 @@ MUTATIONS = [
         "*row = logits + n * V;", "*row = logits + n * (V - W);")),
 
     # what accumulates
+    Mutation("sum over a warp: half the lanes", "warp_sum", CHECK, COMPARISON, change(
+        "offset = WARP / 2; offset > 0; offset /= 2) { x +=", "offset = WARP / 4; offset > 0; offset /= 2) { x +=",
+        UTILS)),
     Mutation("= for += in the embedding's gradient", "embedding", PLAIN, COMPARISON, change(
         "(G)((float)total[k] + sum[k])", "(G)sum[k]")),
     Mutation("embedding's gradient: the last of a bucket missing", "embedding", PLAIN, COMPARISON, change(
