@@ -1,19 +1,24 @@
 #!/usr/bin/env python3
-"""Fetches a part of the text that OLMo 2 was trained on, and splits it into train.jsonl and val.jsonl.
+"""Downloads part of the text that OLMo 2 was trained on, and splits it into train.jsonl and val.jsonl.
 
-    python3 data/olmo_mix.py --mix dolmino-mix-1124 --list --out DIR
+    python3 data/olmo_mix.py --mix dolmino-mix-1124 --list
     python3 data/olmo_mix.py --mix dolmino-mix-1124 --source wiki --source math --max-bytes 2e9 --out DIR
 
-olmo-mix-1124 is the pretraining mix (3.9 trillion tokens), dolmino-mix-1124 that of mid-training. Whole
-shards are fetched from Hugging Face, in order of their names and an equal share for each source, up to
---max-bytes in all. A broken download goes on where it stopped; sizes and SHA-256 are checked. With --from,
-shards that are there already are read. Unpacking .zst needs the program zstd.
+olmo-mix-1124 is the pretraining mix (3.9 trillion tokens), dolmino-mix-1124 the mid-training mix. The script
+downloads whole shards from Hugging Face in order of their names, up to --max-bytes in total and an equal
+share for each source. It resumes a broken download and checks sizes and SHA-256. --from DIR reads shards that
+you already have. Unpacking .zst needs the program zstd.
 """
 from __future__ import annotations
 
+import argparse
+import http.client
 import json
+import math
 import os
 import re
+import shutil
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,20 +33,20 @@ SHARD = re.compile(r"\.jsonl?(\.gz|\.zst|\.zstd)?$")
 
 
 class Shard(NamedTuple):
-    path: str  # in the repository: data/wiki/wiki-0000.json.gz
+    path: str  # in the repository, such as data/wiki/wiki-0000.json.gz
     size: int
     sha256: str | None
 
 
 def list_tree(mix: str, folder: str, recursive: bool) -> Iterator[dict]:
-    """The hub's entries of a folder, page by page; each page names the next in its Link header."""
+    """The hub's entries for a folder, page by page. Each page names the next one in its Link header."""
     url = f"{HUB}/api/datasets/allenai/{mix}/tree/main/{folder}?recursive={str(recursive).lower()}"
     while url:
         try:
             with urllib.request.urlopen(url, timeout=60) as response:
                 yield from json.load(response)
                 following = re.search(r'<([^>]+)>;\s*rel="next"', response.headers.get("Link", ""))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise DataError(f"{url}: {error}; the list of files cannot be read") from None
         url = following[1] if following else ""
 
@@ -58,7 +63,7 @@ def list_shards(mix: str, source: str) -> list[Shard]:
 
 
 def choose(mix: str, sources: list[str], max_bytes: float) -> list[Shard]:
-    """Shards in order of name, an equal part of max_bytes for each source, and one of each at least."""
+    """Shards in order of name: at least one of each source, and an equal share of max_bytes for each."""
     chosen: list[Shard] = []
     share = max_bytes / len(sources)
     for source in sources:
@@ -66,8 +71,8 @@ def choose(mix: str, sources: list[str], max_bytes: float) -> list[Shard]:
         if not shards:
             raise DataError(f"--source {source}: {mix} has only {', '.join(list_sources(mix))}")
         if shards[0].size > share:
-            raise DataError(f"--max-bytes {max_bytes:.3g}: {share:.3g} of it are for {source}, "
-                            f"whose first shard {shards[0].path} has {shards[0].size:,} bytes")
+            raise DataError(f"--max-bytes {max_bytes:.3g}: the share of {source} is {share:.3g} bytes, but "
+                            f"its first shard, {shards[0].path}, has {shards[0].size:,}: raise --max-bytes")
         used = 0
         for shard in shards:
             if used + shard.size > share:
@@ -78,7 +83,9 @@ def choose(mix: str, sources: list[str], max_bytes: float) -> list[Shard]:
 
 
 def find_shards(folder: Path, sources: list[str]) -> list[Path]:
-    """The shards in a folder, of these sources if any are named."""
+    """The shards in a folder, only those of these sources if any are named."""
+    if not folder.is_dir():
+        raise DataError(f"--from {folder}: there is no such folder")
     found = sorted(path for path in folder.rglob("*") if path.is_file() and SHARD.search(path.name)
                    and (not sources or set(sources) & set(path.relative_to(folder).parts)))
     if not found:
@@ -87,16 +94,34 @@ def find_shards(folder: Path, sources: list[str]) -> list[Path]:
     return found
 
 
+def check_space(shards: list[Shard], out: Path) -> None:
+    """Refuses a download that the disk has no room for."""
+    out.mkdir(parents=True, exist_ok=True)
+    missing = sum(shard.size for shard in shards if not (out / "downloads" / shard.path).exists())
+    free = shutil.disk_usage(out).free
+    if missing > free:
+        raise DataError(f"--out {out}: {missing:,} bytes are to be downloaded, but only {free:,} are free; "
+                        "choose a smaller --max-bytes or another disk")
+
+
+def byte_count(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of bytes")
+    return value
+
+
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--mix", choices=MIXES, required=True, help="the name of the data set of allenai")
+    parser.add_argument("--mix", choices=MIXES, required=True, help="which mix")
     parser.add_argument("--source", action="append", default=[],
                         help="a part of the mix, such as wiki; may be given several times")
-    parser.add_argument("--max-bytes", type=float, default=1e9, help="most to download (%(default).0e)")
-    parser.add_argument("--from", type=Path, dest="folder", metavar="DIR", help="read shards that are there")
-    parser.add_argument("--list", action="store_true", help="show the sources of the mix, and stop")
+    parser.add_argument("--max-bytes", type=byte_count, default=1e9, help="download at most this much (1e9)")
+    parser.add_argument("--from", type=Path, dest="folder", metavar="DIR", help="read the shards in DIR")
+    parser.add_argument("--list", action="store_true", help="show the sources of the mix, and exit")
     add_split_flags(parser, val_fraction=0.005)
-    args = parser.parse_args()
+    unused = ["--out", "unused"] if "--list" in sys.argv else []
+    args = parser.parse_args(sys.argv[1:] + unused)
     if args.list:
         print("\n".join(list_sources(args.mix)))
         return
@@ -106,7 +131,9 @@ def main() -> None:
         parser.error("--source is needed, once or several times; --list shows them")
     else:
         files = []
-        for shard in choose(args.mix, args.source, args.max_bytes):
+        shards = choose(args.mix, args.source, args.max_bytes)
+        check_space(shards, args.out)
+        for shard in shards:
             path = args.out / "downloads" / shard.path
             url = f"{HUB}/datasets/allenai/{args.mix}/resolve/main/{urllib.parse.quote(shard.path)}"
             download(url, path, size=shard.size, sha256=shard.sha256)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Writes a small corpus out of a seed and a grammar, so that a first training run needs no download.
+"""Writes a small corpus from a seed and a grammar, so a first training run needs no download.
 
     python3 data/primer.py --kind stories --count 50000 --seed 0 --out DIR      DIR/train.jsonl, DIR/val.jsonl
 
-stories     short children's stories: somebody wants something, something is in the way, it ends somehow
+stories     short children's stories: somebody wants something, something is in the way, and it gets resolved
 arithmetic  word problems with worked answers: {"text", "question", "answer", "number"}
 chat        conversations about both: {"messages": [{"role", "content"}, ...]}
-junk        documents that repeat one phrase over and over, for trying the filters
+junk        documents that repeat one phrase over and over, to test filters
 
-No two documents are alike, so the held-out ones are new to the model. The plots are in primer_plots.py.
+No two documents are the same, so the held-out ones are new to the model. The plots are in primer_plots.py.
 """
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])(?!uni|use|one\b)", re.IGNORECASE)
 
 
 class Story(dict):
-    """The facts of one story by name. A phrase is made anew each time; a capital name gives a capital."""
+    """The facts of one story by name. A phrase is chosen anew each time. {Name} is {name} with a capital."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self.random = rng.random
 
     def pick(self, items: Sequence[Any]) -> Any:
-        return items[int(self.random() * len(items))]  # random() alone gives the same numbers in every Python
+        return items[int(self.random() * len(items))]  # unlike choice(), the same in every version of Python
 
     def expand(self, line: str) -> str:
         return CHOICE.sub(lambda match: self.pick(match[1].split("|")), line).format_map(self)
@@ -45,7 +45,7 @@ class Story(dict):
         return self.expand(self.pick(plots.PHRASES[name]))
 
     def draw(self, rows: Sequence[plots.Row]) -> None:
-        """Adds the facts of one row; they keep their value for the whole story."""
+        """Adds the facts of one row. They keep their values for the whole story."""
         for name, cell in self.pick(rows).items():
             self[name] = self.expand(cell)
 
@@ -54,7 +54,7 @@ class Story(dict):
             self[prefix + case] = word
 
     def add_cast(self, child: bool, cast: random.Random) -> None:
-        """The people of the story, children or animals, drawn from `cast`, and what is said of them."""
+        """Adds the characters, children or animals, drawn from `cast`, and what the story says about them."""
         own, self.random = self.random, cast.random
         gender, other = self.pick((("girl", "boy"), ("boy", "girl")))
         names = plots.CHILD_NAMES if child else plots.ANIMAL_NAMES
@@ -75,13 +75,13 @@ class Story(dict):
 
 
 def write_story(rng: random.Random, name: str | None = None) -> tuple[str, Story]:
-    """A story's text, and its facts, after the plot of that name or any plot."""
+    """The text and the facts of a story that follows the plot of that name, or any plot."""
     story = Story(rng)
     story["plot"] = name or story.pick(tuple(plots.PLOTS))
     plot = plots.PLOTS[story["plot"]]
     child = plot.hero == "child" or plot.hero == "either" and story.random() < 0.5
-    # A plot has people of its own, like the books of a series: a model of this size needs more than minutes to
-    # learn to look back for a name, and until then it would change names as it tells.
+    # Each plot has its own characters, like a series of books. A small model needs more than a few minutes to
+    # learn to look back for a name; until then it would change names in mid-story.
     story.add_cast(child, random.Random(f"{story['plot']} {child}"))
     for rows in plot.tables:
         story.draw(rows)
@@ -90,7 +90,7 @@ def write_story(rng: random.Random, name: str | None = None) -> tuple[str, Story
 
 
 def compute(formula: str, numbers: dict[str, int]) -> str:
-    """Does "x = a + b" on the numbers and says it with them: "2 + 3 = 5"."""
+    """Computes "x = a + b" and writes it with numbers: "2 + 3 = 5"."""
     name, _, left, sign, right = formula.split()
     a, b = (int(word) if word.isdigit() else numbers[word] for word in (left, right))
     numbers[name] = OPERATIONS[sign](a, b)
@@ -98,7 +98,7 @@ def compute(formula: str, numbers: dict[str, int]) -> str:
 
 
 def write_problem(rng: random.Random) -> tuple[str, str, int]:
-    """A word problem: the question, the worked answer, and the number that it comes to."""
+    """A word problem: the question, the worked answer, and the result."""
     story = Story(rng)
     story.add_cast(True, rng)
     story.update(things=story.pick(plots.THINGS), boxes=story.pick(plots.BOXES))
@@ -117,7 +117,7 @@ def write_problem(rng: random.Random) -> tuple[str, str, int]:
 
 
 def write_chat(rng: random.Random) -> list[dict[str, str]]:
-    """The messages of a conversation: one or two requests for a story or an answer, and what may follow."""
+    """The messages of a conversation: one or two requests for a story or an answer, and their follow-ups."""
     story = Story(rng)
     turns = [story.pick(plots.GREETINGS)] if story.random() < 0.2 else []
     for _ in range(1 + int(story.random() * 2)):
@@ -137,7 +137,7 @@ def write_chat(rng: random.Random) -> list[dict[str, str]]:
 
 
 def write_junk(rng: random.Random) -> str:
-    """A few words of a story, 32 to 80 times in a row, with or without a sensible beginning."""
+    """A few words of a story, repeated 32 to 80 times, with or without a sensible beginning."""
     text, story = write_story(rng)
     words = text.split()
     size, start = 1 + int(story.random() * 5), int(story.random() * (len(words) - 5))
@@ -147,7 +147,7 @@ def write_junk(rng: random.Random) -> str:
 
 
 def make_record(kind: str, rng: random.Random) -> tuple[dict[str, Any], str]:
-    """A document as it is written, and its text, by which documents are told apart."""
+    """A document as it is written, and its text, which must be unique."""
     if kind == "chat":
         messages = write_chat(rng)
         return {"messages": messages}, "\n".join(message["content"] for message in messages)
@@ -179,8 +179,8 @@ def main() -> None:
                 seen.add(text)
                 splitter.add(record, text)
             elif attempts > 10 * args.count:
-                raise DataError(f"--count {args.count}: there are not that many different documents; "
-                                f"{len(seen):,} were found in {attempts:,} tries")
+                raise DataError(f"--count {args.count}: the grammar has fewer different documents; "
+                                f"{attempts:,} tries gave {len(seen):,}")
         splitter.finish()
     splitter.report(args.out)
 

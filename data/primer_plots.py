@@ -1,13 +1,14 @@
-"""The people, things, phrases and plots of data/primer.py's stories.
+"""The grammar of data/primer.py: characters, things, phrases, plots and word problems: data, not program.
 
-A plot is a row of beats, separated by empty lines; a story uses one line of each. In a line, [a|b] is a
-choice, {word} a fact of this story (its hero, a thing, a place) or a phrase of PHRASES, and {Word} the same
-with a capital. A beat that is only "¶" starts a new paragraph. Facts that belong together are drawn as one
-row of a table, so that a kite gets stuck in a tree and a boat among the reeds.
+Read a plot or two for an impression; the rest is more of the same. All of it was written for this project.
 
-The hero is {hero}, {he}, {him} and {his}; a friend is {friend}, {fhe}, {fhim} and {fhis}, always of
-the other gender, so that "he" and "she" say who is meant; a grown-up is {adult}, {ahe}, {ahim}, and {kin}
-(mother, uncle).
+A plot is a sequence of beats, separated by empty lines. A story uses one line of each beat. In a line, [a|b]
+is a choice, {word} is a fact of this story (its hero, a thing, a place) or a phrase from PHRASES, and {Word}
+is the same with a capital. A beat that is only "¶" starts a new paragraph. Facts that belong together are one
+row of a table: a kite gets stuck in a tree, a boat in the reeds.
+
+The hero is {hero}, {he}, {him} and {his}. A friend is {friend}, {fhe}, {fhim} and {fhis}, always of the other
+gender, so "he" and "she" are unambiguous. A grown-up is {adult}, {ahe}, {ahim}, and {kin} (mother, uncle).
 """
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ Row = dict  # of a fact's name to its text
 
 
 def lines(text: str) -> list[str]:
-    """One item a line; a line that is indented further goes on with the one before."""
+    """One item per line. A line with deeper indentation continues the previous one."""
     return re.sub(r"\n +", " ", textwrap.dedent(text.strip("\n"))).strip().split("\n")
 
 
 def table(fields: str, rows: str) -> list[Row]:
-    """Facts that belong together, a row each; cells are separated by semicolons."""
+    """Facts that belong together, one row each. Semicolons separate the cells."""
     names = fields.split()
     cells = [[cell.strip() for cell in row.split(";")] for row in lines(rows)]
     assert all(len(row) == len(names) for row in cells), [row for row in cells if len(row) != len(names)]

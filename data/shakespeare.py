@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Fetches the tiny Shakespeare text (1.1 MB) and splits it into train.jsonl and val.jsonl.
+"""Downloads tiny Shakespeare (1.1 MB) and splits it into train.jsonl and val.jsonl.
 
     python3 data/shakespeare.py --out runs/shakespeare/data
 
-The text is the input.txt of karpathy/char-rnn, 40,000 lines of speeches; its SHA-256 is checked. With --from,
-a copy that is there already is used: the file, or a folder with input.txt or tinyshakespeare.txt in it.
+The text is input.txt of karpathy/char-rnn, 40,000 lines of speeches. The script checks its SHA-256. --from
+uses a copy that you already have: the file, or a folder that holds it as input.txt or tinyshakespeare.txt.
 """
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def find_copy(source: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise DataError(f"{source}: expected the text, or a folder with {' or '.join(NAMES)} in it")
+    raise DataError(f"--from {source}: expected the text, or a folder with {' or '.join(NAMES)} in it")
 
 
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--from", type=Path, dest="source", metavar="PATH", help="use this copy")
-    parser.add_argument("--url", default=URL, help="another place to fetch it from")
+    parser.add_argument("--url", default=URL, help="download it from here instead")
     add_split_flags(parser, val_fraction=0.1)
     args = parser.parse_args()
     if args.source is not None:
@@ -37,8 +37,8 @@ def main() -> None:
     else:
         path = args.out / "downloads" / "tinyshakespeare.txt"
         download(args.url, path, sha256=SHA256)
-    speeches = cut_at_paragraphs(path.read_text(encoding="utf-8"), 4000)
-    write_split(speeches, args.out, args.seed, args.val_fraction)
+    passages = cut_at_paragraphs(path.read_text(encoding="utf-8"), 4000)
+    write_split(passages, args.out, args.seed, args.val_fraction)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# scripts/bench_cpu.sh [options]: measures the CPU program beside PyTorch and its ecosystem on this machine,
-# and writes dev/bench/RESULTS.md and the table in README.md.
-#   --rounds N           rounds in which everything takes turns (5)
-#   --only SECTION,...   of gemm, step, decode, tokenizer, loader; prints the results
-#   --quick              one round of tiny sizes, to see that everything works; prints the results
-#   --out FILE           writes the results there, and README.md stays as it is
-# Threads: OMP_NUM_THREADS, or as many as there are cores, the same for everyone. The machine should be idle.
+# scripts/bench_cpu.sh [options]: measures the CPU program and PyTorch and its ecosystem on this machine, and
+# writes dev/bench/RESULTS.md and the table in README.md.
+#   --rounds N           rounds in which the programs take turns (5)
+#   --only SECTION,...   only these of gemm, step, decode, tokenizer, loader; prints the results
+#   --quick              one round with tiny sizes, to see that everything works; prints the results
+#   --out FILE           writes the results there and leaves README.md as it is
+# All programs use OMP_NUM_THREADS threads, by default one per core. The machine should be idle.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -33,12 +33,12 @@ while [ $# -gt 0 ]; do
     shift
 done
 cd "$root"
-unset GOMP_SPINCOUNT # every program waits as its libraries do by themselves
+unset GOMP_SPINCOUNT # every program waits as its libraries do by default
 setup_build_tools
-have g++ || install_packages "torch.compile compiles C++" g++
+have g++ || install_packages "torch.compile needs a C++ compiler" g++
 setup_venv
 setup_reference
-setup_packages "the tokenizer is compared with it too" tiktoken==0.14.0
+setup_packages "the tokenizer is also compared with it" tiktoken==0.14.0
 
 step "build the benchmarks"
 run make build/bench_{gemm,step,step_loops,decode,tokenizer,loader}

@@ -3,9 +3,9 @@
 # report in Markdown.
 #   --out FILE     the report (dev/cuda/REPORT-DEVICE.md)
 #   --sizes LIST   sizes to train ("190M 1B")
-#   --steps N      training steps of each (12)
-# PyTorch is measured beside train_olmo2cu if it finds the GPU in .venv or in the Python that PYTHON names
-# (python3). What the programs print stays in build/gpu_report.
+#   --steps N      training steps of each size (12)
+# The report compares train_olmo2cu with PyTorch if .venv or the Python named by PYTHON (python3) has one that
+# finds the GPU. The output of all programs stays in build/gpu_report.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -21,6 +21,10 @@ while [ $# -gt 0 ]; do
                 complain "$1 needs a value"
                 exit 2
             fi
+            if [ "$1" = --steps ] && ! [[ $2 =~ ^[1-9][0-9]{0,5}$ ]]; then
+                complain "--steps $2: expected a whole number from 1 to 999999"
+                exit 2
+            fi
             printf -v "${1#--}" '%s' "$2"
             shift
             ;;
@@ -34,24 +38,24 @@ done
 [ -z "$out" ] || out=$(from_root "$out")
 cd "$root"
 if ! device=$(gpu name); then
-    complain "nvidia-smi finds no GPU to report about; 'make test_cuda' tests the kernels without one"
+    complain "nvidia-smi finds no GPU; 'make test_cuda' tests the kernels without one"
     exit 1
 fi
 setup_build_tools
 [ -x .venv/bin/python ] || setup_venv
 if ! setup_cuda; then
-    complain "the report needs nvcc, which builds the programs for the GPU"
+    complain "the report needs nvcc to build the programs"
     exit 1
 fi
 out=${out:-dev/cuda/REPORT-${device// /-}.md}
 work=build/gpu_report
 python=.venv/bin/python
 
-# What still runs when the script ends is killed with it.
+# Kills the program that still runs when the script ends.
 running=
 trap '[ -z "$running" ] || kill -KILL "$running" 2>/dev/null' EXIT
 
-# capture FILE COMMAND...: appends what the command prints; how it ended stands there too if that was badly
+# capture FILE COMMAND...: appends the command's output to the file, and its exit code if it failed
 capture() {
     local file=$1 code=0
     shift
@@ -60,7 +64,7 @@ capture() {
     return $code
 }
 
-# build PRECISION TARGET: for this GPU, whatever it was built for before
+# build PRECISION TARGET: builds it for this GPU, even if it exists for another one
 build() { capture "$work/make.txt" make -B PRECISION="$1" CUDA_ARCH=native "$2"; }
 
 # ---------------------------------------------------------------------------------------------
@@ -86,7 +90,7 @@ fi
 cat "$work/facts"
 
 step "build and test"
-for precision in fp32 bf16; do # what remains is that of the Makefile's own precision
+for precision in fp32 bf16; do # bf16 last: it is the Makefile's default, so its program may stay
     if build $precision build/test_olmo2cu; then
         capture "$work/test_olmo2cu_$precision.txt" build/test_olmo2cu || true
     else
@@ -95,7 +99,7 @@ for precision in fp32 bf16; do # what remains is that of the Makefile's own prec
     tail -n 1 "$work/test_olmo2cu_$precision.txt"
 done
 
-step "every kernel of dev/cuda, from its first version to the shipped one"
+step "time every kernel of dev/cuda, from its first version to the shipped one"
 for source in dev/cuda/*.cu; do
     name=$(basename "$source" .cu)
     file=$work/ladder_$name.txt
@@ -115,15 +119,15 @@ done
 # ---------------------------------------------------------------------------------------------
 # a training step
 
-# steps_in LOG: how many it has
+# steps_in LOG: how many steps it has
 steps_in() {
     local count=0
     [ ! -f "$1" ] || count=$(grep -c '"type": "step"' "$1" || true)
     echo "$count"
 }
 
-# train_for NAME FLAGS...: a run's first steps, their log as $work/train_NAME.jsonl. It is not allowed to end:
-# its last act would be to write a checkpoint, which nobody wants (18 GB for 1B).
+# train_for NAME FLAGS...: trains the first steps of a run and keeps their log in $work/train_NAME.jsonl. The
+# run is killed, because at its end it would write a checkpoint (18 GB for 1B).
 train_for() {
     local name=$1 run=$work/run-$1
     shift
@@ -139,7 +143,7 @@ train_for() {
     rm -rf "$run"
 }
 
-# The first of these that leaves room for a sequence is what a size is trained with.
+# Each size is trained with the first of these that leaves room for a sequence.
 thrift=(
     ""
     "--master-weights off"
@@ -147,7 +151,7 @@ thrift=(
     "--master-weights off --moments bf16 --recompute block"
 )
 
-# train_size SIZE: with as many sequences as fit, which `largest` is then
+# train_size SIZE: trains with as many sequences as fit, and sets `largest` to that number
 train_size() {
     local size=$1 memory flags output=$work/train_$1.txt tokens=$work/tokens.npy words
     memory=$(free_memory ./train_olmo2cu)
@@ -167,8 +171,8 @@ train_size() {
     [ "$size" != "${sizes%% *}" ] || train_for "${size}_again" "${words[@]}"
 }
 
-# torch_size SIZE HOW SEQUENCES FLAGS...: the same step in PyTorch, with half as many sequences each time that
-# the memory is too small
+# torch_size SIZE HOW SEQUENCES FLAGS...: the same step in PyTorch. If memory is too small, it tries again
+# with half as many sequences.
 torch_size() {
     local file=$work/torch_$1_$2.txt sequences=$3 code
     shift 3
@@ -182,7 +186,7 @@ torch_size() {
     done
 }
 
-# shape_of SIZE: its plan as flags of bench_step.py
+# shape_of SIZE: its shape, from the plan, as flags of bench_step.py
 shape_of() {
     sed -nE -e 's/^layers +([0-9]+) of ([0-9]+) channels/--L \1 --C \2/p' \
         -e 's/^heads +([0-9]+) for queries.*/--NH \1/p' -e 's/^feed-forward +([0-9]+) .*/--F \1/p' \
@@ -197,8 +201,8 @@ for candidate in .venv/bin/python "${PYTHON:-python3}"; do
         break
     fi
 done
-[ -n "$torch" ] || say "PyTorch does not find the GPU in .venv or ${PYTHON:-python3}: it is not compared with"
-say "PyTorch: ${torch:-not compared with: none here that finds the GPU}" >>"$work/facts"
+[ -n "$torch" ] || say "no comparison with PyTorch: .venv and ${PYTHON:-python3} have none that finds the GPU"
+say "PyTorch: ${torch:-not compared, none here finds the GPU}" >>"$work/facts"
 
 build bf16 train_olmo2cu || { complain "train_olmo2cu was not built: $work/make.txt" && exit 1; }
 for size in $sizes; do

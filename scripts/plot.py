@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Draws the curves of one or several runs: loss, gradient norm, learning rate and tokens per second.
+"""Draws the curves of one or more runs: loss, gradient norm, learning rate and tokens per second.
 
-    python3 scripts/plot.py runs/a runs/b --out curves.png
+    .venv/bin/python scripts/plot.py runs/a runs/b --out curves.png
 
-A RUN is a run's folder or its log.jsonl. Loss and gradient norm are drawn smoothed over the pale values of
-the steps; circles are validation losses, crosses are skipped steps. All curves are over tokens seen, so that
-runs with different batch sizes can be compared.
+A RUN is a run's folder or its log.jsonl. Pale lines show every step, strong lines smoothed values. Circles
+are validation losses, crosses are skipped steps. The horizontal axis is tokens, so runs with different batch
+sizes can be compared.
 """
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ import sys
 from pathlib import Path
 from typing import Iterator
 
-import matplotlib
+try:
+    import matplotlib
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+except ImportError as problem:
+    sys.exit(f"error: {problem}. The scripts install NumPy and matplotlib into .venv: call .venv/bin/python "
+             "scripts/plot.py, or install them with python3 -m pip install matplotlib")
 
-# Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow, too pale on white
+# The colours of Okabe and Ito, which colour-blind people can tell apart, without yellow, too pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLE = {
     "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -30,42 +34,54 @@ STYLE = {
     "axes.titlelocation": "left", "legend.frameon": False, "figure.facecolor": "white",
     "xtick.color": "#444444", "ytick.color": "#444444",
 }
-
-
 UNITS = ((1e12, "trillion tokens"), (1e9, "billion tokens"), (1e6, "million tokens"), (1, "tokens"))
 
 
 class Run:
-    """The numbers of one log.jsonl; a value that was not finite (null in JSON) is NaN."""
+    """The numbers in one log.jsonl. A value that was not finite, null in JSON, is NaN."""
 
     def __init__(self, path: Path) -> None:
         file = path / "log.jsonl" if path.is_dir() else path
         if not file.is_file():
-            sys.exit(f"error: {file}: there is no such file; expected a run's folder or its log.jsonl")
+            sys.exit(f"error: {file}: no such file; expected the folder of a run, or its log.jsonl")
         records = list(read_records(file))
         steps = [record for record in records if record.get("type") == "step"]
         if not steps:
-            sys.exit(f"error: {file}: holds no step yet")
-        self.name = str(path)
+            sys.exit(f"error: {file}: holds no step yet; try again after the first step")
+        self.name = label(path)
         self.tokens = column(steps, "tokens")
+        if not np.isfinite(self.tokens).all():
+            sys.exit(f"error: {file}: has a step without its \"tokens\"; expected the log of train")
         self.loss, self.norm = column(steps, "loss"), column(steps, "gradient_norm")
         self.lr, self.speed = column(steps, "lr"), column(steps, "tokens_per_second")
         self.skipped = np.array([bool(record.get("skipped")) for record in steps])
-        tokens_at = {record["step"]: record["tokens"] for record in steps}
-        evals = [record for record in records if record.get("type") == "eval" and record["step"] in tokens_at]
+        tokens_at = {record.get("step"): record["tokens"] for record in steps}
+        evals = [record for record in records
+                 if record.get("type") == "eval" and record.get("step") in tokens_at]
         self.val_tokens = np.array([tokens_at[record["step"]] for record in evals], dtype=float)
         self.val_loss, self.val_bits = column(evals, "loss"), column(evals, "bits_per_byte")
 
 
 def read_records(file: Path) -> Iterator[dict]:
-    """The objects of a .jsonl file. The last line may be cut short: the run may still be writing it."""
-    lines = file.read_text(encoding="utf-8").splitlines()
+    """The objects in a .jsonl file. The last line may be incomplete: the run may still be writing it."""
+    # Not splitlines(): a sample's text may hold other characters that Python takes for the end of a line.
+    lines = file.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     for number, line in enumerate(lines, 1):
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError as error:
-            if number < len(lines):
-                sys.exit(f"error: {file}:{number}: is not JSON: {error}")
+            if number == len(lines):
+                return
+            sys.exit(f"error: {file}:{number}: is not JSON: {error}")
+        if not isinstance(record, dict):
+            sys.exit(f"error: {file}:{number}: expected an object, found: {line[:40]}")
+        yield record
+
+
+def label(path: Path) -> str:
+    """The run's name in the picture. In Matplotlib, $ is mathematics, and a first _ hides a label."""
+    name = str(path).replace("$", r"\$")
+    return f"./{name}" if name.startswith("_") else name
 
 
 def column(records: list[dict], key: str) -> np.ndarray:
@@ -73,7 +89,7 @@ def column(records: list[dict], key: str) -> np.ndarray:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """The mean of the neighbours, a fiftieth of the run on both sides together; NaN is left out."""
+    """The mean over a window of a fiftieth of the run, without NaN."""
     half = max(1, len(values) // 100)
     finite = np.isfinite(values)
     sums = np.cumsum(np.concatenate(([0.0], np.where(finite, values, 0.0))))
@@ -126,7 +142,7 @@ def draw(runs: list[Run], out: Path) -> None:
 
 
 def limit_loss(axis: plt.Axes, runs: list[Run]) -> None:
-    """The start and a spike may leave the picture, so that the rest of the curve fills it."""
+    """Lets the start and spikes leave the picture, so the rest of the curve fills it."""
     later = np.concatenate([run.loss[len(run.loss) // 50:] for run in runs])
     later = later[np.isfinite(later)]
     if len(later):
@@ -147,13 +163,23 @@ def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder or its log.jsonl")
-    parser.add_argument("--out", type=Path, help="the PNG to write (default: plot.png in the first RUN)")
+    parser.add_argument("--out", type=Path, help="the picture to write (default: plot.png in the first RUN)")
     args = parser.parse_args()
     first = args.runs[0]
     out = args.out or (first if first.is_dir() else first.parent) / "plot.png"
+    if out.suffix == "":
+        out = out.with_name(f"{out.name}.png")
+    formats = matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes()
+    if out.suffix[1:].lower() not in formats:
+        parser.error(f"--out {out}: expected a name that ends in one of {', '.join(formats)}")
     draw([Run(path) for path in args.runs], out)
     print(out)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted")

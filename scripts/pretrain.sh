@@ -1,17 +1,18 @@
 # shellcheck shell=bash
-# pretrain.sh: what pretrain_190M.sh and pretrain_1B.sh share. They say what to train: in `recipe` the flags
-# of train, each with its value. This reads the command line, builds the program, finds how many sequences fit
-# into the memory, and begins the run, or goes on with it.
+# pretrain.sh: what pretrain_190M.sh and pretrain_1B.sh share. They set `recipe`: flags of train, each with
+# its value. This file reads the command line, builds the program, finds how many sequences fit into memory, and
+# starts the run or resumes it.
 
 # The second half of their --help:
-#   --out RUN         folder of the run, which goes on if there is a checkpoint in it (runs/pretrain-SIZE)
+#   --out RUN         folder of the run (runs/pretrain-SIZE); the run resumes if it has a checkpoint
 #   --val-data FILE   token file held out for validation; may be given several times
-#   --tokenizer FILE  goes into the checkpoints, and lets validation count bits per byte
-#   --program FILE    what trains: ./train_olmo2 is the same for the CPU (./train_olmo2cu)
-#   --memory BYTES    how much it may use, such as 24G (what is free now)
-# TOKENS are token files or quoted globs. Flags of train after "--" replace those of the recipe, such as
+#   --tokenizer FILE  is copied into the checkpoints, and lets validation report bits per byte
+#   --program FILE    the program that trains (./train_olmo2cu); ./train_olmo2 is the same for the CPU
+#   --memory BYTES    how much memory it may use, such as 24G (what is free now)
+# TOKENS are token files or quoted globs. Flags of train after "--" replace those of the recipe, for example
 #   -- --tokens 1e10 --warmup-steps 400
-# and a small GPU needs --master-weights off, then --moments bf16, --recompute block.
+# (paths there are relative to the project's folder). A small GPU needs --master-weights off; if that is not
+# enough, also --moments bf16, then --recompute block.
 
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -25,7 +26,7 @@ without() {
     recipe=("${kept[@]}")
 }
 
-# value_of FLAG WORDS...: what follows the flag among the words; nothing where it is not among them
+# value_of FLAG WORDS...: the value of the flag among the words, or nothing
 value_of() {
     local flag=$1
     shift
@@ -39,16 +40,25 @@ value_of() {
 }
 
 say_where_tokens_come_from() {
-    complain "no token files were named: $0 'mix/*.npy'"
+    complain "expected token files: $0 'mix/*.npy'"
     cat >&2 <<'HINT'
-For example, a part of OLMo 2's own mix (--list names its sources) and the tokenizer.json of an OLMo 2 model:
+To make some, for example from a part of OLMo 2's own mix with the tokenizer.json of an OLMo 2 model:
   .venv/bin/python data/olmo_mix.py --mix olmo-mix-1124 --source wiki --max-bytes 4e9 --out mix
   ./train_olmo2 tokenize --tokenizer tokenizer.json --out mix/train.npy mix/train.jsonl
   ./train_olmo2 tokenize --tokenizer tokenizer.json --out mix/val.npy mix/val.jsonl
 HINT
 }
 
-say_where_curves_are() { say "the curves:  .venv/bin/python scripts/plot.py $out"; }
+# has_checkpoint RUN: whether there is something to resume
+has_checkpoint() {
+    local checkpoint
+    for checkpoint in "$1"/step-*; do
+        if [ -d "$checkpoint" ]; then return 0; fi
+    done
+    return 1
+}
+
+say_where_curves_are() { say "the curves:  .venv/bin/python scripts/plot.py $(printf '%q' "$out")"; }
 
 # ---------------------------------------------------------------------------------------------
 # the command line
@@ -91,18 +101,19 @@ out=$(from_root "$out") program=$(from_root "$program")
 cd "$root" || exit 1
 case $program in */*) ;; *) program=./$program ;; esac
 
-# What was given replaces what the recipe says.
+# Flags that were given replace those of the recipe.
+# ("${flags[@]+...}", because the bash of macOS takes an empty array for an unset one.)
 given=()
-for word in "${flags[@]}"; do
+for word in ${flags[@]+"${flags[@]}"}; do
     case ${word%%=*} in
         --steps | --tokens | --epochs) given+=(--steps --tokens --epochs) ;;
         --*) given+=("${word%%=*}") ;;
     esac
 done
-without "${given[@]}"
+without ${given[@]+"${given[@]}"}
 
 resumes=no
-if compgen -G "$out/step-*" >/dev/null; then resumes=yes; fi
+if has_checkpoint "$out"; then resumes=yes; fi
 if [ $resumes = no ] && [ ${#data[@]} -eq 0 ]; then
     say_where_tokens_come_from
     exit 2
@@ -126,7 +137,7 @@ case $program in
         ;;
     *)
         if [ ! -x "$program" ]; then
-            complain "--program $program: there is no such program"
+            complain "--program $program: no such program; expected ./train_olmo2, ./train_olmo2cu or a copy"
             exit 1
         fi
         ;;
@@ -144,36 +155,37 @@ esac
 # the run
 
 if [ $resumes = yes ]; then
-    step "go on with $out"
+    step "resume $out"
     stop_at=$(value_of --stop-at "${recipe[@]}")
-    run "$program" train --resume "$out" ${stop_at:+--stop-at "$stop_at"} "${flags[@]}"
+    run "$program" train --resume "$out" ${stop_at:+--stop-at "$stop_at"} ${flags[@]+"${flags[@]}"}
     say_where_curves_are
     exit
 fi
 
 if [ ${#val_data[@]} -eq 0 ]; then
-    say "no --val-data: the training loss is all that will be known"
+    say "no --val-data: only the training loss will be reported"
     without --eval-every
 fi
-flags=("${recipe[@]}" "${tokenizer[@]}" "${val_data[@]}" "${flags[@]}")
+flags=("${recipe[@]}" ${tokenizer[@]+"${tokenizer[@]}"} ${val_data[@]+"${val_data[@]}"}
+    ${flags[@]+"${flags[@]}"})
 if [ -z "$(value_of --micro-batch-size "${flags[@]}")" ]; then
-    step "see how many sequences fit into the memory"
+    step "find how many sequences fit into memory"
     if [ -z "$memory" ] && ! memory=$(free_memory "$program"); then
-        complain "how much memory is free cannot be told; say it with --memory"
+        complain "cannot find out how much memory is free; give it with --memory"
         exit 1
     fi
     if ! largest=$(largest_micro_batch "$program" "$memory" "${flags[@]}"); then
-        complain "these flags of train may be given after --"
+        complain "flags of train that need less memory may be given after --, see --help"
         exit 1
     fi
-    # Micro-batches of one size: as few as can be, and none of them much smaller than the others.
+    # As few micro-batches as possible, all of about the same size.
     batch=$(value_of --batch-size "${flags[@]}")
     rounds=$(((batch + largest - 1) / largest))
     micro=$(((batch + rounds - 1) / rounds))
-    say "$largest at most: a step of $batch is taken in micro-batches of $micro"
+    say "at most $largest: a step of $batch sequences takes micro-batches of $micro"
     flags+=(--micro-batch-size "$micro")
 fi
 
-step "train; Ctrl-C saves and stops, and the same command goes on"
+step "train; Ctrl-C saves and stops, and the same command resumes"
 run "$program" train "${flags[@]}" --out "$out" --data "${data[@]}"
 say_where_curves_are

@@ -3,12 +3,12 @@
 # size of OLMo-core's ladder, on 7.6e9 tokens.
 set -euo pipefail
 
-# src/olmo_core/model_ladder.py and src/scripts/train/OLMo2/OLMo2-ladder.py of github.com/allenai/OLMo-core,
-# at sequences of 4,096 and N = 190,354,176 parameters (all but the input embedding):
+# From github.com/allenai/OLMo-core, src/olmo_core/model_ladder.py and src/scripts/train/OLMo2/OLMo2-ladder.py,
+# with sequences of 4,096 tokens and N = 190,354,176 parameters (all except the input embedding):
 #   batch   160 (N / 108e6)^(2/3) / 2 sequences, rounded to a multiple of 64: 128
 #   lr      0.0047 (N / 108e6)^(-1/3) / 4 = 9.73e-4
-#   warmup  as many tokens as N: 363 steps;  length  40 N tokens, its "2xC"
-# The ladder has no z-loss; it is kept here as the sizes that were released have it.
+#   warmup  N tokens: 363 steps;  length  40 N tokens, its "2xC"
+# The ladder has no z-loss. It is kept here because the released sizes have it.
 recipe=(
     --config 190M --seq-len 4096 --batch-size 128 --tokens 7614167040
     --lr 9.73e-4 --schedule cosine --warmup-steps 363 --final-lr-fraction 0.1

@@ -52,8 +52,8 @@ end_folder() {
 # the number of steps
 
 # step_milliseconds FLAGS...: how long a training step with these flags of train takes on this machine: the
-# median of a short run in $folder/timing, without its first steps, which are slower. STEP_MILLISECONDS, if set,
-# replaces the measurement (for tests).
+# median of a short run in $folder/timing, without its first steps, which are slower. A test may set
+# STEP_MILLISECONDS instead.
 step_milliseconds() {
     local run=$folder/timing speeds
     if [ -n "${STEP_MILLISECONDS:-}" ]; then
