@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Tests data/ and scripts/ with the standard library and NumPy.
+"""Tests data/ and scripts/ with the standard library and NumPy: text.py and the downloads here, the rest in
+test_bpe.py, test_primer.py and test_recipes.py, which this file runs too.
 
     python3 dev/test/test_data.py [NAME...]      the tests whose names contain one of the NAMEs
 
@@ -9,12 +10,10 @@ missing.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import gzip
 import hashlib
 import http.server
-import importlib.util
 import io
 import json
 import os
@@ -23,57 +22,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-import traceback
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "data"))
+from data_checks import ROOT, check, check_equal, check_error, read_jsonl, run_tests, script
 
-import primer
+import test_bpe
+import test_primer
+import test_recipes
 import text
-import train_bpe
-
-passed = failed = 0
-
-
-def check(condition: bool, what: str) -> None:
-    global passed, failed
-    if condition:
-        passed += 1
-    else:
-        failed += 1
-        lines = [f"{f.name}:{f.lineno}" for f in traceback.extract_stack() if f.name.startswith("test_")]
-        print(f"FAILED {lines[-1]}: {what}")
-
-
-def check_equal(found: object, expected: object, what: str) -> None:
-    check(found == expected, f"{what}: found {found!r}, expected {expected!r}")
-
-
-def check_error(call: Callable[[], object], words: str) -> None:
-    """The call must raise a DataError that contains these words."""
-    message = None
-    try:
-        call()
-    except text.DataError as error:
-        message = str(error)
-    check(message is not None and words in message, f"expected an error with {words!r}, found: {message}")
-
-
-def script(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a script of the project and returns its result."""
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
-    )
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
 
 # ----------------------------------------------------------------------------------------------
 # text.py: reading and cutting
@@ -559,6 +517,14 @@ def test_olmo_mix(folder: Path) -> None:
         )
         result = fetch("--source", "wiki", "--max-bytes", 10)
         check(result.returncode == 1 and "--max-bytes" in result.stderr, "not even one shard fits")
+        listing(api + "/huge?recursive=true", [{**wiki[0], "path": "data/huge/a.json.gz", "size": 10**17}])
+        result = fetch("--source", "huge", "--max-bytes", 1e18)
+        check(result.returncode == 1 and "are free" in result.stderr, "more than the disk has room for")
+        for most in ("nan", "inf", "0", "-1", "x"):
+            result = fetch("--source", "wiki", f"--max-bytes={most}")
+            check(result.returncode == 2 and "--max-bytes" in result.stderr, f"--max-bytes {most}")
+        result = fetch("--from", folder / "none")
+        check(result.returncode == 1 and "there is no such folder" in result.stderr, "--from a missing folder")
         result = fetch("--source", "code")
         check(
             result.returncode == 1 and "math, wiki" in result.stderr,
@@ -573,379 +539,10 @@ def test_olmo_mix(folder: Path) -> None:
         check_equal(
             fetch("--from", folder / "out/downloads", "--source", "code").returncode, 1, "--from without any"
         )
-    result = script(
-        "data/olmo_mix.py",
-        "--mix",
-        "olmo-mix-1124",
-        "--list",
-        "--out",
-        folder,
-        HF_ENDPOINT="http://127.0.0.1:9",
-    )
-    check(result.returncode == 1 and "cannot be read" in result.stderr, "no network")
-
-
-# ----------------------------------------------------------------------------------------------
-# train_bpe.py
-
-
-def slow_merges(pieces: collections.Counter, count: int) -> list[tuple[str, str]]:
-    """The merges, with every pair counted again for each merge."""
-    characters = train_bpe.byte_characters()
-    order = {character: number for number, character in enumerate(sorted(characters))}
-    rows = {piece: [characters[byte] for byte in piece.encode()] for piece in pieces}
-    merges = []
-    while len(order) < 256 + count:
-        pairs: collections.Counter = collections.Counter()
-        for piece, row in rows.items():
-            for pair in zip(row, row[1:]):
-                pairs[pair] += pieces[piece]
-        best = min(pairs, key=lambda pair: (-pairs[pair], order[pair[0]], order[pair[1]]))
-        if pairs[best] < 2:
-            break
-        order.setdefault(best[0] + best[1], len(order))
-        merges.append(best)
-        for piece, row in rows.items():
-            rows[piece] = train_bpe.merge_row(row, best, best[0] + best[1])
-    return merges
-
-
-def sample_text() -> str:
-    stories = [primer.write_story(random.Random(i))[0] for i in range(300)]
-    return "\n".join(stories) + " naïve café 東京 🙂 ١٢٣ don't DON'T 12345 aaaa aaaaaaa  \n\n\t x\r\n"
-
-
-def test_pattern(folder: Path) -> None:
-    find = train_bpe.compile_pattern().findall
-    for sample, expected in (
-        (
-            "Hello, world! 12345 don't DON'T",
-            ["Hello", ",", " world", "!", " ", "123", "45", " don", "'t", " DON", "'T"],
-        ),
-        (
-            "  two  spaces\n\n\tx = 3.14\r\n",
-            [" ", " two", " ", " spaces", "\n\n", "\tx", " =", " ", "3", ".", "14", "\r\n"],
-        ),
-        ("a\n \n b   ", ["a", "\n \n", " b", "   "]),
-        ("e\u0301 \u4e00\u4e8c x\u00b2", ["e", "\u0301", " \u4e00\u4e8c", " x", "\u00b2"]),
-        ("\x1c\x1f a\u3000b", ["\x1c\x1f", " a", "\u3000b"]),
-    ):
-        check_equal(find(sample), expected, f"pieces of {sample!r}")
-    draw = random.Random(4)
-    alphabet = " \t\r\n'aSsTtLldvemRr19.-!\u017f\x1c\x85\xa0\u3000\u00e9\u0301\u4e00\u0663_"
-    for _ in range(2000):
-        sample = "".join(draw.choice(alphabet) for _ in range(draw.randint(1, 20)))
-        check("".join(find(sample)) == sample, f"the pieces of {sample!r} make it up")
-    if importlib.util.find_spec("tokenizers") is None:
-        print("skipped: the pattern against the tokenizers library (tokenizers not installed)")
-        return
-    from tokenizers import Regex, pre_tokenizers
-
-    split = pre_tokenizers.Split(Regex(train_bpe.PATTERN), behavior="removed", invert=True)
-    for _ in range(20000):
-        sample = "".join(draw.choice(alphabet) for _ in range(draw.randint(1, 20)))
-        expected = [piece for piece, _ in split.pre_tokenize_str(sample)]
-        check(find(sample) == expected, f"pieces of {sample!r}: {find(sample)}, expected {expected}")
-
-
-def test_bpe(folder: Path) -> None:
-    sample = sample_text()
-    pieces = train_bpe.count_pieces([sample])
-    tokens, merges = train_bpe.train(pieces, 600)
-    check_equal(len(tokens), 600 - len(train_bpe.ADDED_TOKENS), "number of tokens")
-    check_equal(merges, slow_merges(pieces, len(tokens) - 256), "the merges of a slow count")
-    check_equal(train_bpe.train(pieces, 600), (tokens, merges), "the same again")
-    check_error(lambda: train_bpe.train(train_bpe.count_pieces(["ab ab"]), 500), "--vocab-size 279 or less")
-
-    (folder / "a.txt").write_text(sample, encoding="utf-8")
-    result = script(
-        "data/train_bpe.py", "--vocab-size", 600, "--out", folder / "tokenizer.json", folder / "a.txt"
-    )
-    check_equal(result.returncode, 0, result.stderr)
-    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocab = content["model"]["vocab"]
-    check_equal(sorted(vocab.values()), list(range(600)), "the ids")
-    check_equal(
-        [vocab[c] for c in ("!", "~", "\u0120", "\u010a")], [0, 93, 220, 198], "bytes as in OLMo 2's file"
-    )
-    check_equal(
-        [t["content"] for t in content["added_tokens"] if t["special"]],
-        [
-            "<|endoftext|>",
-            "<|fim_prefix|>",
-            "<|fim_middle|>",
-            "<|fim_suffix|>",
-            "<|im_start|>",
-            "<|im_end|>",
-            "<|endofprompt|>",
-            "<|pad|>",
-        ],
-        "the special tokens",
-    )
-    check_equal([vocab[t["content"]] for t in content["added_tokens"]], list(range(578, 600)), "come last")
-    olmo = ROOT.parent / "shared/data/tokenizer/dolma2_tokenizer.json"
-    if olmo.is_file():
-        theirs = json.loads(olmo.read_text(encoding="utf-8"))
-        for key in theirs:
-            if key not in ("added_tokens", "model"):
-                check_equal(content[key], theirs[key], f"{key} as in OLMo 2's file")
-        check_equal(list(content), list(theirs), "the members of the file")
-        check_equal(list(content["model"]), list(theirs["model"]), "the members of the model")
-        shift = 100278 - 600
-        check_equal(
-            [{**t, "id": t["id"] + shift} for t in content["added_tokens"]],
-            theirs["added_tokens"],
-            "added tokens",
-        )
-    else:
-        print("skipped: the file against OLMo 2's own (../shared not present)")
-    for flags in (["--vocab-size", "277"], ["--vocab-size", "x"]):
-        result = script("data/train_bpe.py", *flags, "--out", folder / "no.json", folder / "a.txt")
-        check(result.returncode == 2 and not (folder / "no.json").exists(), f"{flags}: {result.stderr}")
-
-
-def test_bpe_in_use(folder: Path) -> None:
-    """Uses the tokenizer trained here in this project's program and in the tokenizers library."""
-    sample = sample_text()
-    (folder / "a.txt").write_bytes(sample.encode())
-    script("data/train_bpe.py", "--vocab-size", 600, "--out", folder / "tokenizer.json", folder / "a.txt")
-    program = ROOT / "train_olmo2"
-    if program.is_file():
-        for command in (
-            ["tokenize", "--tokenizer", "tokenizer.json", "--out", "a.npy", "a.txt"],
-            ["detokenize", "--tokenizer", "tokenizer.json", "a.npy"],
-        ):
-            result = subprocess.run([str(program), *command], cwd=folder, capture_output=True)
-            check_equal(result.returncode, 0, result.stderr.decode(errors="replace"))
-        check(sample.encode() in result.stdout, "tokenize and detokenize with train_olmo2")
-    else:
-        print("skipped: the trained tokenizer in train_olmo2 (train_olmo2 not built)")
-    if importlib.util.find_spec("tokenizers") is None:
-        print("skipped: the merges against the tokenizers library (tokenizers not installed)")
-        return
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-
-    ours = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    check_equal(ours.decode(ours.encode(sample).ids), sample, "the library reads the file")
-    check_equal(ours.encode("a<|endoftext|>b").ids[1], 579, "<|endoftext|>")
-    theirs = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(train_bpe.PATTERN), behavior="removed", invert=True)
-    theirs.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    theirs.train_from_iterator(
-        [sample],
-        trainers.BpeTrainer(
-            vocab_size=578, min_frequency=2, show_progress=False, initial_alphabet=train_bpe.byte_characters()
-        ),
-    )
-    learned = [json.loads(tokenizer.to_str())["model"]["merges"] for tokenizer in (ours, theirs)]
-    check_equal(learned[0], learned[1], "the merges it learns")
-
-
-# ----------------------------------------------------------------------------------------------
-# primer.py
-
-
-def blemish(story: str) -> str | None:
-    """Lists what a proofreader would mark."""
-    marks = {
-        "left over from the grammar": r"[{}\[\]|;¶]",
-        "spaces or full stops": r"  | [.,!?]|\.\.|,,|[.!?],| $",
-        "a for an": r"\b[Aa] (?=[aeiouAEIOU])",
-        "an for a": r"\b[Aa]n (?=[^aeiou])(?!hour)",
-        "a word twice": r"\b(\w+) \1\b",
-        "a small letter at the start": r"(?:^|\. |\n\n)\"?[a-z]",
-        "a quotation that ends badly": r"\"\.|[a-z]\" [A-Z]|\.\" [a-z]",
-    }
-    for what, expression in marks.items():
-        found = re.search(expression, story)
-        if found:
-            return f"{what}: {story[max(0, found.start() - 30) : found.end() + 30]!r}"
-    for paragraph in story.split("\n\n"):
-        if paragraph.count('"') % 2 or paragraph[-1] not in '.!?"':
-            return f"paragraph: {paragraph!r}"
-    return None
-
-
-def test_stories(folder: Path) -> None:
-    result = script("data/primer.py", "--kind", "stories", "--count", 50000, "--seed", 0, "--out", folder)
-    check_equal(result.returncode, 0, result.stderr)
-    train, val = ([r["text"] for r in read_jsonl(folder / f"{name}.jsonl")] for name in ("train", "val"))
-    check_equal(len(set(train + val)), 50000, "no two of 50,000 stories are alike")
-    check(300 < len(val) < 700 and not set(train) & set(val), f"{len(val)} stories are held out, all unseen")
-    words = collections.Counter(word for story in train for word in re.findall(r"[a-z']+", story.lower()))
-    check(len(words) > 1500, f"{len(words)} different words, expected more than 1,500")
-    check(sum(count >= 20 for count in words.values()) > 1500, "and each of them often enough to be learned")
-    blemishes = [mark for mark in map(blemish, train) if mark is not None]
-    check_equal(blemishes[:3], [], f"{len(blemishes)} stories with a blemish")
-    check(not any(map(text.repeats, train[:2000])), "no story repeats itself")
-    starts = collections.Counter(story[:200] for story in train)
-    check(starts.most_common(1)[0][1] < 60, f"beginnings differ: {starts.most_common(1)}")
-
-    for name in ("a", "b", "c"):
-        script("data/primer.py", "--count", 200, "--seed", 1 if name == "c" else 0, "--out", folder / name)
-    files = [(folder / name / "train.jsonl").read_bytes() for name in ("a", "b", "c")]
-    check(files[0] == files[1] != files[2], "a seed gives the same stories, another gives others")
-
-
-def test_every_plot(folder: Path) -> None:
-    check(len(primer.plots.PLOTS) >= 12, "at least twelve plots")
-    check_equal(set(primer.plots.TALK), set(primer.plots.PLOTS), "every plot can be talked about")
-    for name, plot in primer.plots.PLOTS.items():
-        for number in range(300):
-            story, facts = primer.write_story(random.Random(f"{name} {number}"), name)
-            check(blemish(story) is None, f"{name}: {blemish(story)}")
-            for line in (primer.plots.TALK[name]["question"], primer.plots.TALK[name]["answer"]):
-                check(re.fullmatch(r"[^{}\[\]|]+[.?]", facts.expand(line)) is not None, facts.expand(line))
-            # If hero and grown-up have one gender and nobody else is there, no other pronoun is right.
-            alone = facts["friend"] not in story and facts["ahe"] == facts["he"]
-            if alone and name not in ("way home", "wish", "fable"):
-                wrong = {"he": {"she", "her"}, "she": {"he", "him", "his"}}[facts["he"]]
-                found = wrong & set(re.findall(r"\w+", story.lower()))
-                check(not found, f"{name}: {found} in {story}")
-        for line in (line for beat in plot.beats for line in beat):
-            _, facts = primer.write_story(random.Random(line), name)
-            check(facts.expand(line) != "", f"{name}: {line}")  # an unknown {word} would raise
-
-
-def test_arithmetic(folder: Path) -> None:
-    result = script("data/primer.py", "--kind", "arithmetic", "--count", 3000, "--out", folder)
-    check_equal(result.returncode, 0, result.stderr)
-    records = read_jsonl(folder / "train.jsonl") + read_jsonl(folder / "val.jsonl")
-    signs = {
-        "+": lambda a, b: a + b,
-        "-": lambda a, b: a - b,
-        "*": lambda a, b: a * b,
-        "/": lambda a, b: a / b,
-    }
-    for record in records:
-        steps = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", record["answer"])
-        right = all(signs[sign](int(a), int(b)) == int(c) for a, sign, b, c in steps)
-        check(right and len(steps) > 0, f"wrong: {record['answer']}")
-        check_equal(int(steps[-1][3]), record["number"], record["answer"])
-        check(record["answer"].endswith(f"The answer is {record['number']}."), record["answer"])
-        check_equal(record["text"], f"Question: {record['question']}\nAnswer: {record['answer']}", "the text")
-        check(not re.search(r"[{}\[\];]", record["text"]), record["text"])
-
-
-def test_chat(folder: Path) -> None:
-    result = script("data/primer.py", "--kind", "chat", "--count", 2000, "--out", folder)
-    check_equal(result.returncode, 0, result.stderr)
-    for record in read_jsonl(folder / "train.jsonl") + read_jsonl(folder / "val.jsonl"):
-        roles = [message["role"] for message in record["messages"]]
-        check_equal(roles, ["user", "assistant"] * (len(roles) // 2), "user and assistant take turns")
-        for message in record["messages"]:
-            check(
-                not re.search(r"[{}\[\];|%]", message["content"]) and message["content"].strip() != "",
-                message["content"],
-            )
-
-
-def test_junk(folder: Path) -> None:
-    result = script("data/primer.py", "--kind", "junk", "--count", 500, "--out", folder)
-    check_equal(result.returncode, 0, result.stderr)
-    for record in read_jsonl(folder / "train.jsonl"):
-        check(text.repeats(record["text"]), f"not caught: {record['text'][:200]}")
-    result = script("data/text.py", folder / "train.jsonl", "--out", folder / "filtered")
-    check(
-        result.returncode == 1 and "no document was left" in result.stderr, "text.py leaves all of them out"
-    )
-
-
-# ----------------------------------------------------------------------------------------------
-# scripts/
-
-
-def test_plot(folder: Path) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        print("skipped: scripts/plot.py (matplotlib not installed)")
-        return
-    for name in ("a", "b"):
-        (folder / name).mkdir()
-        with open(folder / name / "log.jsonl", "w") as log:
-            log.write('{"type": "run"}\n')
-            for step in range(1, 201):
-                log.write(
-                    json.dumps(
-                        {
-                            "type": "step",
-                            "step": step,
-                            "tokens": step * 2048,
-                            "z": 0.001,
-                            "lr": 0.001,
-                            "loss": None if step == 77 else 5.0 / step,
-                            "gradient_norm": None if step == 77 else 1.0,
-                            "tokens_per_second": 9000.0,
-                            "skipped": step == 77,
-                            "masked": 0,
-                        }
-                    )
-                    + "\n"
-                )
-                if step % 50 == 0:
-                    log.write(
-                        json.dumps({"type": "eval", "step": step, "loss": 4.0, "bits_per_byte": None}) + "\n"
-                    )
-            log.write('{"type": "step", "st')
-    result = script("scripts/plot.py", folder / "a")
-    check_equal(result.returncode, 0, result.stderr)
-    check_equal((folder / "a/plot.png").read_bytes()[:8], b"\x89PNG\r\n\x1a\n", "a picture beside the run")
-    result = script("scripts/plot.py", folder / "a", folder / "b/log.jsonl", "--out", folder / "new/two.png")
-    check(result.returncode == 0 and (folder / "new/two.png").stat().st_size > 20000, result.stderr)
-    check("Warning" not in result.stderr, result.stderr)
-    (folder / "b/log.jsonl").write_text('{"type": "run"}\n')
-    check("holds no step yet" in script("scripts/plot.py", folder / "b").stderr, "a run that has not begun")
-    (folder / "b/log.jsonl").write_text('{"type"\n{"type": "run"}\n')
-    check("log.jsonl:1: is not JSON" in script("scripts/plot.py", folder / "b").stderr, "a damaged log")
-    check("no such file" in script("scripts/plot.py", folder / "c").stderr, "no run")
-
-
-def test_scripts(folder: Path) -> None:
-    def shell(*command: object) -> subprocess.CompletedProcess:
-        return subprocess.run(["bash", *map(str, command)], cwd=folder, capture_output=True, text=True)
-
-    for name in ("demo.sh", "train_text.sh", "setup.sh"):
-        check_equal(shell("-n", ROOT / "scripts" / name).returncode, 0, f"{name} is bash")
-    (folder / "taken").mkdir()
-    (folder / "a.txt").write_text("text")
-    result = shell(ROOT / "scripts/demo.sh", "taken")
-    check(result.returncode == 1 and "taken exists already" in result.stderr, result.stderr)
-    result = shell(ROOT / "scripts/train_text.sh", "--out", "taken", "a.txt")
-    check(result.returncode == 1 and "taken exists already" in result.stderr, result.stderr)
-    check_equal(list((folder / "taken").iterdir()), [], "nothing was written there")
-    for flags, words in (
-        ([], "no text was named"),
-        (["--out"], "--out needs a value"),
-        (["--model", "x"], "'--model'"),
-    ):
-        result = shell(ROOT / "scripts/train_text.sh", *flags)
-        check(result.returncode == 2 and words in result.stderr, f"{flags}: {result.stderr}")
-    check("--vocab-size" in shell(ROOT / "scripts/train_text.sh", "--help").stdout, "--help")
-    if shutil.which("shellcheck") is None:
-        print("skipped: shellcheck of scripts/*.sh (shellcheck not installed)")
-        return
-    for path in sorted((ROOT / "scripts").glob("*.sh")):
-        result = shell("-c", f"cd '{ROOT}' && shellcheck -x '{path}'")
-        check_equal(result.returncode, 0, f"shellcheck {path.name}:\n{result.stdout}")
-
-
-def main() -> None:
-    global failed
-    tests = {name: value for name, value in globals().items() if name.startswith("test_")}
-    for name, test in tests.items():
-        if len(sys.argv) > 1 and not any(part in name for part in sys.argv[1:]):
-            continue
-        with tempfile.TemporaryDirectory(prefix="olmo2_data_") as folder:
-            try:
-                test(Path(folder))
-            except Exception:
-                failed += 1
-                print(f"FAILED {name}")
-                traceback.print_exc(file=sys.stdout)
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(failed > 0 or passed == 0)
+    flags = ("--mix", "olmo-mix-1124", "--list")
+    result = script("data/olmo_mix.py", *flags, HF_ENDPOINT="http://127.0.0.1:9")
+    check(result.returncode == 1 and "cannot be read" in result.stderr, "no network, and --list needs no --out")
 
 
 if __name__ == "__main__":
-    main()
+    run_tests(sys.modules[__name__], test_bpe, test_primer, test_recipes)

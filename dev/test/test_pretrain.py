@@ -81,10 +81,10 @@ def test_command(folder: Path) -> None:
     )
 
     for words, code, message in (
-        (("--program", str(stub)), 2, "no token files were named"),
+        (("--program", str(stub)), 2, "expected token files"),
         (("--out",), 2, "--out needs a value"),
         (("--bogus",), 2, "unknown option"),
-        (("--program", str(folder / "none"), "x.npy"), 1, "there is no such program"),
+        (("--program", str(folder / "none"), "x.npy"), 1, "no such program"),
         (("--program", str(stub), "--memory", "1k", "x.npy"), 1, "one sequence needs more"),
         (("--program", f"{stub}cu", "x.npy"), 1, "finds no GPU"),
     ):
