@@ -195,18 +195,18 @@ def count_pieces(documents: Iterable[str], limit: int = 1 << 30) -> Pieces:
 
 
 def read_with_progress(files: list[Path]) -> Iterator[str]:
-    """The documents of the files. The time left is unknown if a file is packed."""
-    sizes = [path.stat().st_size for path in files]
-    packed = any(path.suffix not in (".txt", ".jsonl") for path in files)
-    with Progress("reading", None if packed else sum(sizes), "MB", 1e6) as progress:
+    """The documents of the files. The time left is unknown if a file is packed, or is not a file but a pipe."""
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
+    known = all(path.is_file() and path.suffix not in (".gz", ".zst", ".zstd") for path in files)
+    with Progress("reading", sum(sizes) if known else None, "MB", 1e6) as progress:
         before = 0
         for path, size in zip(files, sizes):
             done = 0
             for text in read_documents(path):
                 yield text
                 done += len(text.encode())
-                progress.update(before + (done if packed else min(done, size)))
-            before += done if packed else size
+                progress.update(before + (min(done, size) if known else done))
+            before += size if known else done
 
 
 # ----------------------------------------------------------------------------------------------

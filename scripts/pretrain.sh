@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # pretrain.sh: what pretrain_190M.sh and pretrain_1B.sh share. They set `recipe`: flags of train, each with
-# its value. This file reads the command line, builds the program, finds how many sequences fit into memory, and
-# starts the run or resumes it.
+# its value. This file reads the command line, builds the program, finds how many sequences fit into memory,
+# and starts the run or resumes it.
 
 # The second half of their --help:
 #   --out RUN         folder of the run (runs/pretrain-SIZE); the run resumes if it has a checkpoint

@@ -44,7 +44,9 @@ def check_error(call: Callable[[], object], words: str) -> None:
     check(message is not None and words in message, f"expected an error with {words!r}, found: {message}")
 
 
-def script(path: str, *arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+def script(
+    path: str, *arguments: object, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess:
     """Runs a Python script of the project and returns its result."""
     command = [sys.executable, str(ROOT / path), *map(str, arguments)]
     return subprocess.run(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests data/train_bpe.py against a slow count of pairs, OLMo 2's tokenizer.json and the tokenizers library."""
+"""Compares data/train_bpe.py with slow counting, OLMo 2's tokenizer.json and the library tokenizers."""
 
 from __future__ import annotations
 
@@ -305,7 +305,8 @@ def test_bpe_in_use(folder: Path) -> None:
     check_equal(ours.decode(ours.encode(sample).ids), sample, "the library reads the file")
     check_equal(ours.encode("a<|endoftext|>b").ids[1], 579, "<|endoftext|>")
     draw = random.Random(9)
-    words = ["".join(chr(0x4E00 + draw.randrange(900)) for _ in range(draw.randint(1, 3))) for _ in range(2000)]
+    han = [chr(0x4E00 + i) for i in range(900)]
+    words = ["".join(draw.choices(han, k=draw.randint(1, 3))) for _ in range(2000)]
     chinese = "".join(draw.choice(words[: draw.choice((20, 200, 2000))]) for _ in range(9000))
     for name, sample in (("stories", sample), ("text without spaces", chinese)):
         theirs = Tokenizer(models.BPE())

@@ -524,7 +524,7 @@ def test_olmo_mix(folder: Path) -> None:
             result = fetch("--source", "wiki", f"--max-bytes={most}")
             check(result.returncode == 2 and "--max-bytes" in result.stderr, f"--max-bytes {most}")
         result = fetch("--from", folder / "none")
-        check(result.returncode == 1 and "there is no such folder" in result.stderr, "--from a missing folder")
+        check(result.returncode == 1 and "no such folder" in result.stderr, "--from a missing folder")
         result = fetch("--source", "code")
         check(
             result.returncode == 1 and "math, wiki" in result.stderr,
@@ -541,7 +541,7 @@ def test_olmo_mix(folder: Path) -> None:
         )
     flags = ("--mix", "olmo-mix-1124", "--list")
     result = script("data/olmo_mix.py", *flags, HF_ENDPOINT="http://127.0.0.1:9")
-    check(result.returncode == 1 and "cannot be read" in result.stderr, "no network, and --list needs no --out")
+    check(result.returncode == 1 and "cannot be read" in result.stderr, "no network; --list needs no --out")
 
 
 if __name__ == "__main__":

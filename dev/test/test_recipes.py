@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Tests scripts/: plot.py, and demo.sh and train_text.sh with what they share. Their training takes seconds here:
-a test gives the speed of the machine, and no result depends on the time."""
+"""Tests scripts/: plot.py, demo.sh, train_text.sh and what these share. The tests set the speed of the machine,
+so no result depends on the time."""
 
 from __future__ import annotations
 
@@ -90,6 +90,8 @@ def test_no_matplotlib(folder: Path) -> None:
 # ----------------------------------------------------------------------------------------------
 # demo.sh, train_text.sh
 
+SOURCED = f'. "{ROOT}/scripts/setup.sh"; . "{ROOT}/scripts/small_run.sh"; '
+
 
 def shell(folder: Path, *command: object, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -104,7 +106,7 @@ def shell(folder: Path, *command: object, **environment: str) -> subprocess.Comp
 
 def plan(folder: Path, *arguments: object) -> tuple[int, str]:
     """The steps that plan_steps sets, and what it says."""
-    source = f'. "{ROOT}/scripts/setup.sh"; . "{ROOT}/scripts/small_run.sh"; plan_steps "$@"; echo "$steps"'
+    source = SOURCED + 'plan_steps "$@"; echo "$steps"'
     result = shell(folder, "-euc", source, "plan", *arguments)
     check_equal((result.returncode, result.stderr), (0, ""), f"plan_steps {arguments}")
     lines = result.stdout.splitlines()
@@ -119,7 +121,7 @@ def test_plan(folder: Path) -> None:
         ((0.5, 24, 50, 9000), 1187, "42 steps/s: planned 1187 steps, about 30 seconds"),
         ((3, 250, 600, 9000), 684, "4.0 steps/s: planned 684 steps"),
         ((3, 285, 600, 9000), 600, "planned 600 steps, about 3 minutes"),
-        ((3, 1000, 600, 9000), 600, "warning: this machine does 1.00 steps/s, so only 171 steps fit into 3 minutes"),
+        ((3, 1000, 600, 9000), 600, "warning: this machine does 1.00 steps/s, so only 171 steps fit"),
         ((3, 1000, 600, 9000), 600, "planned 600 steps, about 11 minutes"),
         ((3, 75, 600, 1000), 1000, "2280 steps fit into 3 minutes, but 1000 are enough"),
         ((3, 75, 600, 1000), 1000, "planned 1000 steps, about 79 seconds"),
@@ -135,7 +137,7 @@ def test_plan(folder: Path) -> None:
 def test_timing(folder: Path) -> None:
     """The median of the step times after the first four; a run that was interrupted gives none."""
     program = folder / "train_olmo2"
-    source = f'. "{ROOT}/scripts/setup.sh"; . "{ROOT}/scripts/small_run.sh"; folder=$PWD; step_milliseconds --x 1'
+    source = SOURCED + "folder=$PWD; step_milliseconds --x 1"
 
     def time_steps(speeds: list[float]) -> subprocess.CompletedProcess:
         lines = "".join(
@@ -143,7 +145,7 @@ def test_timing(folder: Path) -> None:
             + "\n"
             for n, speed in enumerate(speeds, 1)
         )
-        (folder / "log").write_text('{"type": "run", "tokens": 5}\n' + lines + '{"type": "save", "step": 13}\n')
+        (folder / "log").write_text('{"type": "run", "tokens": 5}\n' + lines + '{"type": "save"}\n')
         program.write_text('#!/bin/sh\necho "$@" >arguments\nmkdir -p timing\ncp log timing/log.jsonl\n')
         program.chmod(0o755)
         return shell(folder, "-euo", "pipefail", "-c", source)
@@ -165,7 +167,7 @@ def test_folder(folder: Path) -> None:
     names = ("plain", "with space", "[ab]*?", "deep/er")
 
     def begin(name: str, commands: str) -> subprocess.CompletedProcess:
-        source = f'. "{ROOT}/scripts/setup.sh"; . "{ROOT}/scripts/small_run.sh"; begin_folder "$1"; {commands}'
+        source = SOURCED + f'begin_folder "$1"; {commands}'
         return shell(folder, "-euo", "pipefail", "-c", source, "begin", name)
 
     fill = 'mkdir -p "$1/data" "$1/timing/x"; touch "$1/data/a" "$1/data/.b.writing" "$1/.hidden"; '
@@ -180,7 +182,7 @@ def test_folder(folder: Path) -> None:
         check((folder / name / "model/log.jsonl").is_file(), f"{name}: a run that has begun stays")
         check(not (folder / name / "timing").exists(), f"{name}: the timing run does not")
         result = begin(name, "exit 0")
-        check(result.returncode == 1 and "exists already" in result.stderr, f"{name}: a run is not overwritten")
+        check(result.returncode == 1 and "exists already" in result.stderr, f"{name}: a run is kept")
     (folder / "ab").mkdir()
     result = begin("/proc/none", "exit 0")
     check_equal(result.returncode, 1, "a folder that cannot be made")
