@@ -60,7 +60,7 @@ done
 
 flags=(
     --config 14M --tokenizer "$out/tokenizer.json" --data "$out/data/train.npy" --val-data "$out/data/val.npy"
-    --seq-len 256 --batch-size 8 --lr 3e-3 --warmup-steps 50 --schedule linear --skip-step on
+    --seq-len 256 --batch-size 8 --lr 3e-3 --schedule linear --skip-step on
     --log-every 10 --eval-instances 64
 )
 if [ -z "$steps" ]; then
@@ -72,6 +72,7 @@ if [ -z "$steps" ]; then
 fi
 step "train $steps steps; Ctrl-C stops early and keeps what was learned"
 run ./train_olmo2 train "${flags[@]}" --out "$out/model" --steps "$steps" --save-every 0 \
+    --warmup-steps "$((steps < 500 ? steps / 10 : 50))" \
     --eval-every "$((steps > 600 ? steps / 6 : 100))" --sample-every "$((steps > 600 ? steps / 3 : 200))" \
     --sample-prompt "Once upon a time" --sample-tokens 60 --temperature 0.7
 

@@ -3,8 +3,8 @@
 # size of OLMo-core's ladder, on 7.6e9 tokens.
 set -euo pipefail
 
-# From OLMo-core (github.com/allenai), src/olmo_core/model_ladder.py and src/scripts/train/OLMo2/OLMo2-ladder.py,
-# with sequences of 4,096 tokens and N = 190,354,176 parameters (all except the input embedding):
+# From github.com/allenai/OLMo-core: src/olmo_core/model_ladder.py, src/scripts/train/OLMo2/OLMo2-ladder.py.
+# With sequences of 4,096 tokens and N = 190,354,176 parameters (all except the input embedding):
 #   batch   160 (N / 108e6)^(2/3) / 2 sequences, rounded to a multiple of 64: 128
 #   lr      0.0047 (N / 108e6)^(-1/3) / 4 = 9.73e-4
 #   warmup  N tokens: 363 steps;  length  40 N tokens, its "2xC"

@@ -52,15 +52,10 @@ end_folder() {
 # the number of steps
 
 # step_milliseconds FLAGS...: how long a training step with these flags of train takes on this machine: the
-# median of a short run in $folder/timing, without its first steps, which are slower. A test may set
-# STEP_MILLISECONDS instead.
+# median of a short run in $folder/timing, without its first steps, which are slower.
 step_milliseconds() {
     local run=$folder/timing speeds
-    if [ -n "${STEP_MILLISECONDS:-}" ]; then
-        printf '%s' "$STEP_MILLISECONDS"
-        return
-    fi
-    if ! ./train_olmo2 train "$@" --out "$run" --steps 13 --save-every 0 >"$run.txt" 2>&1; then
+    if ! ./train_olmo2 train "$@" --out "$run" --steps 13 --warmup-steps 1 >"$run.txt" 2>&1; then
         cat "$run.txt" >&2
         return 1
     fi

@@ -80,7 +80,7 @@ flags=(
 )
 if [ -z "$steps" ]; then
     step "time a few training steps, and plan the run"
-    milliseconds=$(step_milliseconds "${flags[@]}" --warmup-steps 2)
+    milliseconds=$(step_milliseconds "${flags[@]}")
     tokens=$(($(wc -c <"$out/data/train.npy") / 4))
     most=$((tokens * 20 / 2048))
     plan_steps "$minutes" "$milliseconds" 50 "$((most > 50 ? most : 50))"

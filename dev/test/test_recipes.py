@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Tests scripts/: plot.py, demo.sh, train_text.sh and what these share. The tests set the speed of the machine,
-so no result depends on the time."""
+"""Tests scripts/: plot.py, demo.sh, train_text.sh and what these two share. No result depends on the speed of
+the machine: the planning is tested with given times."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -93,14 +92,13 @@ def test_no_matplotlib(folder: Path) -> None:
 SOURCED = f'. "{ROOT}/scripts/setup.sh"; . "{ROOT}/scripts/small_run.sh"; '
 
 
-def shell(folder: Path, *command: object, **environment: str) -> subprocess.CompletedProcess:
+def shell(folder: Path, *command: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", *map(str, command)],
         cwd=folder,
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        env={**os.environ, **environment},
     )
 
 
@@ -158,8 +156,6 @@ def test_timing(folder: Path) -> None:
     program.write_text("#!/bin/sh\necho 'error: bad data' >&2\nexit 1\n")
     result = shell(folder, "-euo", "pipefail", "-c", source)
     check(result.returncode == 1 and "error: bad data" in result.stderr, "an error of the program is shown")
-    result = shell(folder, "-euo", "pipefail", "-c", source, STEP_MILLISECONDS="12.5")
-    check_equal(result.stdout, "12.5", "the time that a test gives")
 
 
 def test_folder(folder: Path) -> None:
@@ -223,7 +219,7 @@ def test_arguments(folder: Path) -> None:
 
 
 def test_train_text(folder: Path) -> None:
-    """The whole script on a short text, with the speed of the machine given."""
+    """The whole script on a short text. On any machine, far fewer than 50 steps fit into so short a time."""
     if not (ROOT / ".venv/installed").is_file() or not (ROOT / "train_olmo2").is_file():
         print("skipped: scripts/train_text.sh (train_olmo2 is not built, or .venv is not set up)")
         return
@@ -231,10 +227,11 @@ def test_train_text(folder: Path) -> None:
     (folder / "my text.txt").write_text("\n\n".join(stories), encoding="utf-8")
     small = ("--config", "1M", "--vocab-size", "400", "--out", "a run")
     command = (ROOT / "scripts/train_text.sh", *small, "my text.txt")
-    result = shell(folder, *command, STEP_MILLISECONDS="1e6")
+    result = shell(folder, *command, "--minutes", "0.0001")
     check_equal(result.returncode, 0, result.stderr)
-    check("only 0 steps fit into 10 minutes" in result.stdout, "it says that the machine is slow")
-    check("planned 50 steps, about 14.6 hours" in result.stdout, "and plans the fewest steps")
+    check(" steps fit into 0 seconds" in result.stdout, "it says that the time is too short")
+    check("planned 50 steps, about" in result.stdout, "and plans the fewest steps")
+    check(not (folder / "a run/timing").exists(), "nothing is left of the timing")
     run = next(line for line in result.stdout.splitlines() if line.startswith("$ ./train_olmo2 train"))
     for flag in ("--steps 50", "--warmup-steps 5", "--skip-step on", "--schedule linear"):
         check(flag in run, f"{flag} in {run}")
