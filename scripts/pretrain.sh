@@ -4,7 +4,7 @@
 # and starts the run or resumes it.
 
 # The second half of their --help:
-#   --out RUN         folder of the run (runs/pretrain-SIZE); the run resumes if it has a checkpoint
+#   --out RUN         folder of the run (runs/pretrain-SIZE); a run with a checkpoint is resumed
 #   --val-data FILE   token file held out for validation; may be given several times
 #   --tokenizer FILE  is copied into the checkpoints, and lets validation report bits per byte
 #   --program FILE    the program that trains (./train_olmo2cu); ./train_olmo2 is the same for the CPU
@@ -156,8 +156,13 @@ esac
 
 if [ $resumes = yes ]; then
     step "resume $out"
+    # Files that are named again may have moved; train checks that they are the same.
+    files=()
+    if [ ${#data[@]} -gt 0 ]; then files+=(--data "${data[@]}"); fi
+    files+=(${val_data[@]+"${val_data[@]}"} ${tokenizer[@]+"${tokenizer[@]}"})
     stop_at=$(value_of --stop-at "${recipe[@]}")
-    run "$program" train --resume "$out" ${stop_at:+--stop-at "$stop_at"} ${flags[@]+"${flags[@]}"}
+    run "$program" train --resume "$out" ${stop_at:+--stop-at "$stop_at"} ${files[@]+"${files[@]}"} \
+        ${flags[@]+"${flags[@]}"}
     say_where_curves_are
     exit
 fi

@@ -109,6 +109,14 @@ def test_command(folder: Path) -> None:
     check(
         line == f"ran: train --resume {folder}/run --stop-at 1907359 --log-every 1", f"a run resumes: {line}"
     )
+    names = ("moved/*.npy", "--val-data", "v.npy", "--tokenizer", "t.json")
+    line = ran(script(folder, "190M", "--program", str(stub), "--out", str(folder / "run"), *names).stdout)
+    files = f"--data {folder}/moved/*.npy --val-data {folder}/v.npy --tokenizer {folder}/t.json"
+    check(line == f"ran: train --resume {folder}/run {files}", f"with files that have moved: {line}")
+    strange = folder / "[a] *b"
+    (strange / "step-00000001").mkdir(parents=True)
+    line = ran(script(folder, "190M", "--program", str(stub), "--out", str(strange)).stdout)
+    check(line == f"ran: train --resume {strange}", f"a folder with unusual characters: {line}")
 
 
 def test_run(folder: Path) -> None:
