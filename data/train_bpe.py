@@ -195,7 +195,7 @@ def count_pieces(documents: Iterable[str], limit: int = 1 << 30) -> Pieces:
 
 
 def read_with_progress(files: list[Path]) -> Iterator[str]:
-    """The documents of the files. The time left is unknown if a file is packed, or is not a file but a pipe."""
+    """The documents of the files. The time left is unknown if a file is packed or is a pipe."""
     sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
     known = all(path.is_file() and path.suffix not in (".gz", ".zst", ".zstd") for path in files)
     with Progress("reading", sum(sizes) if known else None, "MB", 1e6) as progress:
