@@ -455,37 +455,21 @@ static inline void config_write_rope(JsonWriter *w, const OLMo2Config *config) {
     json_end_object(w);
 }
 
+// clang-format off
+// The members that config_write writes itself.
+static const char *const config_keys[] = {
+    "architectures", "model_type", "no_qk_norm", "pre_norm",
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "intermediate_size", "vocab_size", "max_position_embeddings",
+    "hidden_act", "attention_bias", "attention_dropout", "tie_word_embeddings",
+    "rms_norm_eps", "initializer_range", "rope_theta", "rope_scaling",
+    "rope_parameters", "bos_token_id", "eos_token_id", "pad_token_id",
+    "torch_dtype", "dtype", "use_cache",
+};
+// clang-format on
+
 static inline bool config_write(const OLMo2Config *config, const char *said_text, const char *path,
                                 Error *err) {
-    static const char *const known[] = {
-        "architectures",
-        "model_type",
-        "no_qk_norm",
-        "pre_norm",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "intermediate_size",
-        "vocab_size",
-        "max_position_embeddings",
-        "hidden_act",
-        "attention_bias",
-        "attention_dropout",
-        "tie_word_embeddings",
-        "rms_norm_eps",
-        "initializer_range",
-        "rope_theta",
-        "rope_scaling",
-        "rope_parameters",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "torch_dtype",
-        "dtype",
-        "use_cache",
-    };
     const bool study = config->no_qk_norm || config->pre_norm;
     Said said = said_open(said_text);
     JsonWriter w;
@@ -518,7 +502,7 @@ static inline bool config_write(const OLMo2Config *config, const char *said_text
     json_string(&w, "torch_dtype", "float32");
     json_string(&w, "dtype", "float32");
     said_or(&w, &said, "use_cache", "true");
-    said_rest(&w, &said, known, sizeof known / sizeof known[0]);
+    said_rest(&w, &said, config_keys, sizeof config_keys / sizeof config_keys[0]);
     json_end_object(&w);
     json_free(&said.doc);
     return json_write_file(&w, path, err);
