@@ -1,4 +1,4 @@
-"""The files of config.h, checkpoint.h and safetensors.h against Hugging Face's own libraries: configurations of every
+"""Compares config.h, checkpoint.h and safetensors.h with Hugging Face's own libraries: configurations of every
 size, tensors bit by bit in every type and in shards, tokenizers, and thousands of damaged files.
 
     python dev/test/reference_checkpoint.py
@@ -28,7 +28,7 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "../shared/data/tokenizer/dolma2_tokenizer.json"
 
-# All parameters of a size, as OLMo-core counts them.
+# The number of parameters of each size, as OLMo-core counts them.
 PARAMETERS = {
     "1M": 2448620, "14M": 26740864, "30M": 54792448, "60M": 95957376, "100M": 153117184, "190M": 267424512,
     "370M": 474022912, "600M": 732255552, "760M": 912360960, "1B": 1484916736, "1B-core": 1619150848,
@@ -75,7 +75,7 @@ def test_sizes(driver: Driver, work: Path) -> None:
 
 
 def small(**changes: object) -> Olmo2Config:
-    """Grouped queries, an odd head size, NH * HS != C, numbers that no float holds exactly."""
+    """Grouped queries, an odd head size, NH * HS != C, and numbers that no float represents exactly."""
     keys = {
         "vocab_size": 97, "hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 64,
@@ -101,7 +101,7 @@ def test_config_round_trip(driver: Driver, work: Path) -> None:
 
 
 def random_bits(model: Olmo2ForCausalLM, dtype: torch.dtype, seed: int) -> Olmo2ForCausalLM:
-    """Every weight is 16 or 32 random bits: subnormals, infinities and NaN among them."""
+    """Sets every weight to 16 or 32 random bits, which include subnormals, infinities and NaN."""
     rng = np.random.default_rng(seed)
     model = model.to(dtype)
     integer, size = (torch.int32, 2**31) if dtype == torch.float32 else (torch.int16, 2**15)
@@ -113,7 +113,7 @@ def random_bits(model: Olmo2ForCausalLM, dtype: torch.dtype, seed: int) -> Olmo2
 
 
 def old_keys(directory: Path) -> None:
-    """config.json as transformers 4 wrote it."""
+    """Rewrites config.json as transformers 4 wrote it."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
     config.update(rope_theta=config.pop("rope_parameters")["rope_theta"], rope_scaling=None)
@@ -122,7 +122,7 @@ def old_keys(directory: Path) -> None:
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal floats, -0 told from 0; of a NaN converted from another type the payload may differ."""
+    """Equal floats, where -0 differs from 0. A NaN converted from another type may have another payload."""
     same = (a.view(torch.int32) == b.view(torch.int32)) | (a.isnan() & b.isnan())
     return a.shape == b.shape and bool(same.all())
 
@@ -138,14 +138,14 @@ def test_models(driver: Driver, work: Path) -> None:
                 old_keys(there)
             files = len(list(there.glob("*.safetensors")))
             driver.run("model", there, here)
-            # PyTorch loads what this project wrote, and it is what PyTorch had
+            # PyTorch loads what this project wrote, and it equals what PyTorch wrote
             back = AutoModelForCausalLM.from_pretrained(here).state_dict()
             wanted = {key: value.float() for key, value in model.state_dict().items()}
             same = back.keys() == wanted.keys() and all(same_bits(back[k], wanted[k]) for k in wanted)
             numbers = sum(value.numel() for value in wanted.values())
             check(f"{name}: {numbers} numbers in {files} files, converted bit by bit", same)
     metadata = safe_open(here / "model.safetensors", "pt").metadata()
-    check("the metadata says where the tensors come from", metadata == {"format": "pt"})
+    check("the metadata says that the format is pt", metadata == {"format": "pt"})
 
 
 def test_tokenizer(driver: Driver, work: Path) -> None:
@@ -160,7 +160,7 @@ def test_tokenizer(driver: Driver, work: Path) -> None:
     text = (ROOT / "llmc/json.h").read_text() + "12345 don't\n\n  \r\n naïve 東京 🙂<|endoftext|><|pad|>"
     ids = ours(text)["input_ids"]
     same = ids == reference.encode(text).ids and ours.decode(ids) == text
-    check("AutoTokenizer encodes and decodes as the file it was made from", same)
+    check("AutoTokenizer encodes and decodes like the file it was made from", same)
     tokens = (ours.bos_token, ours.eos_token, ours.pad_token, ours.eos_token_id, ours.pad_token_id)
     wanted = (None, "<|endoftext|>", "<|pad|>", 100257, 100277)
     check("AutoTokenizer knows the special tokens", tokens == wanted, str(tokens))
@@ -168,7 +168,7 @@ def test_tokenizer(driver: Driver, work: Path) -> None:
     ids = (model.generation_config.bos_token_id, model.generation_config.eos_token_id)
     check("the generation config has the model's tokens", ids == (None, 100257), str(ids))
     output = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False)
-    check("generate runs on the directory", output.shape[1] > 3)
+    check("generate runs on the unmodified directory", output.shape[1] > 3)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_tokenizer(driver: Driver, work: Path) -> None:
 
 
 def damaged(rng: random.Random, good: bytes) -> bytes:
-    """One to three changes: a digit of the header or any byte replaced, bytes left out or doubled."""
+    """One to three changes: a digit of the header or any byte replaced, bytes removed or duplicated."""
     data = bytearray(good)
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(data))
@@ -194,7 +194,7 @@ def damaged(rng: random.Random, good: bytes) -> bytes:
 
 
 def their_tensors(path: Path) -> str:
-    """What Hugging Face's library finds in a file, in the driver's words; its complaint if it is refused."""
+    """What Hugging Face's library reads from a file, in the driver's format, or its error message."""
     try:
         with safe_open(path, "pt") as file:
             words = []
@@ -228,7 +228,7 @@ def test_damaged_files(driver: Driver, work: Path) -> None:
             differ.append(f"{path.name}: here {ours}, there {theirs}")
     print("\n".join(differ[:5]), end="\n" if differ else "")
     alike = len(answers) == len(paths) and read > 50 and not differ
-    check(f"{len(paths)} damaged files: {read} read alike, the others refused by both", alike)
+    check(f"{len(paths)} damaged files: {read} read identically, the others refused by both", alike)
 
 
 def main() -> int:
