@@ -256,25 +256,24 @@ says "32234279936"
 plan=(train --config 1B --dry-run --seq-len 4096)
 run "$bf16" "${plan[@]}" --memory 24G --master-weights off
 says "CUDA, bf16, no device found"
-says "micro-batch    1 sequence of 4096 tokens"
+says "step           512 sequences"
 says "available      24.00 GB"
 says "largest        1 sequence at once"
 check "12 bytes a parameter and what a sequence takes" python 'import re
 text = open("output").read()
-gb = float(re.search(r"memory +([\d.]+) GB", text).group(1))
+gb = float(re.search(r"--micro-batch-size 1 takes ([\d.]+) GB", text).group(1))
 assert 12 * 1.4849 <= gb <= 22.6, gb'
 run "$bf16" "${plan[@]}" --memory 80G --recompute block
 check "the largest micro-batch" python 'import re
 text = open("output").read()
-n = int(re.search(r"largest +(\d+) sequences at once", text).group(1))
-gb = float(re.search(r"memory +([\d.]+) GB", text).group(1))
-assert f"micro-batch    {n} sequences" in text and 70 <= gb <= 80, text
-open("largest", "w").write(str(n))'
+n, gb = re.search(r"largest +(\d+) sequences at once: --micro-batch-size \1 takes ([\d.]+) GB", text).groups()
+assert 70 <= float(gb) <= 80, text
+open("largest", "w").write(n)'
 run "$bf16" "${plan[@]}" --memory 80G --recompute block --micro-batch-size $(($(cat largest) + 1))
 check "one more is too much" python 'import re
 assert float(re.search(r"memory +([\d.]+) GB", open("output").read()).group(1)) > 80'
 run "$bf16" "${plan[@]}" --memory 80Gi --micro-batch-size 3
-says "micro-batch    3 sequences of 4096 tokens"
+says "in 171 micro-batches"
 says "available      85.90 GB"
 refuse "one sequence of 4096 tokens needs" "$bf16" "${plan[@]}" --memory 24G
 for flag in --seq-len "--recompute block" "--master-weights off" "--moments bf16"; do
@@ -283,10 +282,10 @@ done
 refuse "PRECISION=fp32" "$fp32" "${plan[@]}" --master-weights off
 unset CUDA_ON_CPU_DEVICES
 # What is planned is what a run prints.
-run "$bf16" train --config config.json --dry-run --micro-batch-size 3
-grep -A2 '^memory' output | grep -v '^available\|^data' >planned
+run "$bf16" "${steps[@]}" --out printed --dry-run
+sed '/^$/d' output >planned
 run "$bf16" "${steps[@]}" --out printed --stop-at 1
-grep -A2 '^memory' output | grep -v '^available\|^data' >printed_plan
+sed '/^$/,$d' output >printed_plan
 check "the plan of a run" cmp planned printed_plan
 
 # ---------------------------------------------------------------------------------------------
@@ -328,7 +327,13 @@ refuse "--recompute: this is the CPU program" "$cpu" "${new[@]}" --recompute non
 refuse "--master-weights off: this is the CPU program" "$cpu" train --resume coarse
 refuse "--recompute: this is the CPU program" "$cpu" train --resume bf16_block
 run "$cpu" train --resume bf16_block --recompute elementwise
-refuse "--moments: cannot be given with --resume" "$bf16" train --resume printed --moments bf16
+# The form of a run may change when it is resumed.
+cp -r printed reformed
+run "$bf16" train --resume reformed --moments bf16 --master-weights off
+says "--moments: AdamW's moments are converted"
+says "--master-weights: weights are rounded in another way"
+says "reformed: complete, 4 steps"
+refuse "--moments bf16: this is the CPU program" "$cpu" train --resume printed --moments bf16
 refuse "--master-weights off: this is the CPU program" "$cpu" "${plan[@]}" --master-weights off
 refuse "--recompute: this is the CPU program" "$cpu" "${plan[@]}" --recompute block
 

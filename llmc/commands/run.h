@@ -90,7 +90,9 @@ static inline bool create_model(Run *run, Error *err) {
     const char *source = plan->source.dir;
     if (!olmo2_create(&run->model, plan_config(plan), &plan->room, &plan->form, err)) { return false; }
     if (plan->settings.profile == ON && olmo2_profile(run->model) == NULL) {
-        return fail(err, "--profile: this backend cannot time its functions");
+        return fail(err,
+                    "--profile: this is the CUDA program, whose functions return before the GPU has done their "
+                    "work; use `nsys profile`, or time the kernels one by one with dev/cuda");
     }
     if (source[0] == '\0') { return initialize_weights(run->model, (uint64_t)plan->settings.seed, err); }
     if (!checkpoint_load_weights(run->model, source, err)) { return false; }
