@@ -288,11 +288,25 @@ python 'data = open("val.npy", "rb").read()
 open("long.npy", "wb").write(data * 3000)'
 start validating --val-data long.npy --eval-every 1
 wait_for grep -q '"step"' validating/log.jsonl
-kill -TERM $pid
-ended TERM
-equal "a signal while validating: exit code" "$code" 0
+kill -TERM $pid $pid
+wait $pid
+equal "a signal while validating: exit code" "$?" 0
 equal "no figure of half a validation" "$(grep -c '"eval"' validating/log.jsonl)" 0
 check "it is saved" test -d validating/step-00000001
+
+# A step that takes a minute, and a person who does not wait for it: the second signal ends the program.
+set -m
+"$program" train --config 14M --vocab-size 260 --seq-len 16 --data long.npy --batch-size 20000 --steps 3 \
+    --instance-filter off --out slow >output 2>errors &
+pid=$!
+set +m
+wait_for test -s slow/log.jsonl
+sleep 0.3
+kill -INT $pid
+sleep 0.7
+ended INT
+equal "a second signal: exit code" "$code" 130
+equal "nothing was saved" "$(ls slow)" "log.jsonl"
 
 # While a model is being initialised a signal ends the program at once, and nothing is left.
 set -m

@@ -12,12 +12,14 @@
 
 #include "llmc/utils.h"
 
-// "error: ..." or "warning: ..." on stderr, its further lines indented.
+// "error: ..." or "warning: ..." on stderr, its further lines indented. A file's name may hold characters
+// that control a terminal; they are shown as numbers.
 static inline void print_message(const char *kind, const char *message) {
     fflush(stdout);
     fprintf(stderr, "%s: ", kind);
     for (const char *c = message; *c != '\0'; c++) {
-        fputc(*c, stderr);
+        const bool control = ((unsigned char)*c < ' ' && *c != '\n') || *c == 0x7f;
+        fprintf(stderr, control ? "\\x%02x" : "%c", (unsigned char)*c);
         if (*c == '\n') {
             c += strspn(c + 1, " ");
             fputs("       ", stderr);
