@@ -39,8 +39,7 @@ def to_bf16(x: Tensor) -> Tensor:
 
 
 def after_other_sums(seed: int) -> Rounding:
-    """The same for a sum that was computed in fp32 in some other order: off by a few units of its last place.
-    """
+    """The same for a sum in fp32 in some other order: off by a few units of its last place."""
     random = torch.Generator().manual_seed(seed)
 
     def rounded(x: Tensor) -> Tensor:

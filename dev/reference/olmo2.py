@@ -145,8 +145,7 @@ def shift(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def classify(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (B, T, V), labels (B, T) -> log p(label), 0 where there is no label, and logsumexp, both (B, T).
-    """
+    """logits (B, T, V), labels (B, T) -> log p(label), 0 without a label, and logsumexp, both (B, T)."""
     lse = logits.logsumexp(dim=-1)
     labelled = labels != NO_TOKEN
     index = torch.where(labelled, labels, 0)

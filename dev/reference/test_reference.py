@@ -69,8 +69,7 @@ class StayInDouble(TorchFunctionMode):
 
 
 def in_double(module: torch.nn.Module, parameters: dict[str, Tensor]) -> torch.nn.Module:
-    """Loads these parameters into the module, in float64; buffers (the frequencies of RoPE) stay unchanged.
-    """
+    """Loads these parameters into the module, in float64; buffers (RoPE's frequencies) stay unchanged."""
     for p in module.parameters():
         p.data = p.data.double()
     module.load_state_dict(parameters, strict=True)

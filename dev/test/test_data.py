@@ -269,8 +269,7 @@ def test_text_command(folder: Path) -> None:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` by path; `breaks` responses end too early, and `ranges` says whether Range is supported.
-    """
+    """Serves `files` by path; `breaks` responses end too early; `ranges`: whether Range is supported."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
