@@ -573,6 +573,8 @@ struct OLMo2 {
     OLMo2Form form;
     float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
     float *buffer;                                   // one allocation for activations, workspace and decoder
+    size_t buffer_bytes;                             // of it
+    size_t threads;                                  // for which the workspace has tiles
     Activations activations;
     Workspace workspace;
     Decoder decoder;
@@ -584,6 +586,7 @@ struct OLMo2 {
 };
 
 static void enter(OLMo2 *m) {
+    assert(thread_count() <= m->threads);
     context.profile = &m->profile;
     context.products = m->form.bf16_products ? GEMM_BF16 : GEMM_FP32;
 }
@@ -703,12 +706,6 @@ OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const
     return lay_out(&m, NULL);
 }
 
-// Bytes of the one allocation behind activations, workspace and decoder.
-static size_t buffer_size(const OLMo2 *m) {
-    const OLMo2Memory memory = olmo2_memory(&m->config, &m->room, &m->form);
-    return memory.activations + memory.workspace + memory.cache;
-}
-
 void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, size_t size) {
     (void)room;
     const size_t threads = thread_count();
@@ -749,7 +746,7 @@ static bool allocate_model(OLMo2 *m, Error *err) {
     m->tokens = (uint32_t *)allocate(m->room.B * m->room.T, sizeof(uint32_t), "the tokens of a batch", err);
     m->positions = (size_t *)allocate(m->room.slots, sizeof(size_t), "the positions of the slots", err);
     if (m->tokens == NULL || m->positions == NULL) { return false; }
-    m->buffer = (float *)allocate_pages(buffer_size(m), 1,
+    m->buffer = (float *)allocate_pages(m->buffer_bytes, 1,
                                         "activations, workspace and cache (a smaller micro-batch or a "
                                         "shorter sequence needs less)",
                                         err);
@@ -759,7 +756,7 @@ static bool allocate_model(OLMo2 *m, Error *err) {
 bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form,
                   Error *err) {
     *out = NULL;
-    OLMo2Memory memory = olmo2_memory(config, room, form);
+    const OLMo2Memory memory = olmo2_memory(config, room, form);
     if (!olmo2_check(config, room, form, err)) { return false; }
     if (!memory_suffices(memory.total, err)) { return false; }
     OLMo2 *m = (OLMo2 *)allocate(1, sizeof *m, "the model", err);
@@ -767,6 +764,8 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room,
     m->config = *config;
     m->room = *room;
     m->form = *form;
+    m->buffer_bytes = memory.activations + memory.workspace + memory.cache;
+    m->threads = thread_count();
     if (!allocate_model(m, err)) {
         olmo2_free(m);
         return false;
@@ -785,7 +784,7 @@ void olmo2_free(OLMo2 *m) {
     free_pages(m->gradients, parameters, floats);
     free_pages(m->moment1, parameters, floats);
     free_pages(m->moment2, parameters, floats);
-    free_pages(m->buffer, buffer_size(m), 1);
+    free_pages(m->buffer, m->buffer_bytes, 1);
     free(m->tokens);
     free(m->positions);
     free(m);

@@ -468,6 +468,29 @@ static void test_pages(void) {
     free_pages(NULL, 1, 4);
 }
 
+// A model gives back what it took, whatever the number of threads is by then. The tiles of 2000 threads would
+// take 68 MB, and a page 40 MB behind the buffer, where the model has no array, is still there.
+static void test_free(void) {
+#if defined(_OPENMP) && defined(MAP_FIXED_NOREPLACE) && !defined(__SANITIZE_ADDRESS__)
+    const OLMo2Config config = small_config(40, 6, 2, 12);
+    const OLMo2Room room = olmo2_room_to_train(B, T);
+    const int threads_before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    OLMo2 *m = new_model(&config, &room);
+    char *page = (char *)m->buffer + (40 << 20);
+    unsigned char resident;
+    mmap(page, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+         0);  // or it was mapped
+    CHECK(mincore(page, 4096, &resident) == 0);
+    omp_set_num_threads(2000);
+    olmo2_free(m);
+    CHECK(mincore(page, 4096, &resident) == 0);
+    omp_set_num_threads(threads_before);
+#else
+    printf("skipped: freeing with more threads (not built with OpenMP on Linux)\n");
+#endif
+}
+
 static void test_allocations(void) {
 #ifdef COUNTS_ALLOCATIONS
     const OLMo2Config config = small_config(40, 6, 2, 12);
@@ -509,6 +532,7 @@ int main(void) {
     test_parameters();
     test_memory();
     test_pages();
+    test_free();
     test_allocations();
     return check_report();
 }
