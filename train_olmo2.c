@@ -17,6 +17,7 @@
 #include "llmc/olmo2.h"         // OLMo2Config and the interface implemented here
 #include "llmc/parameters.h"    // the table of parameters: names, shapes, places
 #include "llmc/memory_limit.h"  // memory_suffices: before a model is allocated
+#include "llmc/stack_limit.h"   // stack_suffices: before it computes
 #include "llmc/gemm.h"          // gemm, gemm_serial: the matrix product
 #include "llmc/exponential.h"   // exponential: e^x that becomes vector code
 #include "llmc/profile.h"       // what a function costs, and with --profile how long it takes
@@ -730,7 +731,8 @@ bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Fo
             err, "--dtype bf16: this program was built for a processor without AVX512-BF16; leave it out, or "
                  "use --dtype fp32");
     }
-    return true;
+    const bool computes = room->B > 0 || room->slots > 0;
+    return !computes || stack_suffices(GEMM_STACK, err);
 }
 
 static bool allocate_model(OLMo2 *m, Error *err) {

@@ -58,7 +58,8 @@ typedef struct {
 static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                         bool accumulate, GemmType type);
 
-// The same on the calling thread only, for use inside a parallel region. It needs 430 kB of stack.
+// The same on the calling thread only, for use inside a parallel region. It needs GEMM_STACK bytes of stack
+// (stack_limit.h).
 static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                                bool accumulate, GemmType type);
 
@@ -82,7 +83,8 @@ enum {
     GEMM_NR = GEMM_NV * GEMM_LANES,
     GEMM_KC = 256,
     GEMM_ROWS = 384,  // a multiple of GEMM_MR
-    GEMM_COLUMNS = 512
+    GEMM_COLUMNS = 512,
+    GEMM_STACK = (GEMM_ROWS + GEMM_NR) * GEMM_KC * sizeof(float) + (64 << 10)
 };
 
 // Vector types of GCC and Clang: operators work on all lanes. A vector may begin at any float.

@@ -491,6 +491,28 @@ static void test_free(void) {
 #endif
 }
 
+static void *ask_for_stack(void *unused) {
+    Error err = {{0}};
+    (void)unused;
+    CHECK_ERROR(stack_suffices(GEMM_STACK, &err), err, "of stack left");
+    CHECK(stack_suffices(16 << 10, &err));
+    return NULL;
+}
+
+// A thread with too little stack for a product is told so before it computes.
+static void test_stack(void) {
+    Error err = {{0}};
+    CHECK(stack_suffices(GEMM_STACK, &err));
+    CHECK_ERROR(stack_suffices(SIZE_MAX / 2, &err), err, "ulimit -s");
+    pthread_attr_t small;
+    pthread_t thread;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 256 << 10);
+    CHECK(pthread_create(&thread, &small, ask_for_stack, NULL) == 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&small);
+}
+
 static void test_allocations(void) {
 #ifdef COUNTS_ALLOCATIONS
     const OLMo2Config config = small_config(40, 6, 2, 12);
@@ -533,6 +555,7 @@ int main(void) {
     test_memory();
     test_pages();
     test_free();
+    test_stack();
     test_allocations();
     return check_report();
 }
