@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# scripts/test.sh              everything that needs no PyTorch
-# scripts/test.sh --reference  also the checks against PyTorch, transformers, tokenizers and OLMo-core
+# scripts/test.sh              every test that needs no PyTorch
+# scripts/test.sh --reference  also the comparisons with PyTorch, transformers, tokenizers and OLMo-core
 #
-# Sets itself up: says what it installs and why. Every suite is one line; the last line is the sum.
+# Installs what it needs, and says what and why. Each suite prints one line, and the last line is the sum.
+# Takes a quarter of an hour on two cores with --reference, half of it without.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 reference=no
@@ -10,7 +11,7 @@ case "${1:-}" in
     "") ;;
     --reference) reference=yes ;;
     -h | --help)
-        sed -n '2,5s/^# \{0,1\}//p' scripts/test.sh
+        sed -n '2,6s/^# \{0,1\}//p' scripts/test.sh
         exit 0
         ;;
     *)
@@ -22,57 +23,42 @@ esac
 setup_build_tools || exit 1
 setup_test_tools
 setup_venv || exit 1
-cuda=no
-if setup_cuda && dev/cuda_on_cpu/run.sh --available; then cuda=yes; fi
-if [ $reference = yes ]; then setup_reference || exit 1; fi
-python=.venv/bin/python
+programs=(programs)
+suites=(units command_lines mutations sanitize warnings scripts)
+if setup_cuda && dev/cuda_on_cpu/run.sh --available; then
+    programs+=(cuda_programs)
+    suites+=(test_cuda)
+else
+    say "skipped: the tests of the CUDA program (see above for what is missing and where to get it)"
+fi
+if have clang; then suites+=(fuzz); else say "skipped: fuzz targets (clang is not installed)"; fi
+if [ $reference = yes ]; then
+    setup_reference || exit 1
+    suites+=(reference)
+else
+    say "not run: the comparisons with PyTorch and its ecosystem (scripts/test.sh --reference)"
+fi
 
 rm -f build/tests/results
 mkdir -p build/tests
-suite() { dev/test/suite.sh "$@"; }
-
-# All suites of a target. One that does not build prints no figures, so a failed target counts as a failure
-# itself.
-target() { make -s -k "$@" || printf '0 1 0 0 make %s\n' "$1" >>build/tests/results; }
 begin=$(date +%s)
+jobs=$(getconf _NPROCESSORS_ONLN)
 
-# Built two at a time, run one at a time, so that the seconds of a suite are its own.
-make -s -k -j "$(getconf _NPROCESSORS_ONLN)" programs || echo "what did not build fails below"
-target test
-target sanitize
-if [ $cuda = yes ]; then
-    # Each of these suites keeps one core busy, so they run side by side.
-    make -s -k -j "$(getconf _NPROCESSORS_ONLN)" cuda_programs || echo "what did not build fails below"
-    target test_cuda -j "$(getconf _NPROCESSORS_ONLN)"
-else
-    say "skipped: the CUDA program (what is missing, and how to get it, stands above)"
-fi
-target warnings
-if have clang; then target fuzz; else say "skipped: fuzz targets (clang not installed)"; fi
-suite "crash" "$python" dev/test/test_crash.py
-suite "data scripts" "$python" dev/test/test_data.py
-suite "formulas of dev/doc" "$python" dev/doc/check.py
-suite "pretrain scripts" "$python" dev/test/test_pretrain.py
-suite "GPU report" "$python" dev/test/test_gpu_report.py
-suite "CPU bench" "$python" dev/test/test_bench_cpu.py
+# run_suites TARGET...: what does not build prints no line, so a failed make counts as one more failure.
+run_suites() { make -s -k "$@" || printf '0 1 0 0 0 make %s\n' "$1" >>build/tests/results; }
 
-if [ $reference = yes ]; then
-    target drivers
-    suite "reference" "$python" dev/reference/test_reference.py
-    suite "dumps" "$python" dev/reference/dump.py --check
-    suite "bf16 floor" "$python" dev/reference/bf16_floor.py --check
-    for check in dev/test/reference_*.py; do
-        name=$(basename "$check" .py)
-        suite "$name" "$python" "$check"
-    done
-else
-    say "not run: the checks against PyTorch and its ecosystem (scripts/test.sh --reference)"
-fi
+make -s -k -j "$jobs" "${programs[@]}" || say "the suites of what did not build fail below"
+say "built in $(($(date +%s) - begin)) s"
+# The ladder of dev/cpu times its versions, so it runs alone. No other suite depends on the time it takes.
+run_suites ladder
+run_suites -j "$jobs" "${suites[@]}"
 
-awk -v seconds="$(($(date +%s) - begin))" '
+times >build/tests/times # of this shell, then of its children: 1m2.345s 0m1.234s
+processor=$(awk -F '[ms ]+' 'END { printf "%.0f", 60 * ($1 + $3) + $2 + $4 }' build/tests/times)
+awk -v seconds="$(($(date +%s) - begin))" -v processor="$processor" '
     { passed += $1; failed += $2; skipped += $3 }
     END {
-        printf "%d suites in %d s\n", NR, seconds
+        printf "%d suites in %d s, %d s of CPU\n", NR, seconds, processor
         printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
         exit failed > 0 || passed == 0
     }' build/tests/results

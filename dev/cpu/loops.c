@@ -1,4 +1,4 @@
-// loops.c: see loops.h. The Makefile compiles this file with -ffast-math, as llm.c is compiled (its -Ofast
+// loops.c: see loops.h. dev/rules.mk compiles this file with -ffast-math, as llm.c is compiled (its -Ofast
 // means -O3 -ffast-math). Only then may a compiler vectorise these sums and the calls of expf.
 #include "loops.h"
 

@@ -25,7 +25,7 @@ void classifier_forward_loops(float *logprobs, float *lse, const float *logits, 
 void classifier_backward_loops(float *logits, const float *lse, const uint32_t *labels, const float *weights,
                                float z, size_t N, size_t V);
 
-// For a whole step: a sed in the Makefile renames the definitions in train_olmo2.c, so its calls reach the
+// For a whole step: a sed in dev/rules.mk renames the definitions in train_olmo2.c, so its calls reach the
 // loops.
 #ifdef STEP_WITH_LOOPS
 #define matmul_forward matmul_forward_loops

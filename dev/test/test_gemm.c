@@ -74,15 +74,18 @@ static Product product_new(Layout layout, size_t M, size_t N, size_t K, GemmType
     }
     p.sum = (double *)calloc(M * N, sizeof(double));
     p.size = (double *)calloc(M * N, sizeof(double));
-    for (size_t i = 0; i < M; i++) {
-        for (size_t k = 0; k < K; k++) {
+    double *row = (double *)calloc(N, sizeof(double));
+    for (size_t k = 0; k < K; k++) {
+        for (size_t j = 0; j < N; j++) { row[j] = element(p.B, k, j, type); }
+        for (size_t i = 0; i < M; i++) {
+            const double a = element(p.A, i, k, type);
             for (size_t j = 0; j < N; j++) {
-                const double product = element(p.A, i, k, type) * element(p.B, k, j, type);
-                p.sum[i * N + j] += product;
-                p.size[i * N + j] += fabs(product);
+                p.sum[i * N + j] += a * row[j];
+                p.size[i * N + j] += fabs(a * row[j]);
             }
         }
     }
+    free(row);
     return p;
 }
 
