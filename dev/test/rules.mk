@@ -5,6 +5,7 @@
 #   dev/test/test_cli_NAME.sh      runs train_olmo2 from its command line, as test_cli.sh does
 #   dev/test/test_cuda_cli_NAME.sh the same for train_olmo2cu, as test_cuda_cli.sh does
 #   dev/test/fuzz_NAME.c           a fuzz target; its first inputs are in dev/test/corpus
+#   dev/test/test_NAME.py          a test of the Python scripts, or of train_olmo2 by a Python script
 #   dev/test/reference_NAME.py     a comparison with PyTorch or its ecosystem
 # `make -k` continues after a failure, and -j runs suites side by side.
 
@@ -73,28 +74,17 @@ build/fuzz_%: dev/test/fuzz_%.c
 	clang -O1 -g $(FLAGS) -fsanitize=fuzzer,address,undefined $< -o $@ -lm
 
 # ---------------------------------------------------------------------------------------------
-# What is written in Python or tests it. These need the packages that scripts/test.sh installs into .venv.
+# Tests written in Python. They need the packages that scripts/test.sh installs into .venv.
 
 PYTHON = $(or $(wildcard .venv/bin/python),python3)
+PYTHON_TESTS = $(filter-out %mutations.py,$(notdir $(wildcard dev/test/test_*.py)))
 REFERENCES = $(patsubst dev/test/reference_%.py,%,$(wildcard dev/test/reference_*.py))
 
-scripts: $(addprefix run/,crash data_scripts pretrain_scripts gpu_report cpu_bench formulas)
+scripts: $(PYTHON_TESTS:%=run/%) run/formulas
 reference: $(addprefix run_reference/,model dumps bf16_floor $(REFERENCES))
 
-run/crash: train_olmo2
-	$(SUITE) crash $(PYTHON) dev/test/test_crash.py
-
-run/data_scripts: train_olmo2
-	$(SUITE) "data scripts" $(PYTHON) dev/test/test_data.py
-
-run/pretrain_scripts: train_olmo2
-	$(SUITE) "pretrain scripts" $(PYTHON) dev/test/test_pretrain.py
-
-run/gpu_report:
-	$(SUITE) "GPU report" $(PYTHON) dev/test/test_gpu_report.py
-
-run/cpu_bench:
-	$(SUITE) "CPU bench" $(PYTHON) dev/test/test_bench_cpu.py
+run/%.py: dev/test/%.py train_olmo2
+	$(SUITE) $*.py $(PYTHON) $<
 
 run/formulas:
 	$(SUITE) "formulas of dev/doc" $(PYTHON) dev/doc/check.py

@@ -19,7 +19,7 @@ from typing import List, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 C = "train_olmo2.c"
-COMPILE = f"{os.environ.get('CC', 'cc')} -std=c11 -D_GNU_SOURCE -O1 -I. test_olmo2.c -o mutant -w -lm".split()
+COMPILE = f"{os.environ.get('CC', 'cc')} -std=c11 -D_GNU_SOURCE -Og -I. test_olmo2.c -o mutant -w -lm".split()
 
 
 class Edit(NamedTuple):
