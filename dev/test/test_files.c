@@ -384,7 +384,7 @@ static bool stuck(void) {
 
 static void test_full_disk(void) {
     static char data[5000];
-    struct rlimit before, limit;
+    struct rlimit before = {0, 0}, limit;
     Aside aside;
     CHECK(write_aside("full", "old"));
     CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
