@@ -1,5 +1,5 @@
-// cuda_layers.cuh: how tests reach the arrays and layers of train_olmo2.cu: on the device, and under the
-// signatures of train_olmo2.c, so that one test speaks to both. cpu_layers.h is the same for the CPU.
+// cuda_layers.cuh: gives tests the arrays and layers of train_olmo2.cu with the signatures of train_olmo2.c,
+// so one test (test_olmo2.c) serves both backends. cpu_layers.h is its counterpart for the CPU.
 #ifndef DEV_TEST_CUDA_LAYERS_CUH
 #define DEV_TEST_CUDA_LAYERS_CUH
 
@@ -8,11 +8,11 @@ typedef Array Gradient;  // of a parameter
 
 enum { BACKEND_IS_BF16 = sizeof(floatX) == sizeof(bf16), TURNS_BACK_IN_PLACE = 0, KEEPS_H = 0 };
 
-// The layers below need working space that is not in the .c's signatures.
+// The layers below need scratch space that the .c's signatures lack; it is taken from this model.
 static const OLMo2 *layers_model;
 static void use_layers_of(const OLMo2 *m) { layers_model = m; }
 
-// Arrays of the device; the caller releases them.
+// Arrays on the device; the caller releases them.
 template <typename T>
 static T *put(const T *values, size_t size) {
     T *array = nullptr;
@@ -49,7 +49,7 @@ static Gradient gradient_at(const OLMo2 *m, size_t offset) { return array_at(m->
 
 static float *attention_space(const Workspace *s) { return s->delta; }
 
-// Rows of `columns` numbers between arrays in which rows begin every `to_stride` and `from_stride` numbers.
+// Copies rows of `columns` numbers. Rows begin every to_stride and from_stride numbers.
 static void copy_rows(Real *to, size_t to_stride, const Real *from, size_t from_stride, size_t rows,
                       size_t columns) {
     for (size_t r = 0; r < rows; r++) {
@@ -124,7 +124,7 @@ static void swiglu_backward(Real *dgate, Real *dup, const Real *da, const Real *
     release(dgate_up);
 }
 
-// The kernel computes lse itself, so that the reference's is not needed.
+// The kernel computes lse itself and does not need the reference's.
 static void test_classifier_backward(Real *logits, const float *lse, const uint32_t *labels,
                                      const float *weights, float z, size_t N, size_t V) {
     uint32_t *device_labels = put(labels, N);

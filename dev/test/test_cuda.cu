@@ -1,8 +1,9 @@
-// test_cuda.cu: what must hold of train_olmo2.cu as a model, with train_olmo2.c beside it (cpu_backend.h).
-// Training steps agree with the CPU's; recomputation, repetition and the order of execution change no bit;
-// micro-batches add up; decoding gives the forward's probabilities; arrays come back as they were written;
-// coarse weights and moments learn as fine ones do; the plan of the memory is what is allocated; what cannot
-// be run is refused in words. Built in fp32 and in bf16; for the CPU by dev/cuda_on_cpu, or by nvcc.
+// test_cuda.cu: tests train_olmo2.cu as a whole model, next to train_olmo2.c (cpu_backend.h). Training steps
+// agree with the CPU's. Recomputation, repetition and the order of execution change no bit. With nothing
+// ablated, dev/ablations gives OLMo 2's bits. Micro-batches add up. Decoding gives the forward's
+// probabilities. Arrays are read back as they were written. bf16 weights and moments learn as well as fp32
+// ones. The memory plan is what is allocated. What cannot run is refused with a message. Built in fp32 and
+// bf16, by dev/cuda_on_cpu or by nvcc.
 #include <cmath>
 #include <vector>
 
@@ -13,8 +14,8 @@
 
 static const bool IS_BF16 = sizeof(floatX) < sizeof(float);
 
-// Under dev/cuda_on_cpu a matrix product sums a row in the same order whatever the number of rows, and memory
-// is counted by the byte. On a GPU neither is so.
+// Under dev/cuda_on_cpu, a matrix product sums a row in an order that does not depend on the number of rows,
+// and memory is counted to the byte. On a GPU, neither holds.
 #ifdef CUDA_ON_CPU
 static const bool EMULATED = true;
 #else
@@ -24,7 +25,7 @@ static const bool EMULATED = false;
 // ---------------------------------------------------------------------------------------------
 // figures
 
-// A line with the figure reached beside the allowed one. NaN fails.
+// Prints the figure reached next to the allowed one, and checks it. NaN fails.
 static bool within(const char *what, const char *figure, double reached, double allowed) {
     printf("%-22s %-58s %9.2e %9.2e\n", what, figure, reached, allowed);
     char text[160];
@@ -90,18 +91,18 @@ typedef struct {
     bool no_qk_norm, pre_norm;
 } Shape;
 
-// The first four take the 16-byte accesses and, in bf16, the tensor cores; the odd ones the narrow paths, for
-// rows whose lengths are no multiples of 4 or 8 elements. Rows are few: a run on a CPU counts each thread.
-// clang-format off
+// The first four use 16-byte accesses and, in bf16, the tensor cores. The odd ones have rows that are not
+// multiples of 4 or 8 elements, and take the narrow paths. There are few rows, because the emulator runs
+// every thread. clang-format off
 static const Shape shapes[] = {
-//  name                C   L  NH NKV  HS   F    V   B   T  no_qk_norm pre_norm
-  { "heads of 64",     64,  2,  2,  2,  64, 96, 256,  2,  8, false,     false },
-  { "grouped queries", 48,  2,  4,  2,  64, 64, 128,  1, 15, false,     false },
-  { "heads of 96",     32,  1,  2,  2,  96, 48, 128,  1, 15, true,      false },
-  { "heads of 128",    32,  1,  2,  1, 128, 48, 250,  1, 35, false,     false },
-  { "odd channels",    18,  2,  4,  4,  10, 24,  77,  3,  5, false,     false },
-  { "odd heads",       16,  2,  3,  1,   6, 26, 101,  2,  7, false,     false },
-  { "norms on inputs", 32,  2,  4,  2,  16, 48,  96,  2,  7, false,     true  },
+    //  name                C   L  NH NKV  HS   F    V   B   T  no_qk_norm pre_norm
+    {"heads of 64", 64, 2, 2, 2, 64, 96, 256, 2, 8, false, false},
+    {"grouped queries", 48, 2, 4, 2, 64, 64, 128, 1, 15, false, false},
+    {"heads of 96", 32, 1, 2, 2, 96, 48, 128, 1, 15, true, false},
+    {"heads of 128", 32, 1, 2, 1, 128, 48, 250, 1, 35, false, false},
+    {"odd channels", 18, 2, 4, 4, 10, 24, 77, 3, 5, false, false},
+    {"odd heads", 16, 2, 3, 1, 6, 26, 101, 2, 7, false, false},
+    {"norms on inputs", 32, 2, 4, 2, 16, 48, 96, 2, 7, false, true},
 };
 // clang-format on
 enum { HEADS_OF_64, GROUPED_QUERIES, HEADS_OF_96, HEADS_OF_128, ODD_CHANNELS, ODD_HEADS, INPUT_NORMS };
@@ -127,8 +128,8 @@ static OLMo2Config config_of(const Shape &s) {
 
 static OLMo2Room training_of(const Shape &s) { return olmo2_room_to_train(s.B, s.T); }
 
-// Weights large enough that attention is far from uniform, the same in both backends and bf16 numbers where
-// that is their type.
+// Weights large enough that attention is far from uniform. They are the same in both backends, and rounded to
+// bf16 in the bf16 build.
 template <typename Model>
 static void randomize(Model *m) {
     random_state = 7;
@@ -231,7 +232,7 @@ typedef struct {
     Floats first_gradients, weights;  // of the first step; after the last
 } Trace;
 
-// Ten steps on one batch, which the model learns by heart.
+// Ten steps on one batch, which the model memorises.
 template <typename Model>
 static Trace ten_steps(Model *m, Batch *b) {
     Trace trace;
@@ -248,9 +249,10 @@ static Trace ten_steps(Model *m, Batch *b) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// beside the CPU
+// compared with the CPU
 
-// How far <a, b> / <b, b> is from 1: what a wrong factor changes, and rounding in all directions hardly.
+// How far <a, b> / <b, b> is from 1. A wrong factor shows here; rounding errors, in all directions, nearly
+// cancel.
 static double scale_error(const Floats &a, const Floats &b) {
     double ab = 0.0, bb = 0.0;
     for (size_t i = 0; i < a.size(); i++) {
@@ -260,7 +262,7 @@ static double scale_error(const Floats &a, const Floats &b) {
     return ab == bb ? 0.0 : fabs(ab / bb - 1.0);
 }
 
-// The tensor of which `error` is largest.
+// Checks the tensor with the largest error.
 static void within_for_all(const Shape &s, const char *what, double (*error)(const Floats &, const Floats &),
                            const Floats &a, const Floats &b, double allowed) {
     const OLMo2Config c = config_of(s);
@@ -279,15 +281,16 @@ static void within_for_all(const Shape &s, const char *what, double (*error)(con
     within(s.name, figure, worst, allowed);
 }
 
-// In fp32 only the order of sums and the last bit of an exponential differ; in bf16, which has 8 bits, every
-// activation is rounded, and a layer's gradient has been through some twenty roundings of 2^-9 each, of which
-// the random sum is 1e-2.
+// In fp32, only the order of sums and the last bit of exponentials differ. In bf16, with 8 significant bits,
+// every activation is rounded: a layer's gradient has about twenty roundings of 2^-9 behind it, which add up
+// to 1e-2 if they are random.
 static void compare_gradients(const Shape &s, const Floats &a, const Floats &b) {
     within_for_all(s, "gradients", difference, a, b, IS_BF16 ? 5e-2 : 1e-5);
 }
 
-// Losses of both agree at every step, although each goes its own way from the first on. Gradients near zero
-// have other signs then, and AdamW's first updates are signs: 1e-5 and 2e-2 leave room for that.
+// The losses agree at every step, although the two models diverge from the first step on: gradients near zero
+// may have different signs, and AdamW's first update is little more than the sign. 1e-5 and 2e-2 allow for
+// that.
 static void test_side_by_side(const Shape &s) {
     OLMo2 *cuda = new_model<OLMo2>(s, training_of(s));
     CpuModel *cpu = new_model<CpuModel>(s, training_of(s));
@@ -305,7 +308,7 @@ static void test_side_by_side(const Shape &s) {
     compare_gradients(s, a.first_gradients, b.first_gradients);
     within(s.name, "sum of all updates", difference(minus(a.weights, before), minus(b.weights, before)),
            IS_BF16 ? 2e-1 : 1e-3);
-    // The norm is that of the gradients: of fp32 squares, four or eight at a time before they go to double.
+    // Four or eight squares are added in fp32 before they go to double.
     within(s.name, "norm of the first gradient", relative(a.norms[0], norm_of(a.first_gradients)), 1e-6);
     within(s.name, "last loss over the first", a.losses[STEPS - 1] / a.losses[0], 0.9);
     printf("%-22s hash of the weights after ten steps: %016llx\n", s.name, hash_of(a.weights));
@@ -313,9 +316,9 @@ static void test_side_by_side(const Shape &s) {
     olmo2_free(cpu);
 }
 
-// One step of more rows than the classifier takes at a time (1024) and than the norms' backward has warps
-// (1024), and in bf16 of more positions than a tile has queries (128) or keys (64). Over so many rows the
-// roundings of bf16 leave 1e-3 in the direction of a gradient.
+// One step with more rows than the classifier takes at a time (1024) and than the norms' backward has warps
+// (1024), and in bf16 with more positions than a tile has queries (128) or keys (64). Over so many rows, the
+// rounding errors of bf16 change the scale of a gradient by 1e-3.
 static void test_many_rows() {
     const Shape s = IS_BF16 ? Shape{"many rows", 32, 1, 2, 1, 64, 48, 40, 8, 140, false, false}
                             : Shape{"many rows", 32, 1, 2, 1, 16, 48, 40, 45, 25, false, false};
@@ -336,12 +339,12 @@ static void test_many_rows() {
 // ---------------------------------------------------------------------------------------------
 // the same bits
 
-// Everything that two steps leave: weights, gradients and their norm, moments, the last logprobs.
+// The result of two steps: weights, gradients and their norm, moments, the last logprobs.
 static Floats two_steps(const Shape &s, Recompute recompute, int order) {
     OLMo2Form form = olmo2_form();
     form.recompute = recompute;
 #ifdef CUDA_ON_CPU
-    cuda_on_cpu_set_order(order, 1);  // of blocks and threads: what a GPU leaves open
+    cuda_on_cpu_set_order(order, 1);  // the order of blocks and threads, which a GPU does not define
 #else
     (void)order;
 #endif
@@ -451,8 +454,8 @@ static void test_ablations(const Shape &shape, Recompute recompute) {
 // ---------------------------------------------------------------------------------------------
 // micro-batches
 
-// The sums over rows are the same ones in another order. Gradients in bf16 are rounded each time that a part
-// comes to them: three more roundings of 2^-9.
+// The same sums over rows, in another order. bf16 gradients are rounded each time a part is added: three more
+// roundings of 2^-9.
 static void test_micro_batches(const Shape &shape, bool bf16_gradients) {
     Shape s = shape;
     s.B = 4;
@@ -481,8 +484,8 @@ static void test_micro_batches(const Shape &shape, bool bf16_gradients) {
 // ---------------------------------------------------------------------------------------------
 // decoding
 
-// Both sequences position by position, the second three positions behind, in turn first and second of a call,
-// and in every third round each in a call of its own -> logits (2, T, V)
+// Decodes both sequences position by position, the second three positions behind the first -> logits (2, T,
+// V). Their order within a call alternates, and in every third round each has a call of its own.
 template <typename Model>
 static Floats decode_both(Model *m, const Batch &b, size_t V, const size_t slots[2]) {
     const size_t behind = 3;
@@ -491,7 +494,7 @@ static Floats decode_both(Model *m, const Batch &b, size_t V, const size_t slots
         uint32_t tokens[2];
         size_t used[2], place[2], n = 0;
         for (size_t k = 0; k < 2; k++) {
-            const size_t i = (k + round) % 2, t = round - i * behind;  // wraps around before its turn
+            const size_t i = (k + round) % 2, t = round - i * behind;  // huge before its first turn
             if (t >= b.T) { continue; }
             place[n] = i * b.T + t;
             tokens[n] = b.tokens[place[n]];
@@ -537,14 +540,14 @@ static void test_decode(const Shape &shape, size_t T) {
     const Floats logits = decode_both(cuda, batch, s.V, slots),
                  cpu_logits = decode_both(cpu, batch, s.V, slots);
     for (size_t slot : {0, 2}) { olmo2_decode_reset(cuda, slot); }
-    CHECK(same_bits(logits, decode_both(cuda, batch, s.V, swapped)));  // as good as new after a reset
+    CHECK(same_bits(logits, decode_both(cuda, batch, s.V, swapped)));  // nothing is left after a reset
     double worst = 0.0;
     for (size_t n = 0; n < s.B * s.T; n++) {
         const double p = log_probability(&logits[n * s.V], s.V, batch.labels[n]);
         worst = worse(worst, fabs(p - (double)batch.logprobs[n]));
     }
-    // Log-probabilities down to -10, from sums in another order. In bf16 a logit of 4 to 8 is rounded by up
-    // to 1.6e-2, once in each way of computing it, and what it is made of differs by roundings as well.
+    // Log-probabilities down to -10, from sums in another order. In bf16, a logit of 4 to 8 is rounded by up
+    // to 1.6e-2 in each of the two computations, and its inputs differ by rounding errors as well.
     within(s.name, "decode: log p beside the forward's", worst, IS_BF16 ? 5e-2 : 1e-5);
     within(s.name, "decode: logits beside the CPU's", difference(logits, cpu_logits), IS_BF16 ? 3e-2 : 1e-5);
     olmo2_free(cuda);
@@ -564,7 +567,7 @@ static bool is_coarse(const OLMo2Room &room, const OLMo2Form &form, OLMo2Array a
     return form.bf16_moments;
 }
 
-// All that is written comes back, in bf16 rounded to the nearest, and nothing else has changed.
+// What is written is read back, in bf16 rounded to the nearest, and nothing else changes.
 static void test_arrays(const Shape &s, const OLMo2Room &room, const OLMo2Form &form) {
     OLMo2 *m = new_model<OLMo2>(s, room, form);
     const size_t count = parameter_count(&m->config);
@@ -578,7 +581,7 @@ static void test_arrays(const Shape &s, const OLMo2Room &room, const OLMo2Form &
             for (float &x : values) {
                 x = is_coarse(room, form, array) ? __bfloat162float(__float2bfloat16_rn(x)) : x;
             }
-            values.push_back(7.0f);  // one beyond the end, to be left alone
+            values.push_back(7.0f);  // one past the end, which must not change
             expected.push_back(values);
         }
     }
@@ -588,7 +591,7 @@ static void test_arrays(const Shape &s, const OLMo2Room &room, const OLMo2Form &
         all = all && same_bits(values, expected[k]);
     }
     CHECK(all && expected.size() == count * (room.train ? 4 : 1));
-    if (m->master != nullptr) {  // the copy that the layers read is the rounded one
+    if (m->master != nullptr) {  // the layers read a rounded copy
         Floats copy(parameter_at(&m->config, 0).size);
         download(copy.data(), m->weights, copy.size(), m->staging);
         for (size_t i = 0; i < copy.size(); i++) { all = all && copy[i] == rounded(expected[0][i]); }
@@ -597,7 +600,7 @@ static void test_arrays(const Shape &s, const OLMo2Room &room, const OLMo2Form &
     olmo2_free(m);
 }
 
-// Tensors of more numbers than go through the staging buffer at a time.
+// Tensors larger than the staging buffer.
 static void test_large_arrays() {
     const Shape s = {"large", 16, 1, 1, 1, 16, 16, STAGING_ELEMENTS / 16 + 40, 1, 2, false, false};
     const OLMo2Room room = training_of(s);
@@ -635,10 +638,10 @@ static void test_all_arrays() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// coarse weights and moments
+// bf16 weights and moments
 
-// The last of 32 losses over the first, on one batch. The steps of 5e-4 are an eighth of the distance of two
-// bf16 numbers below 1, so that rounding to the nearest would leave most of the norms' weights alone.
+// Returns the last of 32 losses over the first, on one batch. Steps of 5e-4 are an eighth of the spacing of
+// bf16 numbers below 1, so with rounding to the nearest most weights of norms would never change.
 static double learn(bool master_weights, bool bf16_moments, Floats *weights) {
     const Shape s = {"learning", 32, 2, 2, 2, 16, 48, 64, 1, 8, false, false};
     OLMo2Form form = olmo2_form();
@@ -658,7 +661,8 @@ static double learn(bool master_weights, bool bf16_moments, Floats *weights) {
     return objective(batch) / first;
 }
 
-// Fine weights and moments take the loss to a fraction of the first; coarse ones come within 5 % of it.
+// fp32 weights and moments reduce the loss to a fraction of the first; with bf16 ones it ends within 5 % of
+// that.
 static void test_learning() {
     Floats weights, again;
     const double fine = learn(true, false, &weights);
@@ -677,12 +681,12 @@ static void test_learning() {
     CHECK(same_bits(weights, again));
 }
 
-// 1000 updates with the gradient 1, in which AdamW's step is lr = 1e-4 and nothing is random but the
-// rounding. A weight goes from 1 to 0.9. bf16 numbers are 2^-8 apart there, 39 steps: rounding to the nearest
-// would leave it at 1. A step is taken as a whole 2^-8 with probability q = lr / 2^-8, so that a weight ends
-// with standard deviation sqrt(1000 q (1 - q)) 2^-8 = 0.0195, and the mean of 4096 with 3.05e-4, a seventh of
-// the 2 % of 0.1. The second moment goes to 1 - beta2^1000 = 0.632 for beta2 = 0.999. To the nearest it would
-// stop between 0.25 and 0.5, where 0.001 (1 - v) is less than half of what two numbers are apart.
+// 1000 updates with gradient 1. AdamW's step is then lr = 1e-4, and only the rounding is random. A weight
+// goes from 1 to 0.9, where bf16 numbers are 2^-8 apart, which is 39 steps: rounding to the nearest would
+// leave it at 1. Each update moves it by a whole 2^-8 with probability q = lr / 2^-8. So a weight ends with
+// standard deviation sqrt(1000 q (1 - q)) 2^-8 = 0.0195, and the mean of 4096 weights with 3.05e-4, a seventh
+// of the allowed 2 % of 0.1. The second moment goes to 1 - beta2^1000 = 0.632 for beta2 = 0.999. Rounded to
+// the nearest, it would stop between 0.25 and 0.5, where 0.001 (1 - v) is less than half the spacing.
 static void test_small_updates() {
     const Shape s = {"small updates", 4, 1, 1, 1, 4, 4, 1024, 1, 2, false, false};
     enum { UPDATES = 1000 };
@@ -717,7 +721,7 @@ static void test_small_updates() {
     within(s.name, "mean second moment beside 0.632", relative(moment, 1.0 - pow(0.999, UPDATES)), 0.02);
     if (IS_BF16) {  // 20 %: 4096 draws give it to 1.1 %
         within(s.name, "deviation of a weight beside 0.0195", relative(sqrt(squares), deviation), 0.2);
-        CHECK(!same_bits(weights, others));  // each tensor has random bits of its own
+        CHECK(!same_bits(weights, others));  // each tensor has its own random bits
     }
     olmo2_free(m);
 }
@@ -733,7 +737,7 @@ static size_t device_memory_free() {
 
 static bool given_back(size_t before) { return !EMULATED || device_memory_free() == before; }
 
-// The plan is what olmo2_create takes from the device, to the byte, and olmo2_free gives it back.
+// olmo2_create takes exactly the planned bytes from the device, and olmo2_free returns them.
 static void test_plan_is_exact(const Shape &s, const OLMo2Room &room, const OLMo2Form &form,
                                const char *what) {
     const OLMo2Config config = config_of(s);
@@ -775,7 +779,7 @@ static size_t bytes_of(const char *size, const OLMo2Room &room, const OLMo2Form 
     return olmo2_memory(&config, &room, &form).total;
 }
 
-// More sequences and longer ones need more, and each level of recomputation less than the one before.
+// More or longer sequences need more memory; each level of recomputation needs less than the one before.
 static void test_plans_are_ordered() {
     OLMo2Room room = olmo2_room_to_train(0, 0);
     OLMo2Form none = olmo2_form(), block = olmo2_form();
@@ -793,7 +797,7 @@ static void test_plans_are_ordered() {
     }
 }
 
-// What the README says: the 1B on a card of 24 GB with 12 bytes a parameter, the 7B on one of 80 GB with 8.
+// The README's claims: 1B fits a 24 GB card at 12 bytes per parameter, 7B an 80 GB card at 8.
 static void test_plans_of_sizes() {
     if (!IS_BF16) { return; }
     const OLMo2Room room = olmo2_room_to_train(1, 4096);
@@ -806,7 +810,7 @@ static void test_plans_of_sizes() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// what cannot be run
+// what cannot run
 
 static void refuse(const OLMo2Config &config, const OLMo2Room &room, const OLMo2Form &form,
                    const char *words) {
@@ -840,7 +844,7 @@ static void test_errors() {
         refuse(config_of(s), room, coarse, "PRECISION=bf16");
     }
 
-    // 80 GB are not enough for the moments of a 32B: what is needed, what there is, what to do
+    // 80 GB cannot hold the moments of a 32B. The message says what is needed, what is free and what to do.
     CHECK(olmo2_preset(&config, "32B"));
     char bytes[32];
     const char *words[] = {format_bytes(bytes, olmo2_memory(&config, &room, &form).total),
@@ -853,7 +857,7 @@ static void test_errors() {
     for (const char *word : words) { refuse(config, room, form, word); }
     char free_bytes[32];
     refuse(config, room, form, format_bytes(free_bytes, before));
-    CHECK(given_back(before));  // nothing is kept of what was not made
+    CHECK(given_back(before));  // a failed olmo2_create keeps nothing
 
 #ifdef CUDA_ON_CPU
     char text[128];
@@ -868,7 +872,7 @@ static void test_errors() {
     refuse(config_of(s), room, form, "sm_80");
     unsetenv("CUDA_ON_CPU_CAPABILITY");
 #endif
-    OLMo2 *m = new_model<OLMo2>(s, room);  // and a device that can, does
+    OLMo2 *m = new_model<OLMo2>(s, room);  // with a suitable device it succeeds
     olmo2_free(m);
     CHECK(given_back(before));
 }
@@ -883,7 +887,7 @@ int main() {
     for (int i : {HEADS_OF_64, ODD_CHANNELS}) { test_micro_batches(shapes[i], false); }
     if (IS_BF16) { test_micro_batches(shapes[GROUPED_QUERIES], true); }
     for (int i : {GROUPED_QUERIES, HEADS_OF_96, ODD_CHANNELS, INPUT_NORMS}) { test_decode(shapes[i], 19); }
-    test_decode(shapes[ODD_HEADS], DECODE_WARPS * DECODE_KEYS + 3);  // more keys than are taken at once
+    test_decode(shapes[ODD_HEADS], DECODE_WARPS * DECODE_KEYS + 3);  // more keys than one round takes
     test_all_arrays();
     test_learning();
     test_small_updates();

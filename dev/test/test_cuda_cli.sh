@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# test_cuda_cli.sh [FP32 [BF16 [CPU]]]: train_olmo2cu in both precisions, beside train_olmo2. A run may move
-# from one program to another; recomputing and resuming change no bit; generate, eval, soup and inspect say
-# what the CPU's say; plans need no device; what cannot be is refused in words. The programs are built by
-# dev/cuda_on_cpu, so that no GPU is needed. Needs bash and Python 3.
+# test_cuda_cli.sh [FP32 [BF16 [CPU]]]: tests train_olmo2cu in both precisions, next to train_olmo2. A run may
+# move from one program to another. Recomputing and resuming change no bit. generate, eval, soup and inspect
+# print what the CPU program prints. Plans need no device. What cannot run is refused with a message. The
+# programs are built by dev/cuda_on_cpu, so no GPU is needed. Needs bash and Python 3.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 absolute() { echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"; }
@@ -37,7 +37,7 @@ check() {
     fi
 }
 
-# run PROGRAM ARGUMENTS...: must succeed; its output is in the file `output`.
+# run PROGRAM ARGUMENTS...: must succeed; its output goes to the file `output`.
 run() { "$@" >output 2>errors </dev/null && pass || fail "$*: exit code $?" "$(cat output errors)"; }
 
 says() {  # WORDS
@@ -69,7 +69,7 @@ refuse() {
 python() { python3 -c "$@"; }
 
 # ---------------------------------------------------------------------------------------------
-# a tiny model whose head of 64 takes the tensor cores in bf16, a tokenizer of single bytes, tokens
+# a tiny model, with a head of 64 for the tensor cores in bf16; a tokenizer of single bytes; tokens
 
 python3 - <<'END'
 import json, random, struct
@@ -150,8 +150,7 @@ says "validation at step 4: loss"
 says "sample at step 4"
 run "$bf16" "${steps[@]}" --out bf16
 says "CUDA, bf16, "
-# fp32 sums in another order. In bf16 all that a layer passes on is rounded by up to 2^-9 = 2e-3, in all
-# directions.
+# fp32: sums in another order. bf16: every output of a layer is rounded by up to 2^-9 = 2e-3, in all directions.
 agree fp32 cpu 1e-5
 agree bf16 cpu 5e-3
 check "validation and sample" python 'import json
@@ -162,7 +161,7 @@ assert abs(a["loss"] - b["loss"]) <= 1e-5 * b["loss"] and a["step"] == b["step"]
 (a,), (b,) = lines("fp32", "sample"), lines("cpu", "sample")
 assert a["text"] == b["text"], (a, b)'
 
-# crossing NAME FIRST SECOND [FLAGS...]: two steps by the one program, two by the other.
+# crossing NAME FIRST SECOND [FLAGS...]: two steps with one program, two with the other.
 crossing() {
     run "$2" "${steps[@]}" "${@:4}" --out "$1" --stop-at 2
     says "stopped at step 2 of 4"
@@ -183,7 +182,7 @@ crossing bf16_cpu "$bf16" "$cpu"
 agree bf16_cpu cpu 5e-3
 
 # ---------------------------------------------------------------------------------------------
-# the same bits: resumed, repeated, recomputed, and with coarse weights whose rounding is drawn
+# the same bits: resumed, repeated, recomputed, and with stochastic rounding
 
 crossing bf16_bf16 "$bf16" "$bf16"
 same bf16_bf16 bf16
@@ -204,12 +203,12 @@ run "$fp32" "${steps[@]}" --recompute block --out fp32_block
 same fp32_block fp32
 run "$fp32" train --resume fp32_block --recompute elementwise
 says "fp32_block: complete, 4 steps"
-# A batch in two parts, of which the second is smaller.
+# A batch in two parts, the second smaller.
 run "$fp32" "${steps[@]}" --micro-batch-size 2 --out parts
 agree parts cpu 1e-5
 
 # ---------------------------------------------------------------------------------------------
-# a model in use
+# using a model
 
 greedy=(--prompt "the c" --max-tokens 6 --temperature 0)
 for model in cpu fp32 bf16; do
@@ -289,7 +288,7 @@ sed '/^$/,$d' output >printed_plan
 check "the plan of a run" cmp planned printed_plan
 
 # ---------------------------------------------------------------------------------------------
-# what cannot be
+# what is refused
 
 new=("${steps[@]}" --out new)
 for command in "${new[*]}" "train --resume printed" "eval --load fp32 --data val.npy" \
@@ -319,7 +318,7 @@ refuse "--profile: this is the CUDA program" "$fp32" train --resume printed --pr
 run "$fp32" "${new[@]}" --moments bf16 --stop-at 1
 rm -r new
 
-# The CPU program has one way to compute, and says which flag it cannot follow.
+# The CPU program computes in one way only, and says which flag it cannot follow.
 refuse "--master-weights off: this is the CPU program" "$cpu" "${new[@]}" --master-weights off
 refuse "--moments bf16: this is the CPU program" "$cpu" "${new[@]}" --moments bf16
 refuse "--recompute: this is the CPU program" "$cpu" "${new[@]}" --recompute block

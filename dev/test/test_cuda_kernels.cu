@@ -1,8 +1,8 @@
-// test_cuda_kernels.cu: every kernel of train_olmo2.cu, and a whole small model, against the same
-// mathematics in double, written as plainly as can be. Small enough to be built and run for every mutation
-// of test_cuda_mutations.py; on a GPU it is a first look at whether anything works at all.
+// test_cuda_kernels.cu: compares every kernel of train_olmo2.cu, and a whole small model, with the same
+// mathematics in double, written as plainly as possible. It is small enough to run for every mutation of
+// test_cuda_mutations.py. On a GPU, it is the first test to try.
 //
-//     test_cuda_kernels [WORD...]     all groups of checks, or those whose name has one of the words in it
+//     test_cuda_kernels [WORD...]     all groups of checks, or those whose name contains one of the words
 #define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.cu"
 #include "dev/test/check.h"
@@ -11,9 +11,8 @@
 
 static const bool IS_BF16 = sizeof(floatX) < sizeof(float);
 
-// bf16 has 8 significant bits, so that storing in it costs 2^-8 of each number at most. The longest sums
-// here, of some thousand terms, err by about 1e-6 in fp32, and sometimes that decides which way a number
-// is rounded.
+// bf16 has 8 significant bits, so storing a number changes it by at most 2^-8. The longest sums here, of some
+// thousand terms, have errors of about 1e-6 in fp32, which can decide the direction of a rounding.
 static const double CLOSE_FP32 = 1e-5, CLOSE_BF16 = 0x1p-8 + CLOSE_FP32,
                     CLOSE = IS_BF16 ? CLOSE_BF16 : CLOSE_FP32;
 
@@ -22,7 +21,7 @@ static const double CLOSE_FP32 = 1e-5, CLOSE_BF16 = 0x1p-8 + CLOSE_FP32,
 
 typedef std::vector<double> Numbers;
 
-static size_t arrays_made;  // each has numbers of its own
+static size_t arrays_made;  // seeds the numbers of the next array
 
 static Numbers random_numbers(size_t size, double low, double high) {
     Numbers x(size);
@@ -38,8 +37,8 @@ static std::vector<uint32_t> random_integers(size_t size, size_t below) {
     return x;
 }
 
-// Exactly as large as its numbers, so that the checker sees who goes too far; and nobody may read what
-// nobody wrote: an array without numbers is NaN.
+// An array on the device, exactly as large as its numbers, so the checker sees every access past its end. It
+// is filled with NaN until it is written.
 template <typename T>
 struct On {
     T *data;
@@ -65,7 +64,7 @@ struct On {
     }
 };
 
-// Puts numbers on the device and leaves in x what they have been rounded to.
+// Rounds the numbers x to T, in place, and returns them as T.
 template <typename T>
 static std::vector<T> rounded(Numbers &x) {
     std::vector<T> values(x.size());
@@ -81,7 +80,7 @@ static Array array_of(const On<T> &on) {
     return Array{on.data, sizeof(T) < sizeof(float)};
 }
 
-// The largest error over the largest number expected. A NaN anywhere fails.
+// Checks the largest error over the largest expected number. A NaN anywhere fails.
 static void near(const char *what, const Numbers &got, const Numbers &expected, double tolerance) {
     double error = 0.0, largest = 0.0;
     bool ok = got.size() == expected.size();
@@ -148,7 +147,7 @@ static void check_embeddings() {
 // ---------------------------------------------------------------------------------------------
 // RMSNorm
 
-static const float EPS = 1e-2f;  // large enough to be missed
+static const float EPS = 1e-2f;  // large enough that leaving it out shows
 
 static Numbers rstd_of(const Numbers &x, size_t N, size_t C) {
     Numbers rstd(N);
@@ -216,7 +215,7 @@ static void check_rmsnorms() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// QK-norm and RoPE. Rotations are any pair of numbers here, which are not to be mistaken for one another.
+// QK-norm and RoPE. The cosines and sines are random numbers here, so that no two can be confused.
 
 static void rotate(Numbers &y, const Numbers &rope, const std::vector<uint32_t> &positions, size_t C,
                    size_t HS, double direction) {
@@ -230,7 +229,8 @@ static void rotate(Numbers &y, const Numbers &rope, const std::vector<uint32_t> 
     }
 }
 
-// Rows are `row` numbers apart, and theirs are the last C of them.
+// Rows begin every `row` numbers; the last C of these are used. With normed false, the rotation of
+// dev/ablations.
 static void check_qknorm_rope(size_t N, size_t T, size_t NH, size_t HS, size_t row, bool normed) {
     const size_t C = NH * HS;
     Numbers wide = random_numbers(N * row, -2, 2), w = random_numbers(C, 0.5, 1.5), x(N * C),
@@ -375,7 +375,7 @@ static void attention_backward_of(const Attention &a, Numbers &dq, Numbers &dk, 
     }
 }
 
-// Numbers (N, columns) as the last columns of rows that are wider by `more`.
+// Copies numbers (N, columns) to the last columns of rows that are wider by `more`.
 static Numbers widened(const Numbers &x, size_t columns, size_t more) {
     Numbers wide(x.size() / columns * (columns + more));
     for (size_t i = 0; i < x.size(); i++) {
@@ -384,9 +384,8 @@ static Numbers widened(const Numbers &x, size_t columns, size_t more) {
     return wide;
 }
 
-// q and k are so large that the largest score so far changes often. For the tensor cores p and ds are
-// rounded to bf16, and D comes from an o that was rounded: a few roundings of numbers up to the largest,
-// 2^-9 each.
+// q and k are large, so the running maximum of the scores changes often. The tensor cores get p and ds
+// rounded to bf16, and D comes from a rounded o: a few roundings of 2^-9, of numbers up to the largest.
 static void check_attention(const Attention &a) {
     const double close = IS_BF16 ? 1.5e-2 : 1e-5;
     const size_t N = a.B * a.T, Q = a.NH * a.HS, KV = a.NKV * a.HS, more = 16;
@@ -515,8 +514,8 @@ static void check_classifier(size_t V) {
 }
 
 static void check_classifiers() {
-    check_classifier(8208);  // more than the threads of a block take at once
-    check_classifier(37);    // and fewer than there are threads
+    check_classifier(8208);  // more than a block's threads take in one round
+    check_classifier(37);    // fewer than there are threads
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -536,8 +535,8 @@ static void adamw_of(Numbers &p, Numbers &m, Numbers &v, const Numbers &g, const
     }
 }
 
-// G and M: the types of gradients and of moments. What has no copy in fp32 is rounded stochastically,
-// which may be the whole of a last bit: 2^-7 of the number at most.
+// G and M are the types of gradients and moments. Arrays without an fp32 copy are rounded stochastically,
+// which changes a number by up to one whole last bit, at most 2^-7 of it.
 template <typename G, typename M>
 static void check_adamw(bool has_master) {
     const size_t size = 1040;  // one block and a bit
@@ -576,7 +575,7 @@ static void check_stochastic_rounding() {
     const Numbers a = rounded_step(1, 5), b = rounded_step(1, 6), c = rounded_step(2, 5);
     double sum = 0.0;
     for (double x : a) { sum += x; }
-    // Below 1 the last bit is 2^-8, so that 1 - 2^-10 goes there in one of four cases. Five standard
+    // The last bit below 1 is 2^-8, so 1 - 2^-10 is rounded down in one of four cases. Five standard
     // deviations of the mean of 4,096 are 5 sqrt(3 / 16 / 4096) = 0.034 of the last bit.
     const double mean = sum / (double)a.size(), moved = (1.0 - mean) * 0x1p8;
     printf("  %-40s reached %8.4f  expected %.4f\n", "stochastic rounding moves the mean", moved, 0.25);
@@ -603,7 +602,7 @@ static void check_updates() {
 }
 
 static void check_norms() {
-    check_squares<float>(SQUARES_BLOCKS * 256 * 4 + 4112);  // once round for all threads, and a bit
+    check_squares<float>(SQUARES_BLOCKS * 256 * 4 + 4112);  // one round of all threads, and a bit
     check_squares<bf16>(4112);
 }
 
@@ -742,8 +741,8 @@ static OLMo2 *create_model(Model *model, Recompute recompute, bool no_master) {
     return m;
 }
 
-// In bf16 every weight and activation is rounded, some dozens one after the other, which is 2e-2 of a
-// tensor or a bit more; what the model does wrong is seen in fp32.
+// In bf16, dozens of successive roundings of weights and activations change a tensor by about 2e-2. Errors of
+// the model show in fp32.
 static const double MODEL_CLOSE = IS_BF16 ? 5e-2 : 1e-4;
 
 static void check_logprobs(OLMo2 *m, const Model &model, const Batch &b) {
@@ -756,8 +755,8 @@ static void check_logprobs(OLMo2 *m, const Model &model, const Batch &b) {
     near("model lse", Numbers(lse.begin(), lse.end()), expected_lse, MODEL_CLOSE);
 }
 
-// Two micro-batches, and for each tensor a direction of ones and minus ones with the objective's slope in
-// it.
+// Two micro-batches, and for each tensor a direction of ones and minus ones with the slope of the objective
+// along it.
 struct Slopes {
     double z;
     std::vector<Batch> batches;
@@ -787,8 +786,8 @@ static Slopes slopes_of(const Model &model) {
     return s;
 }
 
-// A tensor's gradient times the direction is the slope, which is of about the size of the gradient's norm,
-// as is what an error adds.
+// A tensor's gradient times the direction is the slope. It is about as large as the gradient's norm, and so
+// is the effect of an error.
 static void check_gradients(OLMo2 *m, const Slopes &s) {
     std::vector<float> logprobs(10), lse(10);
     Numbers got, expected;
@@ -811,7 +810,7 @@ static void check_gradients(OLMo2 *m, const Slopes &s) {
     near("model gradient norm", {olmo2_gradient_norm(m)}, {sqrt(squares)}, 1e-5);
 }
 
-// Two updates from the gradients that are there; then the model must run with the new weights.
+// Two updates with the current gradients. The model must then run with the new weights.
 static void check_model_updates(OLMo2 *m, Model *model) {
     const std::vector<Numbers> gradients = read_all(m, OLMO2_GRADIENT);
     OLMo2AdamW s = ADAMW;
@@ -858,8 +857,7 @@ static void check_model_decoding(OLMo2 *m, const Model &model) {
     near("model, decoding", got, expected, MODEL_CLOSE);
 }
 
-// Gate and up of a layer, with the same numbers and the same gradients: the random bits of their roundings
-// differ.
+// A layer's gate and up, with equal weights and equal gradients, are rounded with different random bits.
 static void check_tensors_differ(Model *model) {
     OLMo2 *m = create_model(model, RECOMPUTE_NONE, true);
     size_t gate = 0;
@@ -878,7 +876,7 @@ static void check_tensors_differ(Model *model) {
 }
 
 static void check_model() {
-    // In fp32 these rows are whole multiples of 16 bytes, in bf16 some are and some are not.
+    // In fp32 all rows are multiples of 16 bytes; in bf16 only some are.
     OLMo2Config c = {};
     c.C = 32;
     c.L = 2;
@@ -914,7 +912,7 @@ static void check_bits() {
     Numbers x = random_numbers(N * C, -2, 2), dy = random_numbers(N * C, -1, 1),
             w = random_numbers(C, 0.5, 1.5);
     Numbers g = random_numbers(size, -9, 9), rstd = random_numbers(N, 0.5, 1.5);
-    for (double &y : g) { y = exp(y); }  // so that a double cannot hold their squares' sums exactly
+    for (double &y : g) { y = exp(y); }  // a double cannot hold the sum of their squares exactly
     const On<floatX> d_x(rounded<floatX>(x)), d_dy(rounded<floatX>(dy)), d_w(rounded<floatX>(w)), d_dx(N * C);
     const On<float> d_rstd(rounded<float>(rstd)), d_partial(BACKWARD_BLOCKS * C), d_g(rounded<float>(g));
     const On<double> d_sums(SQUARES_BLOCKS);

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Breaks train_olmo2.cu or cuda_utils.cuh in one place at a time and demands that a test says so.
+"""Breaks train_olmo2.cu or cuda_utils.cuh in one place at a time, and requires a test to notice.
 
-Each mutation is built into a copy of test_cuda_kernels, for the CPU by dev/cuda_on_cpu, and runs the groups
-of checks that the table names. A mutation is caught by what the table says: by a comparison with double, or
-by a report of the emulator or of its checker. One that stays green is a hole in the tests. The unbroken
-source must be green in every build, or a red would mean nothing; a mutation that does not compile, that ends
-by a signal, or whose text is not in the source exactly once is a failure too.
+Each mutant is a test_cuda_kernels, built by dev/cuda_on_cpu, that runs the groups of checks in the table. It
+must be caught in the way that the table says: by a comparison with double, or by a report of the emulator or
+its checker. A mutant that stays green is a hole in the tests. The source as it is must be green in every
+build, or a failing mutant would prove nothing. It is also a failure if a mutation does not compile, if it
+ends with a signal, or if its text does not occur exactly once in the source.
 
     python3 dev/test/test_cuda_mutations.py [NAME...]     all mutations, or those whose name contains a NAME
 """
@@ -25,15 +25,15 @@ CU = "train_olmo2.cu"
 UTILS = "llmc/cuda_utils.cuh"
 PROGRAM = "dev/test/test_cuda_kernels.cu"
 
-# Builds: without the checker or with it, in bf16 or in fp32. Building takes most of the time, so that nothing
-# is optimised unless it must be.
+# Builds: without the checker or with it, in bf16 or fp32. Building takes most of the time, so only what needs
+# optimisation is optimised.
 PLAIN: List[str] = []
 CHECK = ["--check"]
 FP32 = ["-DPRECISION_FP32"]
-OPTIMISED = ["-O1"]  # without it clang 14 does not tell the checker of a struct that is copied whole
+OPTIMISED = ["-O1"]  # without it, clang 14 does not tell the checker when a whole struct (a bf16) is copied
 BUILDS = [PLAIN, CHECK, PLAIN + FP32, CHECK + FP32, CHECK + OPTIMISED]
 
-# How a mutation is caught, and the exit code and words (of stdout or stderr) that tell.
+# How a mutation is caught, and the exit code and words (in stdout or stderr) that show it.
 COMPARISON = "a comparison"
 RACE = "a race"
 BOUNDS = "an access out of bounds"
@@ -55,7 +55,7 @@ SIGNS = [
 
 
 class Edit(NamedTuple):
-    """The one occurrence of `old` in `file` becomes `new`. A space stands for any white space."""
+    """Replaces the one occurrence of `old` in `file`. A space in it matches any white space."""
 
     file: str
     old: str
@@ -79,7 +79,7 @@ def change(old: str, new: str, file: str = CU) -> List[Edit]:
 
 
 MUTATIONS = [
-    # what waits for what
+    # synchronisation
     Mutation("partial sums: no __syncthreads", "rmsnorm", CHECK, RACE, change(
         "blockDim.x / WARP; __syncthreads(); for (int c = (int)threadIdx.x;",
         "blockDim.x / WARP; for (int c = (int)threadIdx.x;")),
@@ -216,10 +216,10 @@ MUTATIONS = [
     Mutation("classifier: rows of another length", "classifier", PLAIN, COMPARISON, change(
         "*row = logits + n * V;", "*row = logits + n * (V - W);")),
 
-    # what accumulates
+    # accumulation
     Mutation("sum over a warp: half the lanes", "warp_sum", CHECK, COMPARISON, change(
-        "offset = WARP / 2; offset > 0; offset /= 2) { x +=", "offset = WARP / 4; offset > 0; offset /= 2) { x +=",
-        UTILS)),
+        "offset = WARP / 2; offset > 0; offset /= 2) { x +=",
+        "offset = WARP / 4; offset > 0; offset /= 2) { x +=", UTILS)),
     Mutation("= for += in the embedding's gradient", "embedding", PLAIN, COMPARISON, change(
         "(G)((float)total[k] + sum[k])", "(G)sum[k]")),
     Mutation("embedding's gradient: the last of a bucket missing", "embedding", PLAIN, COMPARISON, change(
@@ -249,7 +249,7 @@ MUTATIONS = [
         Edit(CU, "for (int i = 1; i < (int)blockDim.x / WARP; i++) { sum += of_warps[i]; }",
              "sum = of_warps[0];")]),
 
-    # where arrays end
+    # bounds
     Mutation("decoding: keys that are not there", "decoding", PLAIN, BOUNDS, change(
         "min(j0 + n, position)", "j0 + n")),
     Mutation("norm: rows beyond the last", "rmsnorm", CHECK, BOUNDS, change(
@@ -263,7 +263,7 @@ MUTATIONS = [
         "* ADAMW_WIDTH; if (i >= size) { return; }", "* ADAMW_WIDTH;")),
     Mutation("attention: queries and keys beyond the last", "tiled", PLAIN, BOUNDS, change(
         "row + c * 8, first + r < T);", "row + c * 8, true);")),
-    Mutation("classifier: threads without a part of the row", "classifier", CHECK, BOUNDS, change(
+    Mutation("classifier: threads without a part of the row", "classifier", CHECK + OPTIMISED, BOUNDS, change(
         "(mine < V ? last : -1) * step", "last * step")),
     Mutation("rope: position n for n % T", "qknorm_rope", CHECK, BOUNDS, change(
         "positions[n] : n % T) * HS", "positions[n] : n) * HS")),
@@ -340,7 +340,7 @@ MUTATIONS = [
 # ---------------------------------------------------------------------------------------------
 # One program holds all mutants of a build. Each function with mutations gets one body for each of them, and
 # chooses by the environment variable MUTANT when it is called:
-#     { if (mutant(3)) { ...body with mutation 3... } else if (mutant(8)) { ... } else { ...the source as it is... } }
+#     { if (mutant(3)) { ...body with mutation 3... } else if (mutant(8)) { ... } else { ...as it is... } }
 
 CHOICE = """
 #include <cstdlib>
@@ -439,8 +439,9 @@ def build(flags: List[str], mutations: List[Tuple[int, Mutation]], folder: Path)
 def verdict(folder: Path, number: int, mutation: Mutation) -> str:
     """How a mutant is caught, "green", or what went wrong."""
     try:
-        run = subprocess.run(["./mutants", *mutation.groups.split()], cwd=folder, capture_output=True, text=True,
-                             timeout=300, env={**os.environ, "MUTANT": str(number)})
+        program = ["./mutants", *mutation.groups.split()]
+        run = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=300,
+                             env={**os.environ, "MUTANT": str(number)})
     except subprocess.TimeoutExpired:
         return "does not end"
     if run.returncode == 0:

@@ -1,17 +1,16 @@
-// test_cuda_step.cu: training steps and decoding of small models, as a whole. Under the checker of
-// dev/cuda_on_cpu not one race, no access out of bounds and none misaligned may come up, and a hash of all
-// weights, gradients, moments, log-probabilities and logits is printed: whatever the order in which
-// blocks, warps and lanes run, it must be the same (test_cuda_step.sh). On a GPU, two runs must print the
-// same.
+// test_cuda_step.cu: training steps and decoding of small models. The checker of dev/cuda_on_cpu must not
+// report a single race, access out of bounds or misaligned access. The test prints a hash of all weights,
+// gradients, moments, log-probabilities and logits, which must not depend on the order in which blocks, warps
+// and lanes run (test_cuda_step.sh). On a GPU, two runs must print the same hashes.
 #define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.cu"
 #include "dev/test/check.h"
 
 #include <vector>
 
-// The tiled attention takes heads of 64 in bf16, 128 queries and 64 keys at a time: sequences of 70 and
-// 140 tokens end in the middle of a tile, one is longer than a tile of queries. fp32 has the plain kernels
-// and needs no more than a few rows.
+// In bf16, the tiled attention takes heads of 64, 128 queries and 64 keys at a time. Sequences of 70 and 140
+// tokens end in the middle of a tile, and one is longer than a tile of queries. fp32 takes the plain kernels,
+// for which a few rows are enough.
 enum { LONGEST = sizeof(floatX) == sizeof(float) ? 38 : 140 };
 
 static OLMo2Config config_of(size_t C, size_t HS, size_t F, size_t V, size_t longest) {
@@ -42,7 +41,7 @@ static void add_to_hash(Hash *hash, const std::vector<float> &values) {
     }
 }
 
-// Of every tensor of an array. All must be finite, or equal hashes would say little.
+// Adds every tensor of an array. All numbers must be finite, or equal hashes would mean little.
 static void add_array_to_hash(Hash *hash, const OLMo2 *m, OLMo2Array array) {
     bool finite = true;
     for (size_t i = 0; i < parameter_count(&m->config); i++) {
@@ -63,7 +62,7 @@ static void write_parameters(OLMo2 *m) {
     for (size_t i = 0; i < parameter_count(&m->config); i++) {
         const Parameter p = parameter_at(&m->config, i);
         std::vector<float> values(p.size);
-        // Products of numbers of size 1 are of size 1 again.
+        // Scaled so that matrix products of numbers of size 1 have size 1.
         const float size = p.row->id == EMBEDDING ? 1.0f : sqrtf(3.0f / (float)p.columns);
         for (size_t k = 0; k < p.size; k++) {
             const float x = random_number(i, k) / 0x1p31f - 1.0f;
@@ -73,7 +72,7 @@ static void write_parameters(OLMo2 *m) {
     }
 }
 
-// A batch; some positions have no label, and tokens come several times.
+// A batch. Some positions have no label, and tokens repeat.
 struct Batch {
     size_t B, T;
     std::vector<uint32_t> tokens, labels;
@@ -108,7 +107,7 @@ static void classify(OLMo2 *m, Batch *b, bool backward) {
     if (backward) { olmo2_backward(m); }
 }
 
-// Two updates, from batches of different shapes; the second takes the gradients of both.
+// Two updates, from batches of different shapes. The second uses the gradients of both.
 static Hash train(OLMo2 *m, size_t T) {
     Hash hash = HASH_OF_NOTHING;
     olmo2_zero_gradients(m);
@@ -130,10 +129,9 @@ static Hash train(OLMo2 *m, size_t T) {
     return hash;
 }
 
-// Two sequences side by side in slots 2 and 0, the second three tokens behind: the log-probabilities are
-// those of the forward. In bf16 logits of up to 4 are rounded to 2^-8 of that, and attention's p in the
-// one and not in the other, in two layers: a few 1e-2. What goes wrong with a position shows as 1e-1 and
-// more.
+// Decodes two sequences in slots 2 and 0, the second three tokens behind. The log-probabilities are those of
+// the forward. In bf16, logits of up to 4 are rounded to 2^-8 of that, and only one of the two computations
+// rounds attention's p, in two layers: a few 1e-2 together. A wrong position shows as 1e-1 or more.
 static Hash decode(OLMo2 *m) {
     const double tolerance = sizeof(floatX) == sizeof(float) ? 1e-4 : 8e-2;
     const size_t V = m->config.V, T = m->room.cache_T, lag = 3, slots[2] = {2, 0};
@@ -170,7 +168,7 @@ static Hash decode(OLMo2 *m) {
     return hash;
 }
 
-// All of it with one model, whose hash is returned.
+// Trains and decodes with one model; returns the hash of the training.
 static Hash run(const char *name, const OLMo2Config *c, const OLMo2Form *form) {
     OLMo2 *m;
     Error err;
@@ -191,7 +189,7 @@ static Hash run(const char *name, const OLMo2Config *c, const OLMo2Form *form) {
 }
 
 int main() {
-    // One has rows of whole multiples of 16 bytes, the other is narrow and odd in everything.
+    // Rows of `wide` are multiples of 16 bytes; `narrow` is odd in everything.
     const OLMo2Config wide = config_of(136, 64, 88, 264, LONGEST), narrow = config_of(20, 6, 28, 37, 20);
     OLMo2Form form = olmo2_form();
     form.recompute = RECOMPUTE_NONE;

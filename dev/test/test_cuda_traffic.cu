@@ -1,16 +1,16 @@
-// test_cuda_traffic.cu: how many bytes the kernels of train_olmo2.cu move, against the fewest that they
-// could. They wait for memory, so that these bytes are their time on a GPU, and the checker of
-// dev/cuda_on_cpu counts them without one. bf16 is what counts.
+// test_cuda_traffic.cu: compares the bytes that the kernels of train_olmo2.cu move with the fewest possible.
+// The kernels are memory-bound, so these bytes decide their time on a GPU; the checker of dev/cuda_on_cpu
+// counts them without one. In bf16 only, which is what is trained with.
 //
 // Each row of the first table is one kernel at the shapes of OLMo 2 190M, on arrays of its own:
-//   bytes      what it asks of global memory. Arrays that stay in a cache whatever the number of rows (a
-//              norm's weight, the rotations, partial sums) count once. Of the classifier and of attention,
-//              which read again what is in the L2 cache still, each byte counts once; see `asked`.
+//   bytes      requested from global memory. Arrays that stay in a cache for any number of rows (a norm's
+//              weight, the rotations, partial sums) count once. The classifier and attention read some bytes
+//              again from the L2 cache; for them each byte counts once, see `asked`.
 //   formula    the fewest bytes possible: every input read once, every output written once
-//   asked      all that the warps ask of global memory, what comes from the L2 cache included
-//   sectors    pieces of 32 bytes that the warps' accesses touch, over the fewest that hold as much
-//   conflicts  extra passes through shared memory for each access of a warp
-// Then come whole training steps, and what they say of the 190M model with its 12 layers.
+//   asked      all bytes that the warps request, including those from the L2 cache
+//   sectors    pieces of 32 bytes that the accesses touch, over the fewest that could hold the bytes
+//   conflicts  extra passes through shared memory per access of a warp
+// Then come whole training steps, and what follows for the 190M model with its 12 layers.
 #define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.cu"
 #include "dev/test/check.h"
@@ -22,7 +22,7 @@
 static const double MOST = 1.05;  // times the formula: row statistics, tokens, ends of tiles
 
 // ---------------------------------------------------------------------------------------------
-// arrays, each in an allocation of its own that is exactly as large
+// arrays, each in its own allocation of exactly its size
 
 static std::vector<void *> arrays;
 
@@ -35,7 +35,7 @@ static T *array_of(const std::vector<T> &values) {
     return (T *)array;
 }
 
-// Numbers in (0, 1): whatever they mean, a variance, a gradient or a logit, they are possible.
+// Numbers in (0, 1), which are valid as variances, gradients and logits alike.
 template <typename T>
 static T *numbers(size_t size) {
     std::vector<T> values(size);
@@ -74,11 +74,11 @@ static void release_arrays() {
 static double asked(const CudaOnCpuStats &s) { return (double)(s.traffic_read + s.traffic_written); }
 static double different(const CudaOnCpuStats &s) { return (double)(s.unique_read + s.unique_written); }
 
-// What is allowed beside the formula, and why.
+// What is allowed besides the formula, and why.
 typedef struct {
-    bool repeats;      // some bytes are read again, from the L2 cache
+    bool repeats;      // some bytes are read again from the L2 cache
     double sectors;    // over the fewest
-    double conflicts;  // for each access of a warp to shared memory
+    double conflicts;  // per access of a warp to shared memory
 } Allowed;
 
 static const Allowed STREAM = {false, MOST, 0.0};
@@ -94,7 +94,7 @@ static const Allowed FP32_SUMS = {false, MOST, 4.0};
 // touch each sector twice; there are few of them, and they are in the L1 cache.
 static const Allowed PAIRS = {false, 1.15, 4.0};
 
-// Runs `launch` and checks the figures of its kernels of that name.
+// Runs `launch` and checks the figures of the kernels of that name.
 template <typename Launch>
 static void measure(const char *name, const char *kernel, double formula, const Allowed &allowed,
                     Launch launch) {
@@ -107,7 +107,7 @@ static void measure(const char *name, const char *kernel, double formula, const 
     printf("%-40s %10.0f %10.0f %6.3f %10.0f %8.3f %9.3f\n", name, bytes, formula, bytes / formula, asked(s),
            sectors, conflicts);
     CHECK(bytes <= MOST * formula);
-    CHECK(bytes >= formula);  // fewer than the fewest: the formula is wrong, or the count
+    CHECK(bytes >= formula);  // otherwise the formula or the count is wrong
     CHECK(sectors <= allowed.sectors);
     CHECK(conflicts <= allowed.conflicts);
     CHECK(s.races == 0 && s.float_atomics == 0);
@@ -120,8 +120,8 @@ enum { C = 768, NH = 12, HS = 64, Q = NH * HS, F = 3072, V = 100352 / 8 };
 static const size_t ROWS = 128;
 static const float EPS = 1e-6f;
 
-// What the backward of a norm moves once: the partial sums, out and in again, the weight and its gradient.
-// Beyond 1,024 rows there are 256 blocks, and this grows no more.
+// What the backward of a norm moves once: the partial sums, out and back in, the weight and its gradient.
+// From 1,024 rows on there are 256 blocks, and it stops growing.
 static double norm_once(size_t width, size_t rows) {
     const size_t row = width * (sizeof(float) + 2 * sizeof(floatX));
     const size_t blocks = backward_blocks(rows, warps_for(row, BACKWARD_WARPS));
@@ -130,7 +130,7 @@ static double norm_once(size_t width, size_t rows) {
 
 static void measure_embedding() {
     const size_t N = ROWS;
-    const std::vector<uint32_t> tokens = integers(N, 100);  // some of them several times
+    const std::vector<uint32_t> tokens = integers(N, 100);  // some of them repeat
     std::vector<uint32_t> order(N), starts(N + 1), next(V);
     const size_t buckets = embedding_buckets(order.data(), starts.data(), next.data(), tokens.data(), N, V);
     starts.resize(buckets + 1);
@@ -139,7 +139,7 @@ static void measure_embedding() {
     const Array dtable = array_of_type(false, (size_t)V * C);
     measure("embedding forward", "_kernel", N * (4.0 * C + 4), STREAM,
             [&] { embedding_forward(x, table, t, N, C); });
-    // The row of a token that comes several times is read and written once.
+    // The row of a repeated token is read and written once.
     measure("embedding backward", "_kernel", N * 2.0 * C + (double)buckets * 8 * C, STREAM,
             [&] { embedding_backward(dtable, x, t, o, s, buckets, C); });
     release_arrays();
@@ -162,7 +162,7 @@ static void measure_norms() {
     release_arrays();
 }
 
-// Queries or keys in rows of the joint projection, as the model has them.
+// Queries or keys in rows of the joint projection, as in the model.
 static void measure_qknorm_rope(const char *forward, const char *backward, size_t heads, size_t row) {
     const size_t N = ROWS, T = ROWS, width = heads * HS;
     floatX *x = reals(N * row), *y = reals(N * width), *dx = reals(N * row), *w = cached<floatX>(width);
@@ -238,7 +238,7 @@ static void measure_norm(const char *name, bool bf16_gradients) {
     const size_t size = 1024 * C;
     const Array g = array_of_type(bf16_gradients, size);
     double *partial = numbers<double>(SQUARES_BLOCKS);
-    const double bytes = (bf16_gradients ? 2.0 : 4.0) * (double)size + 8.0 * (double)SQUARES_BLOCKS;
+    const double bytes = (bf16_gradients ? 2.0 : 4.0) * (double)size + 8.0 * (double)squares_blocks(g, size);
     measure(name, "_kernel", bytes, STREAM, [&] { sum_of_squares(g, size, partial); });
     release_arrays();
 }
@@ -270,7 +270,9 @@ static Step measure_step(size_t layers, Recompute recompute) {
     std::vector<uint32_t> tokens(N), labels = integers(N, (uint32_t)c.V);
     for (size_t i = 0; i < values.size(); i++) { values[i] = random_bits(2, 0, i) / 0x1p32f - 0.5f; }
     for (size_t i = 0; i < parameter_count(&c); i++) { olmo2_write(m, OLMO2_PARAMETER, i, values.data()); }
-    for (size_t i = 0; i < N; i++) { tokens[i] = (uint32_t)(7 * i); }  // none twice: the most there can be
+    for (size_t i = 0; i < N; i++) {
+        tokens[i] = (uint32_t)(7 * i);
+    }  // no repeats, which costs the most bytes
     const void *tables[] = {m->weights, m->rope, m->workspace.partial};
     for (const void *table : tables) { cuda_on_cpu_mark_table(table); }
     const OLMo2AdamW settings = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 1};
@@ -308,7 +310,7 @@ static void check_figure(const char *name, double figure, double formula) {
     CHECK(figure >= formula);
 }
 
-// A model of two layers less one of one layer is a layer, so that any number of layers can be added up.
+// A model of two layers minus a model of one is a layer; from it follows any number of layers.
 static void measure_steps() {
     const double d = C, f = F, H = NH, layers = 12.0, logits = 100352.0;
     const double qknorm = 8 * d + 8, residual = 6 * d + 4;  // bytes for each token, forward
@@ -316,7 +318,7 @@ static void measure_steps() {
     const double backward = 2 * (6 * d + 4) + 10 * f + 12 * d + 8;
     // The fewest read q, k, v, o, do and write dq, dk, dv once; two kernels each read q, k, v, do, lse, D.
     const double attention = 16 * d + 12 * H, attention_of_two = 24 * d + 16 * H;
-    const double again = qknorm + residual + 2 * f;  // what RECOMPUTE_ELEMENTWISE computes again
+    const double again = qknorm + residual + 2 * f;  // what RECOMPUTE_ELEMENTWISE recomputes
     // embedding, final norm and back; the embedding's gradient is fp32, in and out, as no token comes twice
     const double ends = 4 * d + 4 * d + 6 * d + 2 * d + 8 * d;
 
@@ -366,7 +368,7 @@ int main() {
 
 #else
 
-// It must not look as if anything had been counted.
+// Nothing was counted, so this must not pass.
 int main() {
     printf("skipped: bytes are counted in bf16, by the checker's build: dev/cuda_on_cpu/run.sh --check\n");
     printf("0 passed, 1 failed\n");
