@@ -318,8 +318,8 @@ static void rmsnorm_residual_backward(floatX *d_o, Array dw, float *partial, con
 }
 
 // ---------------------------------------------------------------------------------------------
-// Matrix product: y = x W^T, with I inputs and O outputs; no biases anywhere in OLMo 2. cuBLAS is
-// column-major, so it computes the transpose of every product.
+// Matrix product: y = x W^T, with I inputs and O outputs. OLMo 2 has no biases. cuBLAS is column-major, so it
+// computes the transpose of every product.
 //          on paper: dev/doc/matmul.md    tested: check_matmul in dev/test/test_cuda_kernels.cu
 
 // cuBLAS's handle, and the number of models that use it.
@@ -366,13 +366,13 @@ static void matmul_backward(floatX *dx, Array dw, const floatX *dy, const floatX
 }
 
 // ---------------------------------------------------------------------------------------------
-// QK-norm and RoPE. First the whole projected row, all heads together, is normalised (one rms per token).
-// Then each head is rotated: channels i and i + HS/2 are a point in the plane, rotated by the angle t theta_i
-// with theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
+// QK-norm and RoPE. First the whole projected row is normalised, all heads together (one rms per token). Then
+// each head is rotated: channels i and i + HS/2 are a point in the plane, rotated by the angle t theta_i,
+// theta_i = theta^(-2i/HS) (Su et al. 2021, in the "rotate-half" layout).
 //          on paper: dev/doc/qknorm_rope.md    tested: check_qknorm_rope in dev/test/test_cuda_kernels.cu
 
-// rope (T, HS), on the host: cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is an fp32 product,
-// as in PyTorch: an exact angle would differ from the one that OLMo 2 was trained with.
+// rope (T, HS), on the host: cos(t theta_i) at i, sin(t theta_i) at i + HS/2. The angle is a product in fp32,
+// as in PyTorch: OLMo 2 was trained with that rounding, and exact angles would differ from it.
 static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     for (size_t t = 0; t < T; t++) {
         for (size_t i = 0; i < HS / 2; i++) {
@@ -1740,7 +1740,7 @@ static LayerGradients layer_gradients(Array array, const OLMo2Config *c, size_t 
 // what is recomputed into one shared slice. x is always stored. "light" values need no matrix product and are
 // stored only with RECOMPUTE_NONE. All others are stored unless RECOMPUTE_BLOCK.
 typedef struct {
-    floatX *x;    // (L+1, B, T, C)  residual stream: the input of each layer, and the output of the last
+    floatX *x;    // (L+1, B, T, C)  residual stream: the input of each layer, and the last one's output
     floatX *qkv;  // (L, B, T, NH*HS + 2 NKV*HS)  projections, before norm and rotation
     float *q_rstd, *k_rstd;   // (L, B, T)
     floatX *q, *k;            // (L, B, T, NH*HS), (L, B, T, NKV*HS)  light: normalised and rotated
@@ -1766,19 +1766,19 @@ typedef struct {
     uint32_t *order, *starts;  // (B, T), (B*T + 1)  the buckets of the embedding's backward
     floatX *dx;                // (B, T, C)       gradient of the residual stream
     floatX *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
-    floatX *dhidden;           // (B, T, C)       shares dbranch: consumed before the first branch begins
+    floatX *dhidden;           // (B, T, C)       shares dbranch's memory: it is read before any branch
     floatX *dattention;        // (B, T, NH*HS)
     float *delta;              // (B, NH, T)
     floatX *dq, *dk;           // (B, T, NH*HS), (B, T, NKV*HS)
     floatX *dqkv;              // (B, T, NH*HS + 2 NKV*HS)
-    floatX *dact;              // (B, T, F)       shares act where act is recomputed
+    floatX *dact;              // (B, T, F)       shares act's memory where act is recomputed
     floatX *dgate_up;          // (B, T, 2F)
     float *partial;            // (BACKWARD_BLOCKS, the longest row)  of the norms' gradients
     double *squares;           // (SQUARES_BLOCKS)  of the gradient norm
-    floatX *normed, *dnormed;  // (B, T, C)       for dev/ablations, with pre-norm: a branch's input
+    floatX *normed, *dnormed;  // (B, T, C)       a branch's input with pre-norm (dev/ablations)
 } Workspace;
 
-// Decoding: the past keys and values of every slot, and one row of each activation per slot.
+// Decoding: the keys and values of every slot's past, and one row of each activation per slot.
 typedef struct {
     floatX *keys, *values;                 // (L, slots, cache_T, NKV*HS)
     uint32_t *tokens, *slots, *positions;  // (slots)
@@ -2241,7 +2241,7 @@ static void layer_recompute(const OLMo2 *m, size_t l) {
     }
 }
 
-// layer_forward, from its last line to its first.
+// layer_forward from its last line to its first.
 static void layer_backward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
@@ -2274,7 +2274,8 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, true);
 }
 
-// layer_forward for the next token of n sequences; their past is in the cache.
+// layer_forward for one position of each of n sequences. The keys and values of their past are in the cache.
+//          tested: test_decode in dev/test/test_cuda.cu
 static void layer_decode(const OLMo2 *m, size_t l, size_t n) {
     const OLMo2Config *c = &m->config;
     const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;
@@ -2301,7 +2302,7 @@ static void layer_decode(const OLMo2 *m, size_t l, size_t n) {
     rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
 }
 
-#include "dev/ablations/ablations.cuh"  // the same lists for models that leave out a part of OLMo 2
+#include "dev/ablations/ablations.cuh"  // these three lists with a part of OLMo 2 left out
 
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
@@ -2352,7 +2353,7 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
     CUDA_CHECK(cudaMemcpy(lse, s->lse, N * sizeof *lse, cudaMemcpyDeviceToHost));
 }
 
-// olmo2_forward, from its last line to its first. s->dx is the gradient of the residual stream throughout.
+// olmo2_forward from its last line to its first. s->dx is the gradient of the residual stream throughout.
 void olmo2_backward(OLMo2 *m) {
     const OLMo2Config *c = &m->config;
     const size_t N = m->B * m->T, C = c->C;
@@ -2491,7 +2492,7 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Decoding: the forward for one position of each sequence, with past keys and values in a cache
+// The model: decoding
 
 // Copies tokens, slots and their positions to the device, and advances the positions.
 static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n) {

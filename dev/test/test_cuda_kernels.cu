@@ -215,7 +215,7 @@ static void check_rmsnorms() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// QK-norm and RoPE. The cosines and sines are random numbers here, so that no two can be confused.
+// QK-norm and RoPE. The cosines and sines are random numbers here, so no two can be confused.
 
 static void rotate(Numbers &y, const Numbers &rope, const std::vector<uint32_t> &positions, size_t C,
                    size_t HS, double direction) {

@@ -325,10 +325,10 @@ MUTATIONS = [
         "matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, false);")),
     Mutation("values' gradient not where the projection has it", "model", PLAIN + FP32, COMPARISON, change(
         "attention_backward(s->dq, s->dk, s->dqkv + Q + KV", "attention_backward(s->dq, s->dk, s->dqkv + Q")),
-    Mutation("queries not computed again", "model", PLAIN + FP32, COMPARISON, without(
+    Mutation("queries not recomputed", "model", PLAIN + FP32, COMPARISON, without(
         "qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, c->NH, c->HS, eps);"
     )),
-    Mutation("act not computed again", "model", PLAIN + FP32, COMPARISON, without(
+    Mutation("act not recomputed", "model", PLAIN + FP32, COMPARISON, without(
         "if (a != nullptr) { store(a + n * F + i, a_i); }")),
     Mutation("decoding: one position further", "model", PLAIN + FP32, COMPARISON, change(
         "m->decoding[i] = m->positions[slots[i]]++;", "m->decoding[i] = ++m->positions[slots[i]];")),

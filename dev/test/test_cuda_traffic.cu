@@ -90,7 +90,7 @@ static const Allowed REPEATS = {true, MOST, 0.0};
 static const Allowed FP32_SUMS = {false, MOST, 4.0};
 
 // Pairs of heads of 64: of eight lanes, four have 64 bytes of one head and four the same banks of the
-// next, so that two meet here as well. The rotations are fp32, 32 bytes to a lane in two halves, which
+// next, so two meet here as well. The rotations are fp32, 32 bytes per lane in two halves, which
 // touch each sector twice; there are few of them, and they are in the L1 cache.
 static const Allowed PAIRS = {false, 1.15, 4.0};
 
@@ -202,7 +202,7 @@ static void measure_swiglu() {
     measure("swiglu forward", "_kernel", N * 6.0 * F, STREAM, [&] { swiglu_forward(a, gate_up, N, F); });
     measure("swiglu backward", "_kernel", N * 10.0 * F, STREAM,
             [&] { swiglu_backward(dgate_up, nullptr, a, gate_up, N, F); });
-    measure("swiglu backward, act computed again", "_kernel", N * 12.0 * F, STREAM,
+    measure("swiglu backward, act recomputed", "_kernel", N * 12.0 * F, STREAM,
             [&] { swiglu_backward(dgate_up, a, a, gate_up, N, F); });
     release_arrays();
 }
