@@ -193,7 +193,7 @@ int main() {
     const OLMo2Config wide = config_of(136, 64, 88, 264, LONGEST), narrow = config_of(20, 6, 28, 37, 20);
     OLMo2Form form = olmo2_form();
     form.recompute = RECOMPUTE_NONE;
-    const Hash none = run("wide, nothing computed again", &wide, &form);
+    const Hash none = run("wide, nothing recomputed", &wide, &form);
     form.recompute = RECOMPUTE_ELEMENTWISE;
     CHECK(run("wide, elementwise", &wide, &form) == none);
     form.recompute = RECOMPUTE_BLOCK;
