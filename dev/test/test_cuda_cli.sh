@@ -280,7 +280,7 @@ for flag in --seq-len "--recompute block" "--master-weights off" "--moments bf16
 done
 refuse "PRECISION=fp32" "$fp32" "${plan[@]}" --master-weights off
 unset CUDA_ON_CPU_DEVICES
-# What is planned is what a run prints.
+# The run prints the plan of its dry run.
 run "$bf16" "${steps[@]}" --out printed --dry-run
 sed '/^$/d' output >planned
 run "$bf16" "${steps[@]}" --out printed --stop-at 1
