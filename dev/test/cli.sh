@@ -21,17 +21,23 @@ fail() {  # WHAT [DETAILS]
     [ -z "${2:-}" ] || sed 's/^/       /' <<<"$2" | tail -n 20
 }
 
-# check WHAT COMMAND...: the command must succeed.
+# check WHAT COMMAND...: the command must succeed. What it prints is shown: a figure that was reached, say.
 check() {
     local what=$1 output
     shift
-    if output=$("$@" 2>&1); then pass; else fail "$what: exit code $? of: $*" "$output"; fi
+    if output=$("$@" 2>&1); then
+        pass
+        [ -z "$output" ] || echo "$what: $output"
+    else
+        fail "$what: exit code $? of: $*" "$output"
+    fi
 }
 
+# The command that run and refuse call with their arguments. A test of several programs defines its own.
+start_program() { "$program" "$@"; }
+
 # run ARGUMENTS...: the program must succeed; its output is in the file `output`.
-run() {
-    "$program" "$@" >output 2>errors </dev/null && pass || fail "$*: exit code $?" "$(cat output errors)"
-}
+run() { start_program "$@" >output 2>errors </dev/null && pass || fail "$*: exit code $?" "$(cat output errors)"; }
 
 # says WORDS: the last run's output has them.
 says() {
@@ -48,7 +54,7 @@ refuse() {
     local words=$1 code
     shift
     files >before
-    "$program" "$@" >output 2>errors </dev/null
+    start_program "$@" >output 2>errors </dev/null
     code=$?
     files >after
     if [ $code -eq 1 ] && grep -q '^error: ' errors && grep -qF -- "$words" errors &&

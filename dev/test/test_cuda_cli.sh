@@ -3,99 +3,31 @@
 # move from one program to another. Recomputing and resuming change no bit. generate, eval, soup and inspect
 # print what the CPU program prints. Plans need no device. What cannot run is refused with a message. The
 # programs are built by dev/cuda_on_cpu, so no GPU is needed. Needs bash and Python 3.
-set -uo pipefail
-cd "$(dirname "$0")/../.." || exit 1
-absolute() { echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"; }
-fp32=$(absolute "${1:-build/cuda_on_cpu/plain/train_olmo2_fp32}")
-bf16=$(absolute "${2:-build/cuda_on_cpu/plain/train_olmo2}")
-cpu=$(absolute "${3:-./train_olmo2}")
+fp32=${1:-build/cuda_on_cpu/plain/train_olmo2_fp32} bf16=${2:-build/cuda_on_cpu/plain/train_olmo2}
+cpu=${3:-./train_olmo2}
+set -- "$cpu"
+. "$(dirname "$0")/cli.sh"
+cpu=$program
+case $fp32 in /*) ;; *) fp32=$project/$fp32 ;; esac
+case $bf16 in /*) ;; *) bf16=$project/$bf16 ;; esac
 for program in "$fp32" "$bf16" "$cpu"; do
     [ -x "$program" ] || { echo "error: there is no program $program" && exit 1; }
 done
-here=$(mktemp -d)
-trap 'rm -rf "$here"' EXIT
-cd "$here" || exit 1
-export OMP_NUM_THREADS=1
-passed=0 failed=0
 
-pass() { passed=$((passed + 1)); }
-fail() {  # WHAT [DETAILS]
-    failed=$((failed + 1))
-    echo "FAILED $1"
-    [ -z "${2:-}" ] || sed 's/^/       /' <<<"$2" | tail -n 20
-}
-
-# check WHAT COMMAND...: the command must succeed; what it prints is shown.
-check() {
-    local what=$1 output
-    shift
-    if output=$("$@" 2>&1); then
-        pass
-        [ -z "$output" ] || echo "$what: $output"
-    else
-        fail "$what: exit code $? of: $*" "$output"
-    fi
-}
-
-# run PROGRAM ARGUMENTS...: must succeed; its output goes to the file `output`.
-run() { "$@" >output 2>errors </dev/null && pass || fail "$*: exit code $?" "$(cat output errors)"; }
-
-says() {  # WORDS
-    if grep -qF -- "$1" output; then pass; else fail "expected the output to say: $1" "$(cat output)"; fi
-}
-
-files() {
-    find . -type d -print -o -type f ! -name output ! -name errors ! -name before ! -name after \
-        -exec cksum {} + | sort
-}
-
-# refuse WORDS [NAME=VALUE...] PROGRAM ARGUMENTS...: exit code 1, "error: " and the words on stderr, nothing
-# made, changed or removed.
-refuse() {
-    local words=$1 code
-    shift
-    files >before
-    env "$@" >output 2>errors </dev/null
-    code=$?
-    files >after
-    if [ $code -eq 1 ] && grep -q '^error: ' errors && grep -qF -- "$words" errors &&
-        cmp -s before after; then
-        pass
-    else
-        fail "$*: exit code $code, expected 1 and \"$words\"" "$(cat errors; diff before after)"
-    fi
-}
-
-python() { python3 -c "$@"; }
+# Each command line here begins with its program, and before it may set environment variables.
+start_program() { env "$@"; }
 
 # ---------------------------------------------------------------------------------------------
-# a tiny model, with a head of 64 for the tensor cores in bf16; a tokenizer of single bytes; tokens
+# a tiny model, with a head of 64 for the tensor cores in bf16; tokens
 
 python3 - <<'END'
 import json, random, struct
 
-plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
-rest = iter(range(256, 512))
-letters = [chr(b) if b in plain else chr(next(rest)) for b in range(256)]
-pattern = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
-tokenizer = {
-    "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
-    "added_tokens": [{"id": 256 + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-                      "normalized": False, "special": True}
-                     for i, text in enumerate(["<|endoftext|>", "<|pad|>"])],
-    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
-    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-    "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
-              "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-              "vocab": {letter: i for i, letter in enumerate(letters)}, "merges": []}}
 config = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_size": 64,
           "num_hidden_layers": 2, "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 96,
           "vocab_size": 264, "max_position_embeddings": 12, "rms_norm_eps": 1e-6, "rope_theta": 500000,
           "eos_token_id": 256, "pad_token_id": 257}
-for name, value in (("tokenizer.json", tokenizer), ("config.json", config),
+for name, value in (("config.json", config),
                     ("wide.json", {**config, "hidden_size": 512, "num_attention_heads": 1}),
                     ("uneven.json", {**config, "hidden_size": 20, "num_attention_heads": 2,
                                      "intermediate_size": 21})):
@@ -357,5 +289,4 @@ refuse "--memory 1M: one sequence of 12 tokens needs" "$cpu" train --load cpu --
 run "$cpu" train --load cpu --dry-run --memory 1G
 says "largest"
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+finish
