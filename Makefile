@@ -12,8 +12,8 @@
 
 CFLAGS ?= -O3 -march=native
 # -ffp-contract=fast fuses a * b + c into one instruction. It is not fast-math: NaN, infinity and the order of
-# every sum stay as written. Nothing reads errno after sqrtf or the floating-point exception flags. Setting them
-# would stop the compiler from vectorising loops with a square root or, without AVX-512, a comparison.
+# every sum stay as written. Nothing reads errno after sqrtf or the floating-point exception flags. Setting
+# them would stop the compiler from vectorising loops with a square root or, without AVX-512, a comparison.
 FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -fno-math-errno -fno-trapping-math \
         -I. -MMD -MP
 LIBS = $(OPENMP) -lm

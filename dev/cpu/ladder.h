@@ -197,8 +197,8 @@ static double thread_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// Times versions first to last by a clock. They take turns, so other load on the machine affects them alike. A
-// version that has used two seconds skips the remaining rounds.
+// Times versions first to last by a clock. They take turns, so other load on the machine affects them alike.
+// A version that has used two seconds skips the remaining rounds.
 static Rates take_turns(const Operation *o, const size_t *size, int first, int last,
                         double (*clock_seconds)(void)) {
     double rate[MAX_VERSIONS + 1][ROUNDS], spent[MAX_VERSIONS + 1] = {0.0};
@@ -235,11 +235,12 @@ static void time_versions(const Ladder *l, const Operation *o, int first, int la
     }
 }
 
-// The speed guard: the last version must lead version 1 by a factor, on one thread, each in its best round. It
-// does not need an idle machine. The clock counts only the seconds that this thread spends on a processor, so
-// waiting for one costs nothing. Other load still takes cache and memory bandwidth, but from both versions, and
-// the best of seven rounds counts. The lead is nearly the same on slow and fast machines. But vectors of four
-// numbers, perhaps without fused multiply-adds, cannot lead by as much as vectors of eight or sixteen.
+// The speed guard: the last version must lead version 1 by a factor, on one thread, each in its best round.
+// It does not need an idle machine. The clock counts only the seconds that this thread spends on a processor,
+// so waiting for one costs nothing. Other load still takes cache and memory bandwidth, but from both
+// versions, and the best of seven rounds counts. The lead is nearly the same on slow and fast machines. But
+// vectors of four numbers, perhaps without fused multiply-adds, cannot lead by as much as vectors of eight or
+// sixteen.
 static void race(const Ladder *l, const Operation *o, int last) {
     const size_t threads = thread_count();
     set_threads(1);

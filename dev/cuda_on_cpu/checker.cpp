@@ -1,11 +1,11 @@
-// checker.cpp: sees every access to memory of a program that was compiled with -fsanitize=thread, whose
-// runtime it replaces, and checks it: bounds, alignment, races. It also counts memory traffic.
+// checker.cpp: checks every memory access of a program that was compiled with -fsanitize=thread, whose
+// runtime it replaces: bounds, alignment, races. It also counts memory traffic.
 //
-// Races. Two accesses to the same bytes, one of them a write, by different threads, are a race unless
+// Races. Two accesses to the same bytes by different threads, one of them a write, are a race unless
 // something orders them: __syncthreads for the threads of a block, __syncwarp for the lanes of its mask.
-// Shuffles and votes order nothing, nor does anything order two blocks of a launch; atomics are no race among
-// each other. For each array there is a shadow that remembers the last write and the last reads of every
-// byte, so that a race is found whatever the order was in which the threads ran.
+// Shuffles and votes order nothing, and nothing orders two blocks of a launch. Atomics do not race with each
+// other. For each array a shadow remembers the last write and the last reads of every byte, so a race is
+// found in whatever order the threads ran.
 #include "emulator.h"
 
 #include <algorithm>
@@ -34,13 +34,13 @@ static void print_violations() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// What the lanes of a warp know of each other. A lane's clock counts its calls of __syncwarp since the last
-// barrier; seen[i][j] is the last clock of lane j whose accesses come before all further ones of lane i.
+// What the lanes of a warp know about each other. A lane's clock counts its calls to __syncwarp since the
+// last barrier. seen[i][j] is the last clock of lane j whose accesses come before all later ones of lane i.
 
 struct WarpOrder {
     bool used;
     uint32_t clock[32], seen[32][32];
-    uint32_t seen_by_all;  // the last clock that every lane has seen of every other
+    uint32_t seen_by_all;  // the last clock of each lane that all others have seen
 };
 static WarpOrder warp_order[MAX_WARPS];
 
@@ -66,9 +66,8 @@ static void warp_sync(int warp, unsigned mask) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// The shadow of an array. A cell stands for 16, 4, 2 or 1 of its bytes: all cells of a granule of 16 bytes
-// have the size of the smallest access since it was first used in this launch (in shared memory: in this
-// block).
+// The shadow of an array. A cell is the shadow of 16, 4, 2 or 1 bytes. All cells of a granule of 16 bytes
+// have the size of its smallest access in this launch (in shared memory: in this block).
 
 struct Cell {
     uint32_t write_interval;
@@ -85,7 +84,7 @@ static const int level_bytes[LEVELS] = {16, 4, 2, 1}, level_shift[LEVELS] = {4, 
 struct Granule {
     Cell cell;
     uint32_t used;     // the interval of the last access
-    uint16_t copying;  // the thread + 1 whose cp.async to these bytes is under way
+    uint16_t copying;  // thread + 1 whose cp.async to these bytes is in flight
     uint8_t level;
 };
 
@@ -105,7 +104,7 @@ static void *shadow_memory(size_t bytes) {
     return p;
 }
 
-// The pages of a shadow take memory once they are used.
+// The pages of a shadow take memory only when used.
 static Shadow *make_shadow(const char *begin, size_t bytes, bool global) {
     const char *first = begin - (size_t)begin % 16;
     const size_t granules = ((size_t)(begin - first) + bytes + 15) / 16;
@@ -132,7 +131,7 @@ static Shadow *dynamic_shadow, *static_shadow;
 // ---------------------------------------------------------------------------------------------
 // Races
 
-// The access that is checked: who, and where in the program.
+// The access being checked: which thread, and where in the program.
 struct Access {
     int thread, warp, lane;
     AccessKind kind;
@@ -153,7 +152,7 @@ static bool seen_by(const Access &me, unsigned lanes, uint32_t clock) {
     return true;
 }
 
-// Whether the last write to the cell may happen at the same time as this access, or after it.
+// Whether the last write to the cell may happen at the same time as this access or after it.
 static bool races_with_write(const Access &me, const Cell &cell, uint32_t first) {
     if (cell.write_interval < first) { return false; }
     if (is_atomic(me.kind) && cell.atomic) { return false; }
@@ -200,7 +199,7 @@ static void note_read(const Access &me, Cell &cell, uint32_t first) {
         cell.read_clock = std::max((uint32_t)cell.read_clock, clock);
         return;
     }
-    // What comes after this read comes after the earlier ones too.
+    // What comes after this read also comes after the earlier ones.
     cell.read_lanes = bit;
     cell.read_clock = clock;
 }
@@ -245,12 +244,12 @@ static int level_of(const char *p, int bytes) {
     return odd == 0 ? 0 : odd % 4 == 0 ? 1 : odd % 2 == 0 ? 2 : 3;
 }
 
-// Bytes that this launch has now touched for the first time. Read: neither read nor written before.
+// Bytes that this launch touches for the first time. Read: neither read nor written before.
 struct Fresh {
     int read, written;
 };
 
-// Returns whether it has reported a race.
+// Returns whether it reported a race.
 static bool touch_cell(const Access &me, Cell &cell, uint32_t first, int unit, Fresh *fresh, const char *p,
                        int bytes, bool reported) {
     if (cell.write_interval < first) {
@@ -305,8 +304,8 @@ static Fresh touch(Shadow *shadow, const char *const p, const int bytes, const A
 }
 
 // ---------------------------------------------------------------------------------------------
-// Warp accesses. The k-th time that a lane of a warp comes to a place of the program belongs together with
-// the k-th time of the other lanes, counted from the last time that all lanes were together.
+// Warp accesses. The k-th time that a lane of a warp reaches a place in the program belongs together with the
+// k-th time of the other lanes, counted from the last time that all lanes were together.
 
 struct Group {
     unsigned lanes;
@@ -321,7 +320,7 @@ struct WarpSite {
     std::vector<Group> groups;
 };
 
-// A place of the program that reads or writes memory, and the array that it last met there.
+// A place in the program that reads or writes memory, and the array that it last accessed.
 struct Site {
     const void *pc;
     bool write;
@@ -391,8 +390,8 @@ static void note_access(Site *site, const char *p, const Access &me) {
     group.address[me.lane] = p;
 }
 
-// Extra passes of shared memory: it serves 4 bytes from each of 32 banks at once, to any number of lanes;
-// accesses of 8 bytes are served by the half-warp, of 16 by the quarter-warp.
+// Extra passes of shared memory. One pass serves 4 bytes from each of 32 banks, to any number of lanes.
+// Accesses of 8 bytes are served per half-warp, of 16 bytes per quarter-warp.
 static unsigned conflicts(const Group &group, int bytes) {
     const int words = std::max(1, bytes / 4), lanes_at_once = 32 / words;
     unsigned extra = 0;
@@ -461,7 +460,7 @@ static void warp_together(int warp) {
 
 extern "C" char __executable_start[], _end[];
 
-// Memory that is neither the device's nor on a stack nor of the program's own image is the host's heap.
+// Memory outside the device, the stacks and the program's image is the host's heap.
 static bool is_private(const char *p) {
     return (p >= fiber_stacks && p < fiber_stacks + STACKS_BYTES) ||
            (p >= host_stack && p < host_stack + ((size_t)64 << 20)) || (p >= __executable_start && p < _end);
@@ -475,8 +474,7 @@ static bool is_private(const char *p) {
             ", at " + source_line(pc) + ": " + what);
 }
 
-// Finds the array around the access, for this site and those of its accesses that follow. False: not the
-// checker's.
+// Finds the array around the access, for this site and its later accesses. False: not the checker's concern.
 static bool find_array(Site *site, const char *p, int bytes, AccessKind kind, const void *pc) {
     const char *end = p + bytes;
     if (is_shared_memory(p, (size_t)bytes)) {
@@ -515,7 +513,7 @@ static bool find_array(Site *site, const char *p, int bytes, AccessKind kind, co
 }
 
 // ---------------------------------------------------------------------------------------------
-// Every access comes here
+// Every access arrives here
 
 static bool is_checked(const char *p) {
     if (!block.kernel) { return (size_t)(p - arena) < ARENA_BYTES && arena; }
@@ -565,7 +563,7 @@ static void access(const void *p, int bytes, AccessKind kind, const void *pc) {
     if (is_checked((const char *)p)) { check_access((const char *)p, bytes, kind, pc); }
 }
 
-// memcpy and the like, in the largest pieces that the address allows.
+// memcpy and similar functions, in the largest pieces that the address allows.
 static void access_range(const void *pointer, size_t bytes, AccessKind kind, const void *pc) {
     const char *p = (const char *)pointer;
     if (bytes == 0 || !is_checked(p)) { return; }
@@ -578,8 +576,8 @@ static void access_range(const void *pointer, size_t bytes, AccessKind kind, con
     }
 }
 
-// The bytes that a cp.async fills count as written at its beginning and again at its end, and any access
-// between is reported. The bytes that it reads count as read at both times.
+// The bytes that a cp.async fills count as written when it starts and again when it ends; any access in
+// between is reported. The bytes that it reads count as read both times.
 static void copy_issued(const void *to, const void *from, int source_bytes, const void *pc) {
     check_access((const char *)to, 16, ACCESS_WRITE, pc);
     if (source_bytes > 0) { check_access((const char *)from, source_bytes, ACCESS_READ, pc); }
@@ -601,7 +599,7 @@ static void copy_done(const void *to, const void *from, int source_bytes, const 
 }
 
 // ---------------------------------------------------------------------------------------------
-// What the scheduler tells
+// Events from the scheduler
 
 static void reset_orders() {
     for (WarpOrder &order : warp_order) { reset_order(order); }

@@ -1,4 +1,4 @@
-# cu2cpp.sed (sed -E): the two things in a .cu that are not C++. No line is added or removed.
+# cu2cpp.sed (sed -E): rewrites the two things in a .cu that are not C++. It adds and removes no line.
 
 # kernel<A, B><<<grid, block>>>(...)  ->  CUDA_LAUNCH(kernel<A, B>).configure(grid, block)(...) A launch may
 # go over several lines: each is joined to the next until its >>> has come. A line that could end in a

@@ -1,9 +1,9 @@
-// cublas.cpp: the cuBLAS calls of the project, on device memory of the emulator. C = alpha op(A) op(B) + beta
-// C, column-major, summed in fp32. Arguments are checked as cuBLAS checks them; beyond that every matrix must
-// lie inside one array of device memory, which tells of most wrong leading dimensions.
+// cublas.cpp: the project's cuBLAS calls, on the emulator's device memory. C = alpha op(A) op(B) + beta C,
+// column-major, summed in fp32. Arguments are checked as cuBLAS checks them. In addition, every matrix must
+// lie inside one array of device memory, which reveals most wrong leading dimensions.
 //
-// The product is computed in tiles of C of at most 512 x 512: parts of op(A) and op(B) are copied to fp32
-// panels, in the order in which the innermost loop reads them, whatever the type and the transposes were.
+// The product is computed in tiles of C of at most 512 x 512. Parts of op(A) and op(B) are copied to fp32
+// panels in the order in which the innermost loop reads them, for any type and transposition.
 #include "emulator.h"
 
 #include <algorithm>
@@ -137,7 +137,7 @@ struct cublasContext {
 
 static size_t element_bytes(cudaDataType type) { return type == CUDA_R_16BF ? 2 : 4; }
 
-// The rows of cuBLAS's table for fp32 accumulation whose types this file knows.
+// The rows of cuBLAS's table for fp32 accumulation with the types that this file supports.
 static bool supported(cudaDataType a, cudaDataType b, cudaDataType c, cublasComputeType_t compute) {
     const bool exact = compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_PEDANTIC;
     const bool fast = compute == CUBLAS_COMPUTE_32F_FAST_16F || compute == CUBLAS_COMPUTE_32F_FAST_16BF ||

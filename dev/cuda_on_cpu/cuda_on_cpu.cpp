@@ -1,8 +1,8 @@
 // cuda_on_cpu.cpp: fibers, the scheduler, launches.
 //
-// Everything runs on one operating-system thread. A block's threads are fibers; one runs until it waits for
-// others, at a barrier or in a warp operation, and then the scheduler picks the next. A thread that never
-// waits costs no switch of fibers: the next one is started on the same stack.
+// Everything runs on one operating-system thread. A block's threads are fibers. A fiber runs until it waits
+// for others, at a barrier or in a warp operation; then the scheduler picks the next. A thread that never
+// waits needs no switch: the next thread starts on the same stack.
 #include "emulator.h"
 
 #include <algorithm>
@@ -38,13 +38,14 @@ static unsigned random_number() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Fibers. switch_fiber saves what a call must preserve and returns in the other fiber: on x86-64 by a few
-// instructions, elsewhere (or with CUDA_ON_CPU_UCONTEXT=1) by swapcontext, which takes twenty times as long.
+// Fibers. switch_fiber saves the registers that a call must preserve and returns in the other fiber. On
+// x86-64 this takes a few instructions; elsewhere (or with CUDA_ON_CPU_UCONTEXT=1) swapcontext takes twenty
+// times as long.
 
 static void fiber_main();
 
 struct Fiber {
-    char *stack;          // after a page that is inaccessible
+    char *stack;          // preceded by an inaccessible page
     void *stack_pointer;  // if cuda_on_cpu_switch is used
     ucontext_t context;   // if swapcontext is used
 };
@@ -109,7 +110,7 @@ static Fiber *take_fiber() {
         if (!fiber_stacks) { fiber_stacks = (char *)reserve(STACKS_BYTES, PROT_NONE); }
         fiber->stack = fiber_stacks + fibers.size() * (STACK_BYTES + PAGE_BYTES) + PAGE_BYTES;
         mprotect(fiber->stack, STACK_BYTES, PROT_READ | PROT_WRITE);
-        // Tops at different places of a page, or all stacks would fight for the same sets of the cache.
+        // Stack tops are at different offsets in a page, or all stacks would compete for the same cache sets.
         prepare_fiber(fiber, fiber->stack + STACK_BYTES - fibers.size() * 192 % PAGE_BYTES);
         fibers.push_back(fiber);
         return fiber;
@@ -120,8 +121,8 @@ static Fiber *take_fiber() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// The scheduler. One warp runs until none of its lanes can go on (their stacks stay in the cache), then the
-// next.
+// The scheduler. A warp runs until none of its lanes can continue (so their stacks stay in the cache), then
+// the next one.
 
 enum ThreadState { NEW, READY, RUNNING, AT_BARRIER, AT_EXCHANGE, RETURNED };
 
@@ -129,7 +130,7 @@ struct Thread {
     ThreadState state;
     Fiber *fiber;
     unsigned index[3];
-    // where it waits, and for whom
+    // where it waits, and for which threads
     const char *name, *file;
     int line;
     CudaOnCpuExchange exchange;
@@ -138,7 +139,7 @@ struct Thread {
 };
 
 struct Warp {
-    unsigned ready, at_exchange, absent;  // bits of lanes; absent: has returned, or is beyond the block's end
+    unsigned ready, at_exchange, absent;  // bits of lanes; absent: returned, or past the block's end
 };
 
 static Thread threads[MAX_THREADS];
@@ -195,7 +196,7 @@ static int choose_warp() {
     return first_bit(ahead ? ahead : ready_warps);
 }
 
-// Makes the next thread the running one.
+// Switches to the next thread.
 static Thread *choose_thread() {
     if (ready_warps == 0) { stuck("DEADLOCK"); }
     current_warp = choose_warp();
@@ -209,7 +210,7 @@ static Thread *choose_thread() {
     return thread;
 }
 
-// The calling thread waits: others run until it is chosen again.
+// The calling thread waits; others run until it is chosen again.
 static void wait_for_others(Thread *me) {
     Thread *next = choose_thread();
     if (next->state == NEW) { next->fiber = take_fiber(); }
@@ -381,9 +382,9 @@ bool is_shared_memory(const void *p, size_t bytes) {
 
 enum : size_t { SHARED_ALIGNMENT = 128 };
 
-// A launch does not know which instance of a kernel it starts. So whether that may have more than
-// DEFAULT_SHARED bytes is asked in the first thread, when it reaches its `extern __shared__`, and the launch
-// fails there.
+// A launch does not know which instance of a kernel it starts. Whether that instance may have more than
+// DEFAULT_SHARED bytes is therefore checked when the first thread reaches its `extern __shared__`, and the
+// launch fails there.
 static bool launch_allowed, launch_refused;
 
 static void check_shared_limit() {
@@ -400,7 +401,7 @@ static void check_shared_limit() {
               "than cudaFuncSetAttribute has allowed for this kernel",
               block.kernel, block.shared_bytes));
     launch_refused = true;
-    switch_fiber(threads[block.thread].fiber, &host_fiber);  // and never back
+    switch_fiber(threads[block.thread].fiber, &host_fiber);  // never returns
 }
 
 void *cuda_on_cpu_dynamic_shared(size_t alignment) {
@@ -437,8 +438,8 @@ static cudaError_t check_launch(const CudaOnCpuLaunch &launch) {
     return cudaSuccess;
 }
 
-// Dynamic shared memory ends where an inaccessible page begins. Up to its alignment some bytes lie between;
-// that they are untouched is checked after each block.
+// Dynamic shared memory ends at an inaccessible page, except for a few bytes of alignment. After each block
+// these are checked to be untouched.
 static void run_block(uint64_t number, const dim3 &grid) {
     cuda_on_cpu_block[0] = (unsigned)(number % grid.x);
     cuda_on_cpu_block[1] = (unsigned)(number / grid.x % grid.y);

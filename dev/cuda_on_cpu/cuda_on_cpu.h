@@ -1,5 +1,5 @@
-// cuda_on_cpu.h: CUDA C++ as plain C++ for clang++, one fiber per CUDA thread, one block at a time. For
-// tests.
+// cuda_on_cpu.h: compiles CUDA C++ as plain C++ with clang++, for tests. Each CUDA thread is a fiber, and one
+// block runs at a time.
 //
 // The CUDA Toolkit's own headers supply every type and prototype, compiled as for a host file. This header
 // supplies what nvcc builds in (threadIdx, __syncthreads, ...), cuda_on_cpu.cpp and cublas.cpp define what
@@ -36,9 +36,9 @@
 // For tests: order of execution, statistics, and what the checker should know about memory
 
 enum {
-    CUDA_ON_CPU_FORWARD = 0,   // blocks, warps and lanes in rising order
-    CUDA_ON_CPU_REVERSE = 1,   // in falling order
-    CUDA_ON_CPU_SHUFFLED = 2,  // blocks in random order, and any thread that can run may be next
+    CUDA_ON_CPU_FORWARD = 0,   // blocks, warps and lanes in increasing order
+    CUDA_ON_CPU_REVERSE = 1,   // in decreasing order
+    CUDA_ON_CPU_SHUFFLED = 2,  // blocks in random order; any runnable thread may be next
 };
 
 // The exit codes of the reports; the text is on stderr.
@@ -46,7 +46,7 @@ enum {
     CUDA_ON_CPU_EXIT_VIOLATIONS = 94,  // at exit: the checker had reported races or misaligned accesses
     CUDA_ON_CPU_EXIT_WATCHDOG = 95,
     CUDA_ON_CPU_EXIT_BOUNDS = 96,
-    CUDA_ON_CPU_EXIT_ARGUMENT = 97,  // a pointer that is none of the device's, a wrong leading dimension
+    CUDA_ON_CPU_EXIT_ARGUMENT = 97,  // not a device pointer, or a wrong leading dimension
     CUDA_ON_CPU_EXIT_STUCK = 98,     // deadlock, divergent barrier or warp operation, absent lanes
     CUDA_ON_CPU_EXIT_FAULT = 99,     // a memory fault
 };
@@ -54,18 +54,19 @@ enum {
 // The environment variables CUDA_ON_CPU_ORDER and CUDA_ON_CPU_SEED set the order for a whole program.
 void cuda_on_cpu_set_order(int order, unsigned seed);
 
-// Sums over the launches of a kernel. All but the first group and the seconds come from the checker, and are
-// 0 in a plain build. A "warp access" is one load or store by the lanes of a warp at the same place of the
-// program.
+// Sums over the launches of a kernel. Only the first group and the seconds are counted in a plain build; the
+// rest comes from the checker. A "warp access" is one load or store by the lanes of a warp at the same place
+// in the program.
 struct CudaOnCpuStats {
     const char *kernel;
     uint64_t launches, blocks, threads;
-    // Global memory, in bytes. Read, written: as requested by each thread. Unique: different bytes per
-    // launch, and read only if the launch had not written them before. Traffic: requested, but once where
-    // lanes of a warp access want the same bytes, and unique bytes for tables (cuda_on_cpu_mark_table).
+    // Global memory, in bytes. Read, written: as each thread requests them. Unique: distinct bytes per
+    // launch; a byte that the launch wrote first does not count as read. Traffic: requested bytes, but once
+    // where lanes of a warp access request the same ones, and unique bytes for tables
+    // (cuda_on_cpu_mark_table).
     uint64_t bytes_read, bytes_written, unique_read, unique_written, traffic_read, traffic_written;
     uint64_t sectors, ideal_sectors;          // of 32 bytes, summed over warp accesses; ideal: densely packed
-    uint64_t wide_accesses, narrow_accesses;  // per thread: of 16 bytes, and of fewer
+    uint64_t wide_accesses, narrow_accesses;  // per thread: 16 bytes, or fewer
     uint64_t shared_accesses, bank_conflicts;  // warp accesses to shared memory, and extra passes they needed
     uint64_t float_atomics;
     uint64_t races;
@@ -76,18 +77,18 @@ void cuda_on_cpu_reset();                                        // all statisti
 CudaOnCpuStats cuda_on_cpu_stats(const char *kernel_substring);  // sums over all kernels so named
 void cuda_on_cpu_print_report();                                 // a table, one row per kernel
 
-// An allocation, or a piece of one, that is small and stays in the caches: its traffic is its unique bytes.
+// Marks a small allocation, or a piece of one, that stays in the caches: only its unique bytes are traffic.
 void cuda_on_cpu_mark_table(const void *device_pointer);
 
-// Says that these bytes of an allocation are one array. Once an allocation has pieces, the checker and cuBLAS
-// take an access that is not wholly inside one of them as out of bounds. Pieces may overlap (a buffer with
+// Declares that these bytes of an allocation are one array. Once an allocation has pieces, the checker and
+// cuBLAS treat an access that is not inside one piece as out of bounds. Pieces may overlap (a buffer with
 // several uses) and end with the allocation.
 void cuda_on_cpu_piece(const void *device_pointer, size_t bytes);
 
 // ---------------------------------------------------------------------------------------------
 // Keywords
 
-// All shared memory stands in one section, which is filled with NaN before each block.
+// All shared memory is in one section, which is filled with NaN before each block.
 #undef __shared__
 #define __shared__ static __attribute__((section("cuda_shared")))
 #undef __global__
@@ -99,7 +100,7 @@ void cuda_on_cpu_piece(const void *device_pointer, size_t bytes);
 #define __DEVICE_LAUNCH_PARAMETERS_H__  // the Toolkit's declarations of threadIdx and the rest
 
 // ---------------------------------------------------------------------------------------------
-// Built-in variables. Constant arrays, because a thread's position never changes while it runs, and because a
+// Built-in variables. They are constant arrays: a thread's position never changes while it runs, and the
 // compiler does not report reads of constants to the checker. Only the emulator writes them, between threads.
 
 #ifndef CUDA_ON_CPU_EMULATOR
@@ -173,13 +174,13 @@ CudaOnCpuKernel<Body> cuda_on_cpu_kernel(const char *name, Body body) {
     return {name, body};
 }
 
-// The name may stand for a template whose arguments come from the call, so all that can be done with it is to
-// call.
+// The name may be a template whose arguments are deduced from the call, so the only thing to do with it is to
+// call it.
 #define CUDA_LAUNCH(...)             \
     cuda_on_cpu_kernel(#__VA_ARGS__, \
                        [=](auto... cuda_on_cpu_arguments) { __VA_ARGS__(cuda_on_cpu_arguments...); })
 
-// The Toolkit has these for functions under nvcc only.
+// The Toolkit defines these for functions only under nvcc.
 template <class Result, class... Arguments>
 cudaError_t cudaFuncSetAttribute(Result (*function)(Arguments...), cudaFuncAttribute attribute, int value) {
     return cudaFuncSetAttribute((const void *)function, attribute, value);
@@ -193,13 +194,13 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Result (*
 }
 
 // ---------------------------------------------------------------------------------------------
-// Barriers and what the lanes of a warp do together. Defaults of arguments give the line of the call.
+// Barriers and warp operations. Default arguments give the line of the call.
 
 #define CUDA_ON_CPU_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 void cuda_on_cpu_sync_block(const char *file, int line);
 
-// One exchange between the lanes that a mask names: each leaves its operand and waits; the last to come does
+// One exchange between the lanes of a mask. Each lane leaves its operand and waits; the last to arrive does
 // the exchange for all, in place.
 typedef void (*CudaOnCpuExchange)(void *const operands[32], unsigned mask);
 void cuda_on_cpu_exchange(const char *name, CudaOnCpuExchange exchange, unsigned mask, void *operand,
@@ -320,12 +321,12 @@ CUDA_ON_CPU_REDUCE(__reduce_max_sync, int, a > b ? a : b)
 // ---------------------------------------------------------------------------------------------
 // Loads, stores, atomics
 
-// The checker's build must see these as one access each. The compiler may take the copy of a struct apart, so
-// there they call the checker themselves and the copy is hidden from the compiler.
+// The checker must see each of these as one access. The compiler may split the copy of a struct, so in the
+// checker's build they call the checker themselves and hide the copy from the compiler.
 void cuda_on_cpu_load(void *to, const void *from, int bytes);
 void cuda_on_cpu_store(void *to, const void *from, int bytes);
 
-// These name their memory: a device reads and writes elsewhere, or not at all, if it is not global memory.
+// These are for global memory only: given another kind, a device accesses some other place, or nothing.
 void cuda_on_cpu_require_global(const void *p);
 
 template <class T>
@@ -398,7 +399,7 @@ static inline void __stwt(T *p, CudaOnCpuNotDeduced<T> v) {
     cuda_on_cpu_put(p, v);
 }
 
-// Vectors of 16 bytes: in the checker's build they copy themselves in one access, as the GPU does.
+// Vectors of 16 bytes: in the checker's build they are copied in one access, as on the GPU.
 #ifdef CUDA_ON_CPU_CHECK
 void cuda_on_cpu_copy_16(void *to, const void *from);
 
@@ -421,7 +422,7 @@ struct alignas(16) CudaOnCpuVector {
 #define make_uint4 CudaOnCpuVector<unsigned>
 #endif
 
-// Only one thread runs at a time, so the operations need no care here; the checker must know of them.
+// Only one thread runs at a time, so these are plain operations; the checker must know about them.
 void cuda_on_cpu_atomic(void *p, int bytes, bool is_float);
 void cuda_on_cpu_copy_hidden(void *to, const void *from, int bytes);
 
@@ -457,11 +458,11 @@ static T atomicCAS(T *p, CudaOnCpuNotDeduced<T> compare, CudaOnCpuNotDeduced<T> 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Device mathematics that <math.h> lacks. What a GPU approximates is computed accurately.
+// Device mathematics that <math.h> lacks. What a GPU approximates is computed accurately here.
 
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-extern "C" {  // the C library declares these names, which it keeps to itself
+extern "C" {  // the C library declares these names but does not export them
 inline float __expf(float x) noexcept { return expf(x); }
 inline float __exp10f(float x) noexcept { return powf(10.0f, x); }
 inline float __logf(float x) noexcept { return logf(x); }

@@ -1,4 +1,4 @@
-// emulator.h: what the parts of the emulator share. Nothing here is for the programs that run on it.
+// emulator.h: shared by the parts of the emulator, not for the programs that run on it.
 #ifndef CUDA_ON_CPU_EMULATOR_H
 #define CUDA_ON_CPU_EMULATOR_H
 
@@ -11,7 +11,7 @@
 enum { MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / 32 };
 enum : size_t {
     PAGE_BYTES = 4096,
-    ARENA_BYTES = (size_t)128 << 30,  // of addresses; device memory is never at the same address twice
+    ARENA_BYTES = (size_t)128 << 30,  // of addresses; device memory never reuses an address
     SHARED_AREA = (size_t)1 << 20,    // the first bytes of the arena are for dynamic shared memory
     MAX_SHARED = 227 << 10
 };
@@ -27,7 +27,7 @@ struct Piece {
 struct Allocation {
     char *begin;
     size_t bytes;
-    char *pages;  // what lies between the inaccessible pages on both sides; it ends where the allocation ends
+    char *pages;  // between the inaccessible pages on both sides; ends where the allocation ends
     size_t page_bytes;
     bool live, table;
     std::vector<Piece> pieces;
@@ -35,13 +35,13 @@ struct Allocation {
 };
 
 extern char *arena;
-Allocation *find_allocation(const void *p);  // live or freed, p anywhere in its pages; or null
+Allocation *find_allocation(const void *p);  // live or freed, with p anywhere in its pages; or null
 bool is_device_memory(const void *p, size_t bytes);
 
-// The reason why these bytes are not one array of device memory, or an empty text.
+// Why these bytes are not one array of device memory; empty if they are.
 std::string bounds_error(const void *p, size_t bytes);
 
-void *reserve(size_t bytes, int access);  // addresses; memory only where it is touched
+void *reserve(size_t bytes, int access);  // address space; memory is used only where touched
 size_t round_up(size_t n, size_t unit);
 
 // Host code may touch device memory only between the two.
@@ -52,8 +52,8 @@ void device_memory_close();
 // The runtime API
 
 enum { DEFAULT_SHARED = 48 << 10 };
-cudaError_t begin();  // of every call; an error if there is no device
-cudaError_t fail(cudaError_t error, const std::string &message);  // the last error, and on stderr why
+cudaError_t begin();  // called by every function; an error without a device
+cudaError_t fail(cudaError_t error, const std::string &message);  // sets the last error, prints the reason
 int shared_limit();                                               // the most dynamic shared memory of a block
 bool shared_allowed(const void *function, size_t bytes);          // by cudaFuncSetAttribute
 
@@ -69,11 +69,11 @@ struct Block {
     uint32_t interval, launch_first, block_first;
 };
 extern Block block;
-int running_thread(const char *operation);  // its number; host code may not do such an operation
-void forget_copies();                       // cp.async of a block before
+int running_thread(const char *operation);  // its number; an error in host code
+void forget_copies();                       // cp.async of an earlier block
 
-// Addresses that a running thread may use beside device memory: the stacks of the fibers, and what host code
-// has on its own stack (a launch leaves the arguments there).
+// Addresses that a running thread may use besides device memory: the stacks of the fibers, and the host's own
+// stack (a launch leaves its arguments there).
 extern char *fiber_stacks, *host_stack;
 enum : size_t { STACK_BYTES = (size_t)256 << 10, STACKS_BYTES = MAX_THREADS * (STACK_BYTES + PAGE_BYTES) };
 
@@ -82,7 +82,7 @@ extern const size_t static_shared_bytes;
 bool is_shared_memory(const void *p, size_t bytes);
 
 // ---------------------------------------------------------------------------------------------
-// The checker, which is linked in or not
+// The checker, if it is linked in
 
 enum AccessKind { ACCESS_READ, ACCESS_WRITE, ACCESS_ATOMIC, ACCESS_FLOAT_ATOMIC };
 
@@ -91,7 +91,7 @@ struct Checker {
     void (*block_begin)();
     void (*block_end)();
     void (*barrier)();                           // all threads of the block are at one barrier
-    void (*warp_sync)(int warp, unsigned mask);  // the memory accesses of these lanes are in order
+    void (*warp_sync)(int warp, unsigned mask);  // orders the memory accesses of these lanes
     void (*warp_together)(int warp);             // all lanes of this warp are at one place of the program
     void (*access)(const void *p, int bytes, AccessKind kind, const void *pc);
     void (*copy_issued)(const void *to, const void *from, int source_bytes, const void *pc);

@@ -2,7 +2,7 @@
 #include "emulator.h"
 
 // ---------------------------------------------------------------------------------------------
-// Matrices. Each lane leaves pointers to its registers; the last one to come does the work of all.
+// Matrices. Each lane leaves pointers to its registers; the last one to arrive does the work of all.
 
 struct Mma {
     float *c;
@@ -81,7 +81,7 @@ void cuda_on_cpu_ldmatrix_x4(uint32_t r[4], const void *row, bool transposed) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Asynchronous copies: of each thread those that are under way, and the number of the group that it fills
+// Asynchronous copies: for each thread those in flight, and the number of the group being filled
 
 struct AsyncCopy {
     void *to;

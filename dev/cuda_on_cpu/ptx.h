@@ -1,6 +1,6 @@
 // ptx.h: the PTX instructions that the project writes as inline assembly for nvcc. Each function does what
-// the PTX manual says of its instruction, for the calling lane; those that a warp executes together need all
-// 32 lanes.
+// the PTX manual says about its instruction, for the calling lane. Those that a warp executes together need
+// all 32 lanes.
 #ifndef CUDA_ON_CPU_PTX_H
 #define CUDA_ON_CPU_PTX_H
 

@@ -1,4 +1,4 @@
-// report.cpp: what the emulator says: violations with the line of the program, faults, the watchdog,
+// report.cpp: the emulator's output: violations with their line in the program, faults, the watchdog,
 // statistics.
 #include "emulator.h"
 
@@ -70,13 +70,13 @@ std::string where() {
                 coordinates(cuda_on_cpu_thread).c_str());
 }
 
-// addr2line reads the line tables; without it the function's name is all there is.
+// addr2line reads the line tables; without it only the function's name is known.
 std::string source_line(const void *pc) {
     Dl_info info;
     if (!pc || !dladdr(pc, &info)) { return "an unknown place"; }
     const Elf64_Ehdr *header = (const Elf64_Ehdr *)info.dli_fbase;
     const size_t base = header->e_type == ET_DYN ? (size_t)info.dli_fbase : 0;
-    // pc is a return address: one less lies in the call.
+    // pc is a return address, so pc - 1 is inside the call.
     std::string command =
         text("addr2line -Cip -e '%s' %#zx 2>/dev/null", info.dli_fname, (size_t)pc - 1 - base);
     char line[1024], folder[1024] = "";
@@ -118,7 +118,7 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
     const char *p = (const char *)info->si_addr;
     std::string what;
     if (signal_number == SIGABRT && !block.kernel) {
-        signal(SIGABRT, SIG_DFL);  // not the emulator's: abort() goes on
+        signal(SIGABRT, SIG_DFL);  // not in a kernel: let abort() continue
         return;
     }
     if (signal_number == SIGABRT) {
@@ -140,6 +140,7 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
 
 volatile uint64_t progress;  // blocks finished and launches begun
 
+// Counts the processor's seconds, so a kernel is not taken for endless because the machine is busy.
 static long watchdog_seconds;
 
 static void on_watchdog(int, siginfo_t *, void *) {
@@ -150,7 +151,8 @@ static void on_watchdog(int, siginfo_t *, void *) {
     }
     const int saved = dup(STDERR_FILENO);
     fflush(stdout);
-    fprintf(stderr, "cuda_on_cpu: WATCHDOG: no block has ended for %ld seconds (CUDA_ON_CPU_SECONDS) in %s\n",
+    fprintf(stderr,
+            "cuda_on_cpu: WATCHDOG: no block has ended in %ld seconds of CPU (CUDA_ON_CPU_SECONDS) in %s\n",
             watchdog_seconds, where().c_str());
     void *frames[32];
     int n = backtrace(frames, 32);
@@ -177,12 +179,12 @@ void catch_faults() {
     handle(SIGBUS, on_fault);
     handle(SIGFPE, on_fault);
     handle(SIGABRT, on_fault);
-    handle(SIGALRM, on_watchdog);
+    handle(SIGPROF, on_watchdog);
     itimerval timer = {};
     timer.it_value.tv_sec = timer.it_interval.tv_sec = watchdog_seconds;
-    setitimer(ITIMER_REAL, &timer, nullptr);
+    setitimer(ITIMER_PROF, &timer, nullptr);
     void *frames[4];
-    backtrace(frames, 4);  // loads what it needs now, not in a signal handler
+    backtrace(frames, 4);  // loads its libraries now, not in a signal handler
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-# rules.mk: programs from .cu files that run on the CPU. A Makefile at the root of the tree includes it.
+# rules.mk: builds .cu files as programs for the CPU. A Makefile at the root of the tree includes it.
 #   build/cuda_on_cpu/plain/PATH    from PATH.cu
 #   build/cuda_on_cpu/check/PATH    from PATH.cu, with the checker
-# CUDA_ON_CPU_FLAGS, which may be set for a target, are more flags for the compiler. A second program from the
-# same source, or one from a file that is no .cu, has a rule of its own:
+# CUDA_ON_CPU_FLAGS, which may be set per target, holds more compiler flags. A second program from the same
+# source, or one from a file that is not a .cu, has a rule of its own:
 #   build/cuda_on_cpu/plain/train_fp32: train.cu $(CUDA_ON_CPU_OBJECTS)
 #   	$(CUDA_ON_CPU_BUILD) $< -DPRECISION_FP32 -o $@
 

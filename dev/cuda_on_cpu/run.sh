@@ -2,9 +2,9 @@
 # run.sh FILE.cu [OBJECT.o...] [--check] [-o PROGRAM] [compiler flags] [-- arguments]: builds any .cu for the
 # CPU and runs it.
 #   --check    with the checker: races, bounds, alignment, memory traffic
-# A file that a flag names (-DBACKEND='"other.cu"') is translated like one that is included by its name.
-# rules.mk uses two more: --build builds only, --object compiles a source of the emulator. --available says
-# what is there, or is missing. Environment: CLANGXX (clang++), CUDA_HOME, CUBLAS_INCLUDE (a folder with
+# A file named in a flag (-DBACKEND='"other.cu"') is translated like one that is included by its name.
+# rules.mk uses two more: --build only builds, --object compiles a source of the emulator. --available says
+# what was found or is missing. Environment: CLANGXX (clang++), CUDA_HOME, CUBLAS_INCLUDE (a folder with
 # cublas_v2.h). The exit code is the program's; 77: something that the build needs is missing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,7 +41,7 @@ clang=${CLANGXX:-clang++}
 command -v "$clang" >/dev/null ||
     missing "no $clang. Install clang (Debian: apt-get install clang), or set CLANGXX."
 
-# The first of these folders that holds the file. The Python packages of NVIDIA have headers too.
+# The first of these folders that contains the file. NVIDIA's Python packages have headers, too.
 packages=("$root"/.venv/lib/python3*/site-packages/nvidia/*/include)
 folder_of() {
     local file=$1 folder
@@ -95,8 +95,8 @@ else
 fi
 
 # ---------------------------------------------------------------------------------------------
-# Translation: the .cu and all it includes by quotes are copied to a tree of the same shape, where relative
-# includes find the translated files. Line numbers and names stay those of the originals.
+# Translation: the .cu and all files that it includes by quotes are copied to a tree of the same shape, where
+# relative includes find the translated files. Line numbers and names stay those of the originals.
 
 declare -A seen=()
 search=("$root")
@@ -138,25 +138,25 @@ translate() {
 build() {
     local includes=() folder optimise=(-O2) stack=()
     local objects=(cuda_on_cpu.o runtime.o report.o ptx.o cublas.o)
-    # A frame larger than a fiber's stack must meet the page that ends it.
+    # A frame larger than a fiber's stack must touch the page that ends it.
     if [ "$(uname -m)" = x86_64 ]; then stack=(-fstack-clash-protection); fi
     translate "$source"
     for folder in "${search[@]}"; do includes+=(-I "$out/tree$folder" -I "$folder"); done
     if [ -n "$check" ]; then
         objects+=(checker.o)
-        # Nothing may merge, split or move accesses to memory before they are instrumented.
+        # The compiler must not merge, split or move memory accesses before they are instrumented.
         optimise=(-O1 -fno-vectorize -fno-slp-vectorize -mllvm -disable-loop-idiom-all -fsanitize=thread
             -mllvm -tsan-instrument-func-entry-exit=0 -mllvm -tsan-instrument-read-before-write=1)
     fi
     mkdir -p "$(dirname "$program")"
-    # Compiled from the root, so that messages and line tables have the names that a person knows.
+    # Compiled from the root, so messages and line tables show names relative to it.
     (cd "$root" && "$clang" "${common[@]}" "${optimise[@]}" "${stack[@]}" -ffp-contract=off -Wno-pass-failed \
         -ftemplate-backtrace-limit=1 -fmacro-backtrace-limit=1 "${includes[@]}" \
         -include "$here/cuda_on_cpu.h" "${flags[@]}" -MMD -MP -MF "$program.d.$$" -MT "${program#"$root"/}" \
         -x c++ -c "$out/tree$source" -o "$program.o.$$")
     # make must watch the originals, not the copies.
     sed -e "s|$out/tree$root/||g; s|$out/tree/|/|g; s|$root/||g" "$program.d.$$" >"$program.d"
-    # Linked without the runtime of -fsanitize=thread: the checker is its runtime.
+    # Linked without -fsanitize=thread: the checker replaces its runtime.
     "$clang" -rdynamic "$program.o.$$" "${links[@]}" "${objects[@]/#/$out/}" -ldl -lm -o "$program.$$"
     mv "$program.$$" "$program"
     rm "$program.d.$$" "$program.o.$$"

@@ -9,11 +9,11 @@
 char *arena;
 
 // ---------------------------------------------------------------------------------------------
-// Device memory. The arena is a range of addresses in which no page can be accessed until it is allocated. An
-// allocation ends where its last page ends, so that the first byte after it faults; it is filled with 0xFF,
-// which is NaN as a float and as a bf16; and freed memory is never given out again.
+// Device memory. The arena is a range of addresses in which no page is accessible until it is allocated. An
+// allocation ends where its last page ends, so the first byte past it faults. It is filled with 0xFF, which
+// is NaN as a float and as a bf16. Freed memory is never reused.
 
-// With many small allocations that may be sought at every access, a table by page is quicker than a search.
+// Every access may look up its allocation. With many small ones, a table by page is faster than a search.
 static std::vector<Allocation *> allocations;
 static uint32_t *page_owner;  // of a page in the arena: index into allocations + 1, or 0
 static char *arena_top;
@@ -98,14 +98,15 @@ static void memory_changed() {
 
 static Allocation *allocate(size_t bytes) {
     const size_t huge = (size_t)2 << 20;
-    // cudaMalloc aligns to 256 bytes. Less lets the last page end nearer to the allocation's end; the
-    // checker, which sees every access, wants the true alignment, on which the number of sectors depends.
+    // cudaMalloc aligns to 256 bytes. With less, the last page ends closer to the allocation's end. The
+    // checker sees every access anyway and needs the true alignment, since the number of sectors depends on
+    // it.
     const size_t rounded = round_up(bytes, checker ? 256 : 16), page_bytes = round_up(rounded, PAGE_BYTES);
-    char *pages = arena_top + PAGE_BYTES;  // the page between stays inaccessible
+    char *pages = arena_top + PAGE_BYTES;  // the page in between stays inaccessible
     if (page_bytes >= huge) { pages = arena + round_up((size_t)(pages - arena), huge); }
     if ((size_t)(pages - arena) + page_bytes + PAGE_BYTES > ARENA_BYTES) { return nullptr; }
     arena_top = pages + page_bytes;
-    // Opening and closing memory takes time by the page.
+    // Opening and closing memory takes time per page.
     if (page_bytes >= huge) { madvise(pages, page_bytes, MADV_HUGEPAGE); }
     mprotect(pages, page_bytes, PROT_READ | PROT_WRITE);
     memset(pages, 0xff, page_bytes);
@@ -170,7 +171,7 @@ cudaError_t fail(cudaError_t error, const std::string &message) {
     return last_error = error;
 }
 
-// Every call of the API begins with this.
+// Every call to the API begins with this.
 cudaError_t begin() {
     set_up();
     return environment("CUDA_ON_CPU_DEVICES", 1) > 0 ? cudaSuccess : last_error = cudaErrorNoDevice;
@@ -178,8 +179,8 @@ cudaError_t begin() {
 
 static int capability() { return (int)environment("CUDA_ON_CPU_CAPABILITY", 90); }
 
-// The most dynamic shared memory that a block may ask for, of the CUDA C++ Programming Guide's table of
-// devices.
+// The most dynamic shared memory that a block may request, from the table of devices in the CUDA C++
+// Programming Guide.
 int shared_limit() {
     switch (capability()) {
     case 70: return 96 << 10;
@@ -215,7 +216,7 @@ static const struct {
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
 };
 
-// The work of cudaMemcpy and cudaMemset is done at once: all streams are one.
+// cudaMemcpy and cudaMemset do their work at once: all streams are one.
 static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
     if (cudaError_t error = begin()) { return error; }
     if (bytes == 0) { return cudaSuccess; }
@@ -450,7 +451,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
     return cudaSuccess;
 }
 
-// Threads and shared memory only: registers are known to nvcc alone.
+// Only threads and shared memory count: the registers are known only to nvcc.
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *, int threads,
                                                           size_t shared_bytes) {
     if (cudaError_t error = begin()) { return error; }
@@ -463,7 +464,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const voi
     return cudaSuccess;
 }
 
-// Streams are only names, events only times.
+// Streams are only names; events are only times.
 cudaError_t cudaStreamCreate(cudaStream_t *stream) {
     if (cudaError_t error = begin()) { return error; }
     *stream = (cudaStream_t)malloc(1);

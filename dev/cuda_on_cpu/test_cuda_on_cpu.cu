@@ -905,7 +905,7 @@ static const Fault faults[] = {
      },
      0, "error: cudaErrorInvalidValue", 0, "more than 48 KiB"},
     {"endless loop", [](float *p) { endless_kernel<<<1, 32>>>(p); }, WATCHDOG,
-     "no block has ended for 1 seconds (CUDA_ON_CPU_SECONDS) in endless_kernel", WATCHDOG,
+     "no block has ended in 1 seconds of CPU (CUDA_ON_CPU_SECONDS) in endless_kernel", WATCHDOG,
      "test_cuda_on_cpu.cu:"},
     {"cp.async without a wait", [](float *p) { run_pipeline(p, NO_WAIT); }, WRONG_RESULT, "NaN", RACE,
      "RACE (cp.async in flight)"},

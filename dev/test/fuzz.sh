@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# fuzz.sh TARGET: feeds mutated inputs to a fuzz target, beginning with those of dev/test/corpus. A crash or
-# a sanitizer's report fails. The number of inputs is fixed, so a busy machine tests as much as an idle one; they
-# take about 5 seconds of CPU. FUZZ_RUNS sets another number.
+# fuzz.sh TARGET: feeds mutated inputs to a fuzz target, beginning with those of dev/test/corpus. A crash or a
+# sanitizer's report fails. The number of inputs is fixed, so a busy machine tests as much as an idle one;
+# they take about 5 seconds of CPU. FUZZ_RUNS sets another number.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 case $1 in

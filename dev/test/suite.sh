@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # suite.sh NAME COMMAND...: runs a test program, prints one line about it, and appends one to
 # build/tests/results. The program's last line must be "N passed, N failed". The suite fails without that
-# line, with another exit code than 0, or if nothing passed. The output of a failed suite is shown; lines that begin
-# with "skipped" always are. Suites may run side by side: each prints and appends in one piece.
+# line, with another exit code than 0, or if nothing passed. The output of a failed suite is shown; lines that
+# begin with "skipped" always are. Suites may run side by side: each prints and appends in one piece.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 name=$1

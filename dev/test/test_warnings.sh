@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test_warnings.sh: compiles everything with gcc and clang at -Wall -Wextra -Werror, with and without OpenMP.
-# Every header is compiled by itself, included twice, as C11 with gcc and as C++17 with clang++, and together with
-# all others the other way round. Scripts are parsed. No file is written.
+# Every header is compiled by itself, included twice, as C11 with gcc and as C++17 with clang++, and together
+# with all others the other way round. Scripts are parsed. No file is written.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0
@@ -33,11 +33,12 @@ check_sources() {
 check_headers() {
     local header
     for header in "${headers[@]}"; do
-        try "$1 $2 $header" "$1" -std="$2" "${flags[@]}" -fopenmp -x "$3" - <<<"$(include "$header" "$header")"
+        try "$1 $2 $header" "$1" -std="$2" "${flags[@]}" -fopenmp -x "$3" - \
+            <<<"$(include "$header" "$header")"
     done
 }
 
-# check_all_headers COMPILER STANDARD LANGUAGE: all of them in one program, which takes a twentieth of the time
+# check_all_headers COMPILER STANDARD LANGUAGE: all of them at once, in a twentieth of the time
 check_all_headers() {
     try "$1 $2 all headers" "$1" -std="$2" "${flags[@]}" -fopenmp -x "$3" - <<<"$(include "${headers[@]}")"
 }
