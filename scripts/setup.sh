@@ -34,7 +34,7 @@ from_root() {
 # refuse_existing DIR: ends the script rather than overwrite a run
 refuse_existing() {
     if [ -e "$1" ]; then
-        complain "$1 already exists: choose another folder, or remove this one"
+        complain "$1 exists already: choose another folder, or remove this one"
         exit 1
     fi
 }
@@ -96,8 +96,8 @@ setup_cuda() {
     local home=${CUDA_HOME:-/usr/local/cuda} release package
     if [ ! -d "$home" ] && have nvcc; then home=$(dirname "$(dirname "$(command -v nvcc)")"); fi
     if [ ! -x "$home/bin/nvcc" ]; then
-        say "no CUDA Toolkit in $home, so the CUDA program and its tests are left out. If it is elsewhere, set"
-        say "CUDA_HOME. The tests need its compiler and headers (developer.nvidia.com/cuda-downloads), but no GPU"
+        say "no CUDA Toolkit in $home (CUDA_HOME names another folder): the CUDA program and its tests are"
+        say "left out. They need its compiler and headers (developer.nvidia.com/cuda-downloads), but no GPU"
         return 1
     fi
     [ ! -f "$home/include/cublas_v2.h" ] || return 0
