@@ -1,6 +1,6 @@
-# shellcheck shell=bash setup.sh: functions that the other scripts share. Each setup_ function installs what
-# is missing, and says what and why; if nothing is missing, it does nothing. They are called from the project
-# root.
+# shellcheck shell=bash
+# setup.sh: functions for the other scripts. Each setup_ function installs what is missing and says what
+# and why; if nothing is missing, it does nothing. They are called from the project root.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Tests data/ and scripts/ with the standard library and NumPy: text.py and the downloads here, the rest in
-test_bpe.py, test_primer.py and test_recipes.py, which this file runs too.
+"""Tests data/ and scripts/ with the standard library and NumPy: text.py and the downloads here, the rest is in
+test_bpe.py, test_primer.py and test_recipes.py.
 
     python3 dev/test/test_data.py [NAME...]      the tests whose names contain one of the NAMEs
 
@@ -28,9 +28,6 @@ from typing import Any, Iterator
 
 from data_checks import ROOT, check, check_equal, check_error, read_jsonl, run_tests, script
 
-import test_bpe
-import test_primer
-import test_recipes
 import text
 
 # ----------------------------------------------------------------------------------------------
@@ -544,4 +541,4 @@ def test_olmo_mix(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_tests(sys.modules[__name__], test_bpe, test_primer, test_recipes)
+    run_tests(sys.modules[__name__])
