@@ -42,7 +42,8 @@ static inline bool aside_begin_file(Aside *a, const char *path, Error *err);
 static inline bool aside_begin_directory(Aside *a, const char *path, Error *err);
 
 // Syncs, gives the name and ends. An old file of that name is replaced, an old directory too: it is first
-// moved to .deleting-NAME and removed afterwards, with a warning if that fails. After a failure nothing is
+// moved to .deleting-NAME and removed afterwards, with a warning if that fails. Where the system can exchange
+// names, one of the two has the name at any moment. After a failure nothing is
 // left aside and what had the name before has it still.
 static inline bool aside_finish(Aside *a, Error *warning, Error *err);
 
@@ -402,8 +403,26 @@ static inline bool aside_move_old(const Aside *a, char old[PATH_MAX], Error *err
     return rename(a->path, old) == 0 || fail(err, "%s: cannot be replaced: %s", a->path, strerror(errno));
 }
 
+// Lets the new directory and an old one change names, so that the name is at no moment nobody's, and then
+// moves the old one to `old`. False where there is no old one, or the system cannot do that.
+static inline bool aside_exchange(const Aside *a, char old[PATH_MAX]) {
+#ifdef RENAME_EXCHANGE
+    Error ignored;
+    if (!a->is_directory || !path_is_directory(a->path)) { return false; }
+    if (renameat2(AT_FDCWD, a->aside, AT_FDCWD, a->path, RENAME_EXCHANGE) != 0) { return false; }
+    if (!aside_name(old, ".deleting-", a->path, &ignored) || rename(a->aside, old) != 0) {
+        snprintf(old, PATH_MAX, "%s", a->aside);
+    }
+    return true;
+#else
+    (void)a, (void)old;
+    return false;
+#endif
+}
+
 // The new name for the old one, and the old one's back if that fails.
 static inline bool aside_rename(const Aside *a, char old[PATH_MAX], Error *err) {
+    if (aside_exchange(a, old)) { return true; }
     if (!aside_move_old(a, old, err)) { return false; }
     if (rename(a->aside, a->path) == 0) { return true; }
     fail(err, "%s: cannot be renamed to %s: %s", a->aside, a->path, strerror(errno));

@@ -356,6 +356,29 @@ static void test_aside_race(void) {
     CHECK(torn == 0 && looks > 0 && !exists(".writing-race"));
 }
 
+// While a directory is replaced, its name is at no moment nobody's, where the system can exchange names.
+static void test_exchange(void) {
+#ifdef RENAME_EXCHANGE
+    char path[PATH_MAX];
+    int status = 0, looks = 0, absent = 0;
+    snprintf(path, sizeof path, "%s", in_dir("swapped"));
+    CHECK(write_directory_aside("swapped", "1") && directory_create(in_dir("other"), &err));
+    const bool able = renameat2(AT_FDCWD, path, AT_FDCWD, in_dir("other"), RENAME_EXCHANGE) == 0;
+    fflush(stdout);
+    if (fork() == 0) {
+        bool ok = true;
+        for (int i = 0; i < 100; i++) { ok = write_directory_aside("swapped", "2") && ok; }
+        _exit(ok ? 0 : 1);
+    }
+    while (waitpid(-1, &status, WNOHANG) == 0) {
+        absent += !path_exists(path);
+        looks++;
+    }
+    printf("a directory was replaced 100 times: %d looks, at %d of them it was absent\n", looks, absent);
+    CHECK(status == 0 && (absent == 0 || !able));
+#endif
+}
+
 // A leftover that stays, as on NFS while somebody has a file of it open: the next name is taken.
 static bool stuck(void) {
     CHECK(directory_create(in_dir("pub/.writing-x"), &err) &&
@@ -433,6 +456,7 @@ int main(void) {
     test_aside();
     test_live_aside();
     test_aside_race();
+    test_exchange();
     public_directory("pub");
     CHECK(as_nobody(stuck));
     test_full_disk();
