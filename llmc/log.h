@@ -165,30 +165,34 @@ static inline void run_log_close(RunLog *log) {
     log->path = NULL;
 }
 
-// Whether the line is complete and belongs to the first `step` steps.
-static inline bool run_log_keeps(const char *line, size_t size, int64_t step) {
+// The step of a line, 0 for one without a step and -1 for one that is damaged.
+static inline int64_t run_log_step_of(const char *line, size_t size) {
     JsonDocument doc;
     Error ignored;
-    size_t at = 0;
-    if (!json_parse(&doc, line, size, "log", &ignored)) { return false; }
-    bool keeps = json_get_size(doc.root, "step", false, &at, "log", &ignored) && (int64_t)at <= step;
+    size_t step = 0;
+    if (!json_parse(&doc, line, size, "log", &ignored)) { return -1; }
+    bool ok = json_get_size(doc.root, "step", false, &step, "log", &ignored);
     json_free(&doc);
-    return keeps;
+    return ok ? (int64_t)step : -1;
 }
 
-// The length of the log in bytes, up to the first line of a step after `step`.
+// The length of the log in bytes, up to the last line of the first `step` steps. A damaged line among them
+// stays: what follows it is still the record of the run.
 static inline bool run_log_length(const char *path, int64_t step, size_t *length, Error *err) {
     MappedFile file;
     *length = 0;
     if (!file_map(&file, path, err)) { return false; }
-    while (*length < file.size) {
-        const char *line = file.data + *length;
-        const char *end = (const char *)memchr(line, '\n', file.size - *length);
-        if (end == NULL || !run_log_keeps(line, (size_t)(end - line), step)) { break; }
-        *length += (size_t)(end - line) + 1;
+    for (size_t begin = 0; begin < file.size;) {
+        const char *line = file.data + begin;
+        const char *end = (const char *)memchr(line, '\n', file.size - begin);
+        const int64_t at = end == NULL ? -1 : run_log_step_of(line, (size_t)(end - line));
+        if (end == NULL || at > step) { break; }
+        begin += (size_t)(end - line) + 1;
+        if (at >= 0) { *length = begin; }
     }
+    const bool foreign = *length == 0 && file.size > 0 && memchr(file.data, '\n', file.size) != NULL;
     file_unmap(&file);
-    return true;
+    return !foreign || fail(err, "%s: holds no line of this run's log; move it elsewhere", path);
 }
 
 // Opens the log of a run that has made `step` steps. A crash may have left lines of later steps; they are
@@ -198,7 +202,7 @@ static inline bool run_log_open(RunLog *log, const char *run, int64_t step, bool
     log->file = NULL;
     log->path = format_text("%s/log.jsonl", run);
     if (log->path == NULL) { return fail(err, "out of memory: the path of a log"); }
-    bool exists = path_is_file(log->path);
+    bool exists = access(log->path, F_OK) == 0;
     if (exists && !run_log_length(log->path, step, &length, err)) { return false; }
     if (exists && truncate(log->path, (off_t)length) != 0) {
         return fail(err, "%s: cannot be cut to step %lld: %s", log->path, (long long)step, strerror(errno));
@@ -222,7 +226,7 @@ static inline bool run_log_write(RunLog *log, JsonWriter *line, Error *err) {
 
 // Syncs the log to the disk: a checkpoint must not be newer than the log of its steps.
 static inline bool run_log_sync(RunLog *log, Error *err) {
-    return fsync(fileno(log->file)) == 0 ||
+    return sync_descriptor(fileno(log->file)) == 0 ||
            fail(err, "%s: cannot be written: %s", log->path, strerror(errno));
 }
 

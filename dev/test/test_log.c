@@ -111,10 +111,20 @@ static void test_run_log(const char *dir) {
     run_log_close(&log);
     CHECK(holds(path, RUN_LINE STEP_LINE(1) STEP_LINE(2) STEP_LINE(3)));
 
-    write_text(path, RUN_LINE STEP_LINE(1) "damaged\n" STEP_LINE(2), "w");
+    // A damaged line costs no other line; one behind the last line of these steps goes.
+    write_text(path, RUN_LINE STEP_LINE(1) "damaged\n" STEP_LINE(2) "damaged\n" STEP_LINE(3), "w");
     CHECK(run_log_open(&log, dir, 2, &fresh, &err) && !fresh);
     run_log_close(&log);
-    CHECK(holds(path, RUN_LINE STEP_LINE(1)));
+    CHECK(holds(path, RUN_LINE STEP_LINE(1) "damaged\n" STEP_LINE(2)));
+
+    // What is no log at all stays, and so does a pipe, which would wait for a reader.
+    write_text(path, "shopping list\n", "w");
+    CHECK_ERROR(run_log_open(&log, dir, 2, &fresh, &err), err, "holds no line of this run's log");
+    run_log_close(&log);
+    CHECK(holds(path, "shopping list\n"));
+    CHECK(unlink(path) == 0 && mkfifo(path, 0600) == 0);
+    CHECK_ERROR(run_log_open(&log, dir, 2, &fresh, &err), err, "log.jsonl: is not a regular file");
+    run_log_close(&log);
 
     CHECK(unlink(path) == 0 && run_log_open(&log, dir, 5, &fresh, &err) && fresh);
     run_log_close(&log);
