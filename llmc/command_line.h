@@ -39,6 +39,10 @@ static inline bool parse_flag(Settings *s, const Command *command, int argc, cha
 static inline bool check_needed(const Settings *s, const Command *command, Error *err);
 static inline bool check_train(const Settings *s, Error *err);
 
+// The flags of train that make sense only beside certain others. After settings_overlay it is about what was
+// typed, beside the settings of the run.
+static inline bool check_rules(const Settings *s, Error *err);
+
 static inline bool settings_from_command_line(Settings *s, const Command *command, int argc, char **argv,
                                               Error *err) {
     if (!settings_init(s, command, err)) { return false; }
@@ -280,7 +284,6 @@ static inline bool check_new_run(const Settings *s, Error *err) {
     return fail(err, "--steps, --tokens, --epochs: expected exactly one of them, to say how long to train");
 }
 
-// The flags of train that make sense only beside certain others.
 static inline bool check_rules(const Settings *s, Error *err) {
     const Command *train = command_find("train");
     const bool filter = s->instance_filter != OFF;
@@ -303,7 +306,7 @@ static inline bool check_rules(const Settings *s, Error *err) {
         {"filter-max-count", filter, "contradicts --instance-filter off"},
         {"sample-prompt", s->sample_every > 0, "needs --sample-every"},
         {"sample-tokens", s->sample_every > 0, "needs --sample-every"},
-        {"accept-changed-data", false, "is for --resume"},
+        {"accept-changed-data", s->resume != NULL, "is for --resume"},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (flag_given(s, train, rules[i].name) && !rules[i].allowed) {

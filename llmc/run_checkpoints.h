@@ -199,6 +199,15 @@ static inline bool run_list(const char *run, int64_t **steps, size_t *count, Err
     return true;
 }
 
+// The error of a directory without a checkpoint. It may be a checkpoint itself.
+static inline bool run_empty(const char *run, Error *err) {
+    char config[PATH_MAX];
+    const bool model = path_join(config, run, "config.json", err) && path_exists(config);
+    return fail(err, "%s: holds no checkpoint (step-...)%s", run,
+                model ? "\nIt is a model itself; if it is a checkpoint, give the run, the directory above it."
+                      : "");
+}
+
 static inline bool run_newest(char *dir, const char *run, Error *warning, Error *err) {
     int64_t *steps;
     size_t count;
@@ -213,7 +222,7 @@ static inline bool run_newest(char *dir, const char *run, Error *warning, Error 
         if (!found) { add_warning(&damages, "passed over a damaged checkpoint: %s", damage.text); }
     }
     free(steps);
-    if (count == 0) { return fail(err, "%s: holds no checkpoint (step-...)", run); }
+    if (count == 0) { return run_empty(run, err); }
     if (!found) { return fail(err, "%s: holds no checkpoint that is whole\n%s", run, damages.text); }
     if (damages.text[0] != '\0') { add_warning(warning, "%s", damages.text); }
     return true;
@@ -228,6 +237,7 @@ static inline bool run_resolve(char *dir, const char *path, Error *warning, Erro
                     "%s: is a file, expected a model directory or a run: give the directory that holds it",
                     path);
     }
+    if (!path_exists(path)) { return fail(err, "%s: no such directory", path); }
     if (!path_is_directory(path)) { return fail(err, "%s: is not a directory", path); }
     if (!path_join(config, path, "config.json", err)) { return false; }
     if (path_exists(config)) {

@@ -402,7 +402,7 @@ refuse "--seq-len 17" train --config config.json --seq-len 17 "${data[@]}"
 refuse "--micro-batch-size 3" train --config config.json --micro-batch-size 3 "${data[@]}"
 refuse "--warmup-steps 3" train --config config.json --warmup-steps 3 "${data[@]}"
 refuse "larger.json: has ids up to 357" eval --load whole --data val.npy --tokenizer larger.json
-refuse "nothing: is not a directory" generate --load nothing
+refuse "nothing: no such directory" generate --load nothing
 refuse "--tokenizer" generate --load preset
 refuse "--prompt" generate --load whole --prompt "more than the sixteen tokens of the model"
 refuse "holds another run" "${new[@]}" --out whole --steps 5

@@ -88,6 +88,39 @@ says "longer: complete, 30 steps"
 run train --resume longer
 says "longer: complete, 30 steps"
 refuse "--steps 5: the run has made 30 steps" train --resume longer --steps 5
+# No step is made, and what was given anew is kept all the same.
+cp -r half still_half
+run train --resume still_half --stop-at 10 --val-data val.npy --steps 30
+equal "no step was made" "$(ls still_half)" "$(ls half)"
+mv val.npy kept.npy
+refuse "val.npy: no such file" train --resume still_half
+mv kept.npy val.npy
+run train --resume still_half --stop-at 11
+says "stopped at step 11 of 30"
+cp -r half still_changed
+head -c 10000 train.npy >fewer.npy
+run train --resume still_changed --stop-at 10 --data fewer.npy --accept-changed-data
+run train --resume still_changed --stop-at 11
+refuse "--stop-at 9: the run has made 11 steps" train --resume still_changed --stop-at 9
+refuse "--eval-every: needs --val-data" train --resume half --eval-every 2
+refuse "--sample-prompt: needs --sample-every" train --resume half --sample-prompt a
+refuse "give the run, the directory above it" train --resume half/step-00000010
+python 'import json
+path = "still_half/step-00000011/trainer/state.json"
+state = json.load(open(path))
+for key, value, name in ("data", [], "no_data"), ("steps", None, "no_length"):
+    json.dump({**state, "settings": {**state["settings"], key: value}}, open(name, "w"))'
+cp no_data still_half/step-00000011/trainer/state.json
+refuse "\"data\" lists no file, expected the token files of the run; give them by --data" train --resume still_half
+cp no_length still_half/step-00000011/trainer/state.json
+refuse "\"steps\" is missing, expected the length of the run; give it by --steps" train --resume still_half
+run train --resume still_half --steps 12
+says "still_half: complete, 12 steps"
+
+# A new run in the directory of a model would be taken for that model.
+cp -r half/step-00000010 model
+refuse "--out model: holds a config.json" "${new[@]}" --steps 1 --out model
+
 cp -r half micro
 run train --resume micro --micro-batch-size 3 --val-data val.npy
 says "--micro-batch-size: gradients add up in another order"

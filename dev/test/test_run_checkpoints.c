@@ -84,7 +84,7 @@ static void test_newest_and_resolve(void) {
     CHECK(run_resolve(found, in_dir("runs/c"), no_warning(), &err) && ends_with(found, "step-100000000"));
     CHECK(run_resolve(found, in_dir("runs/c/step-00000009"), no_warning(), &err) &&
           ends_with(found, "-00000009"));
-    CHECK_ERROR(run_resolve(found, in_dir("absent"), no_warning(), &err), err, "is not a directory");
+    CHECK_ERROR(run_resolve(found, in_dir("absent"), no_warning(), &err), err, "absent: no such directory");
     CHECK_ERROR(run_resolve(found, in_dir("runs"), no_warning(), &err), err,
                 "holds neither config.json nor a checkpoint (step-...)");
 

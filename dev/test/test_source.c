@@ -143,7 +143,7 @@ static void test_sizes(void) {
     CHECK_ERROR(source_new(&s, in_dir("absent.json"), 0, 0, NULL, no_warning(), &err), err,
                 "cannot be opened");
     source_close(&s);
-    CHECK_ERROR(source_open(&s, in_dir("absent"), NULL, no_warning(), &err), err, "is not a directory");
+    CHECK_ERROR(source_open(&s, in_dir("absent"), NULL, no_warning(), &err), err, "no such directory");
     source_close(&s);
 }
 

@@ -164,6 +164,17 @@ static inline bool read_saved_settings(Settings *s, const SavedState *saved, Err
     return settings_read(s, json_member(saved->json.root, "settings"), saved->path, err);
 }
 
+// Whether the settings of a run, whose file a person may have edited, say what every run has.
+static inline bool check_saved_settings(const Settings *s, const char *source, Error *err) {
+    if (s->data.count == 0) {
+        return fail(err,
+                    "%s: \"data\" lists no file, expected the token files of the run; give them by --data",
+                    source);
+    }
+    if (s->steps > 0 || s->tokens > 0 || s->epochs > 0) { return true; }
+    return fail(err, "%s: \"steps\" is missing, expected the length of the run; give it by --steps", source);
+}
+
 // Locks the run, finds its newest checkpoint and takes the settings from there. The lock comes first: a run
 // that another process is still writing would look finished, and another process could start between check
 // and lock.
@@ -177,6 +188,8 @@ static inline bool plan_resume(Plan *p, const Settings *typed, Error *err) {
     if (!saved_state_open(&p->saved, checkpoint, err)) { return false; }
     if (!read_saved_settings(&p->settings, &p->saved, err)) { return false; }
     if (!settings_overlay(&p->settings, typed, err)) { return false; }
+    if (!check_saved_settings(&p->settings, p->saved.path, err)) { return false; }
+    if (!check_rules(&p->settings, err)) { return false; }
     if (typed->steps > 0) { p->settings.tokens = p->settings.epochs = -1; }
     bool ok = read_saved_settings(&before, &p->saved, err);
     if (ok) { note_changes(p, &before); }

@@ -68,8 +68,13 @@ static inline bool restore_state(Run *run, Error *err) {
         return fail(err, "--steps %lld: the run has made %lld steps", (long long)plan->schedule.total,
                     (long long)state->step);
     }
+    if (plan->settings.stop_at > 0 && plan->settings.stop_at < state->step) {
+        return fail(err, "--stop-at %lld: the run has made %lld steps", (long long)plan->settings.stop_at,
+                    (long long)state->step);
+    }
     if (plan->settings.accept_changed_data == ON) {
         dataloader_continue(&plan->data, &state->order);
+        state->order = plan->data.order.state;
         return true;
     }
     return dataloader_restore(&plan->data, &state->order, err);
@@ -103,7 +108,7 @@ static inline bool create_model(Run *run, Error *err) {
 
 // A new run must not go where another one is.
 static inline bool check_unused(const char *run, Error *err) {
-    char log[PATH_MAX];
+    char log[PATH_MAX], config[PATH_MAX];
     int64_t *steps = NULL;
     size_t count = 0;
     if (!path_join(log, run, "log.jsonl", err)) { return false; }
@@ -113,6 +118,13 @@ static inline bool check_unused(const char *run, Error *err) {
         return fail(
             err, "--out %s: holds another run; choose another directory, or resume that run by --resume %s",
             run, run);
+    }
+    if (!path_join(config, run, "config.json", err)) { return false; }
+    if (path_exists(config)) {
+        return fail(err,
+                    "--out %s: holds a config.json, so commands would take it for that model and not for this "
+                    "run; choose another directory",
+                    run);
     }
     if (access(log, F_OK) != 0) { return true; }
     return fail(err,
@@ -498,7 +510,9 @@ static inline void run_free(Run *run) {
 static inline void run_end(Run *run) {
     const Plan *plan = run->plan;
     Error err;
-    if (run->saved_step != run->state.step) { run_save(run); }
+    // A resumed run that made no step, because a signal came at once, say, keeps its changed settings too.
+    const bool changed = run->timed_steps == 0 && plan->changed[0] != '\0';
+    if (run->saved_step != run->state.step || changed) { run_save(run); }
     if (run->state.step >= plan->schedule.total && !run->state.labelled) {
         fail(&err,
              "%s: no step of the run had a label: every token is masked or was filtered, and nothing was "
