@@ -327,6 +327,22 @@ equal "a signal while validating: exit code" "$?" 0
 equal "no figure of half a validation" "$(grep -c '"eval"' validating/log.jsonl)" 0
 check "it is saved" test -d validating/step-00000001
 
+# Validation data that another program breaks while the run lasts: the steps are saved.
+cp val.npy breaking.npy
+start broken --val-data breaking.npy --eval-every 2000
+wait_for grep -q '"step"' broken/log.jsonl
+: >breaking.npy
+wait $pid
+equal "validation data that was cut short: exit code" "$?" 1
+check "it says so" grep -q "breaking.npy: has 0 bytes, had" errors
+check "it is saved" grep -q "The run is saved up to step 2000: correct the file and resume" errors
+check "it is there" test -d broken/step-00002000
+
+# A limit of processor time, as batch systems set: the run saves before its hard limit.
+(ulimit -S -t 1 && exec timeout 60 "$program" "${endless[@]}" --out limited >output 2>errors)
+equal "the end of the processor time: exit code" "$?" 0
+says "stopped at step"
+
 # A step that takes a minute, and a person who does not wait for it: the second signal ends the program.
 set -m
 "$program" train --config 14M --vocab-size 260 --seq-len 16 --data long.npy --batch-size 20000 --steps 3 \

@@ -369,9 +369,10 @@ static inline void run_evaluate(Run *run) {
     Evaluation e;
     Error err;
     size_t instances = evaluation_instances(validation, plan->settings.eval_instances);
-    must(evaluate(&e, run->model, validation, instances, &run->batch, plan->micro, plan->z,
-                  &plan->source.text, &stop_requested, &err),
-         &err);
+    if (!evaluate(&e, run->model, validation, instances, &run->batch, plan->micro, plan->z,
+                  &plan->source.text, &stop_requested, &err)) {
+        end_saved(run, ": correct the file and resume by --resume.", &err);
+    }
     if (e.labels == 0) { return; }  // a signal came
     progress_print(&run->progress, "validation at step %lld: loss %.4f, perplexity %.2f",
                    (long long)run->state.step, e.loss, e.perplexity);

@@ -1,7 +1,8 @@
 // signals.h: how a run is asked to stop.
 //
-// SIGINT, SIGTERM and SIGHUP ask the run to finish its step, save and end. A second one ends the program at
-// once, which loses only the steps since the last checkpoint. SIGPIPE is ignored: whoever reads the output
+// SIGINT, SIGTERM and SIGHUP ask the run to finish its step, save and end, and so does SIGXCPU, by which a
+// batch system says that the time is nearly up. A second signal ends the program at once, which loses only
+// the steps since the last checkpoint. SIGPIPE is ignored: whoever reads the output
 // may leave; the run notices when it writes, and stops in the same way.
 //
 // Before signals_catch a signal ends the program as usual: a run that is still being loaded has nothing to
@@ -24,7 +25,7 @@ static inline void request_stop(int number) {
     if (!stop_requested) {
         stop_requested = 1;
         stop_requested_at = now;
-    } else if (now - stop_requested_at > 0.5) {
+    } else if (number != SIGXCPU && now - stop_requested_at > 0.5) {  // that one comes every second
         signal(number, SIG_DFL);
         raise(number);
     }
@@ -32,7 +33,7 @@ static inline void request_stop(int number) {
 
 // A signal that is ignored, as nohup ignores SIGHUP, stays ignored.
 static inline void signals_catch(void) {
-    const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGXCPU};
     struct sigaction action, before;
     memset(&action, 0, sizeof action);
     action.sa_handler = request_stop;
