@@ -104,7 +104,10 @@ def repeats(text: str, max_period: int = 13, max_count: int = 32) -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
-    """A text file that gets its name only when it is complete and on the disk."""
+    """A text file that gets its name only when it is complete and on the disk. It replaces files only: in the
+    place of /dev/null there would be a file for everybody."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a file, so it cannot be replaced by one: give another name")
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:

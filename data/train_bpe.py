@@ -381,6 +381,8 @@ def check_can_write(path: Path) -> None:
     """Reports before the work, not after it, that the file cannot be written."""
     if path.is_dir():
         raise DataError(f"--out {path}: is a folder; name a file, such as {path / 'tokenizer.json'}")
+    if path.exists() and not path.is_file():
+        raise DataError(f"--out {path}: is not a file, so it cannot be replaced by one: give another name")
     folder = path.absolute().parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

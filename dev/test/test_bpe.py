@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def test_progress(folder: Path) -> None:
 def test_bpe_errors(folder: Path) -> None:
     (folder / "a.txt").write_text("some text, some more text", encoding="utf-8")
     (folder / "one.txt").write_text("a")
+    os.mkfifo(folder / "pipe")
     before = sorted(path.name for path in folder.iterdir())
     good = {"--vocab-size": "279", "--out": "t.json", "": "a.txt"}
     for change, code, words in (
@@ -262,6 +264,7 @@ def test_bpe_errors(folder: Path) -> None:
         ({"": "one.txt"}, 1, "--vocab-size 278 or less"),
         ({"": "none.txt"}, 1, "none.txt: there is no such file"),
         ({"--out": "."}, 1, "is a folder"),
+        ({"--out": "pipe"}, 1, "pipe: is not a file"),
         ({"--out": "a.txt/t.json"}, 1, "a.txt is not a folder"),
         ({"--out": "/proc/none/t.json"}, 1, "/proc"),
     ):

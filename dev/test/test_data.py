@@ -226,6 +226,10 @@ def test_atomic(folder: Path) -> None:
         before,
         "nothing was replaced or left over",
     )
+    (folder / "train.jsonl").unlink()
+    os.mkfifo(folder / "train.jsonl")
+    check_error(lambda: split(["old", "older"], folder, 0, 0.5), "train.jsonl: is not a file")
+    check((folder / "train.jsonl").is_fifo(), "a pipe is not replaced")
 
 
 def test_text_command(folder: Path) -> None:
