@@ -12,10 +12,12 @@
 #include "llmc/help.h"
 
 // A stream that was closed when the program began would give its number to the first file that is opened, and
-// messages would go there.
-static inline void open_standard_streams(void) {
+// messages would go there. A run goes on without a standard output; for any other command, writing to one that
+// was closed is an error (output_written).
+static inline void open_standard_streams(bool trains) {
     for (int stream = 0; stream <= 2; stream++) {
-        if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) { exit(1); }
+        const int mode = stream == STDOUT_FILENO && !trains ? O_RDONLY : O_RDWR;
+        if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", mode) < 0) { exit(1); }
     }
 }
 
@@ -34,7 +36,7 @@ static inline void run_command(const char *program, const Command *command, cons
 int main(int argc, char **argv) {
     Error err;
     Settings settings;
-    open_standard_streams();
+    open_standard_streams(argc > 1 && strcmp(argv[1], "train") == 0);
     signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         program_help(argc < 2 ? stderr : stdout, argv[0]);

@@ -370,8 +370,8 @@ check "nothing is left" test ! -e early
 # ---------------------------------------------------------------------------------------------
 # standard output that cannot be written, or was closed
 
+last=whole/step-00000020
 if [ -e /dev/full ]; then
-    last=whole/step-00000020
     for command in "--help" "train --help" "detokenize --tokenizer tokenizer.json val.npy" \
         "generate --load $last --max-tokens 5" "eval --load $last --data val.npy" "inspect $last" "inspect 1B" \
         "train --config 1B --dry-run"; do
@@ -382,6 +382,12 @@ if [ -e /dev/full ]; then
 else
     echo "skipped: output to a full disk (no /dev/full)"
 fi
+for command in "--help" "detokenize --tokenizer tokenizer.json val.npy" "generate --load $last --max-tokens 5" \
+    "eval --load $last --data val.npy" "inspect $last"; do
+    "$program" $command >&- 2>errors
+    equal "$command, standard output closed: exit code" "$?" 1
+    check "$command, standard output closed: why" grep -q "error: .*cannot be written: Bad file descriptor" errors
+done
 "$program" "${new[@]}" --out closed --steps 2 >&- 2>errors
 equal "standard output closed: exit code" "$?" 0
 check "the log is what it should be" python 'import json
