@@ -1,7 +1,7 @@
 // command_line.h: from the arguments of a command to its Settings.
 //
-// A value is written `--flag value` or `--flag=value`; a list takes every argument up to the next flag. What
-// is unknown, out of range, given twice or missing is an error that names the flag. So are flags that
+// A value is written `--flag value` or `--flag=value`; a list takes every argument up to the next flag. A
+// flag that is unknown, out of range, given twice or missing is an error that names it, and so are flags that
 // contradict each other.
 #ifndef LLMC_COMMAND_LINE_H
 #define LLMC_COMMAND_LINE_H
@@ -15,18 +15,19 @@ static inline const Command *command_named(const char *name, Error *err);
 // Every flag of the command at its default, or empty. Release with settings_free, also after a failure.
 static inline bool settings_init(Settings *s, const Command *command, Error *err);
 
-// Fills *s from the arguments after the command's name. --help ends the reading at once. Release with
+// Fills *s from the arguments after the command's name. With --help nothing else is read. Release with
 // settings_free, also after a failure.
 static inline bool settings_from_command_line(Settings *s, const Command *command, int argc, char **argv,
                                               Error *err);
 
-// Gives one flag the value as it would be typed; a list gets one more item.
+// Sets a flag from a value as it would be typed; a list gets one more item.
 static inline bool flag_set(Settings *s, const Flag *flag, const char *value, Error *err);
 
-// Copies to *s what was given on the command line of *typed: how --resume changes the settings of a run.
+// Copies the flags given on the command line of *typed to *s: this is how --resume changes the settings of a
+// run.
 static inline bool settings_overlay(Settings *s, const Settings *typed, Error *err);
 
-// The word that one of train's choices has.
+// The word for the value of one of train's choices.
 static inline void choice_word(const Settings *s, const char *name, char word[64]) {
     const Flag *flag = &flags[flag_find(name, strlen(name), TRAIN)];
     word_at(flag->values, *(const int *)((const char *)s + flag->offset), word);
@@ -39,8 +40,8 @@ static inline bool parse_flag(Settings *s, const Command *command, int argc, cha
 static inline bool check_needed(const Settings *s, const Command *command, Error *err);
 static inline bool check_train(const Settings *s, Error *err);
 
-// The flags of train that make sense only beside certain others. After settings_overlay it is about what was
-// typed, beside the settings of the run.
+// The flags of train that make sense only with, or without, certain others. After settings_overlay it is
+// about what was typed, beside the settings of the run.
 static inline bool check_rules(const Settings *s, Error *err);
 
 static inline bool settings_from_command_line(Settings *s, const Command *command, int argc, char **argv,
@@ -242,7 +243,7 @@ static inline bool flag_set(Settings *s, const Flag *flag, const char *value, Er
 }
 
 // ---------------------------------------------------------------------------------------------
-// what is missing, and what contradicts
+// missing and contradictory flags
 
 static inline bool check_needed(const Settings *s, const Command *command, Error *err) {
     for (int i = 0; i < FLAGS; i++) {
@@ -275,7 +276,7 @@ static inline bool check_resume(const Settings *s, Error *err) {
     return true;
 }
 
-// Whether all that a new run needs is there.
+// Whether everything that a new run needs was given.
 static inline bool check_new_run(const Settings *s, Error *err) {
     if (s->memory != NULL) { return fail(err, "--memory: needs --dry-run"); }
     if (s->data.count == 0) { return fail(err, "--data: train needs token files"); }

@@ -2,7 +2,7 @@
 //
 //   flags_help(out, program, command)   what a command does, and all its flags
 //   program_help(out, program)          what the program does, and its commands
-//   help_wrap(out, text, ...)           words in lines
+//   help_wrap(out, text, ...)           breaks text into lines
 #ifndef LLMC_HELP_H
 #define LLMC_HELP_H
 

@@ -1,8 +1,8 @@
-// settings.h: what a person types: the commands, and ONE table of their flags.
+// settings.h: what is typed: the commands, and ONE table of their flags.
 //
-// The table makes the parser (command_line.h), the help (help.h) and the settings that a run saves
-// (settings_json.h). A value that was not given stays empty here. What holds in its place is decided once, in
-// the plan of the command (commands/plan.h).
+// The parser (command_line.h), the help (help.h) and the settings that a run saves (settings_json.h) all read
+// the table. A value that was not given stays empty here. A run's plan decides once what takes its place
+// (commands/plan.h).
 #ifndef LLMC_SETTINGS_H
 #define LLMC_SETTINGS_H
 
@@ -79,8 +79,8 @@ enum {
     DETOKENIZE = 32,
     INSPECT = 64,
     EVERY = 127,
-    RESUME = TRAIN | 128,  // a flag of train that may be given anew with --resume
-    ONCE = 1 << 16         // a flag of one start of the program, not part of a run's settings
+    RESUME = TRAIN | 128,  // a flag of train that may also be given with --resume
+    ONCE = 1 << 16         // a flag for one start of the program, not part of a run's settings
 };
 #define NEEDED(command) ((command) | (command) << 8)  // the command requires the flag
 
@@ -148,7 +148,7 @@ typedef struct {
     size_t offset;        // of the value in Settings
     const char *values;   // a number's interval, the words of a choice or set, what a text is
     const char *initial;  // the default as it would be typed; NULL for none, or for one that the plan decides
-    unsigned commands;    // who has the flag
+    unsigned commands;    // which commands have the flag
     const char *help;
 } Flag;
 
@@ -165,7 +165,7 @@ static const Flag flags[] = {
     NEEDED(GENERATE) | NEEDED(EVAL),
     "the model: an OLMo 2 directory in Hugging Face layout, or a run" },
   { "resume",            FLAG_TEXT,    AT(resume),            "RUN",        NULL,    RESUME | ONCE,
-    "resume this run with the settings it was started with; flags marked * may be given anew" },
+    "resume this run with the settings it was started with; flags marked * may be changed" },
   { "load-optimizer",    FLAG_SWITCH,  AT(load_optimizer),    NULL,         "off",   TRAIN,
     "with --load: also load AdamW's moments and step count, as OLMo 2's mid-training does" },
   { "vocab-size",        FLAG_INTEGER, AT(vocab_size),        "[1, 1e8]",   NULL,    TRAIN,
@@ -181,12 +181,12 @@ static const Flag flags[] = {
 
   { "data", FLAG_HEADING, 0, NULL, NULL, 0, NULL },
   { "data",              FLAG_LIST,    AT(data),              "FILE...",    NULL,    NEEDED(EVAL) | RESUME,
-    "token files or quoted globs: uint32, raw or .npy; FILE.mask beside one says which tokens are "
+    "token files or quoted globs: uint32, raw or .npy; FILE.mask next to FILE says which tokens are "
     "trained" },
   { "val-data",          FLAG_LIST,    AT(val_data),          "FILE...",    NULL,    RESUME,
     "token files held out for validation" },
   { "accept-changed-data", FLAG_SWITCH, AT(accept_changed_data), NULL,      "off",   RESUME | ONCE,
-    "with --resume: go on although the data files are no longer those of the run" },
+    "with --resume: continue although the data files have changed" },
   { "seq-len",           FLAG_INTEGER, AT(seq_len),           "[2, 1e8]",   NULL,    TRAIN | EVAL | INSPECT,
     "tokens of a sequence (default: the model's max_position_embeddings; 4096 for a new model)" },
   { "batch-size",        FLAG_INTEGER, AT(batch_size),        "[1, 1e6]",   NULL,    TRAIN,
@@ -197,7 +197,7 @@ static const Flag flags[] = {
     "sequences in memory at once; their gradients add up to the batch's (default: as many as hold 8192 "
     "tokens, at least one)" },
   { "seed",              FLAG_INTEGER, AT(seed),              "[0, 9e15]",  "6198",  TRAIN,
-    "of the initial weights, the order of the data and the samples" },
+    "seed of the initial weights, of the order of the data and of the samples" },
   { "instance-filter",   FLAG_SWITCH,  AT(instance_filter),   NULL,         NULL,    TRAIN,
     "do not train on a sequence in which an n-gram repeats too often in a row (default by size: on up to "
     "13B, off for 32B)" },
@@ -222,7 +222,7 @@ static const Flag flags[] = {
   { "lr",                FLAG_REAL,    AT(lr),                "(0, 1]",     NULL,    TRAIN,
     "peak learning rate (default by size: 4e-4 up to 3B, 3e-4 for 7B, 9e-4 for 13B, 6e-4 for 32B)" },
   { "schedule",          FLAG_CHOICE,  AT(schedule),          "cosine|linear|wsd|constant", "cosine", TRAIN,
-    "course of the learning rate after the warmup; wsd is constant with a linear decay at the end" },
+    "shape of the learning rate after the warmup; wsd is constant, then decays linearly at the end" },
   { "warmup-steps",      FLAG_INTEGER, AT(warmup_steps),      "[0, 1e15]",  NULL,    TRAIN,
     "steps of linear warmup (default: 2000, but at most a tenth of the run; 0 with --load-optimizer)" },
   { "decay-steps",       FLAG_INTEGER, AT(decay_steps),       "[0, 1e15]",  NULL,    TRAIN,
@@ -271,11 +271,11 @@ static const Flag flags[] = {
   { "sample-prompt",     FLAG_TEXT,    AT(prompt),            "TEXT",       NULL,    RESUME,
     "how a sample begins (default: as a new document)" },
   { "sample-tokens",     FLAG_INTEGER, AT(max_tokens),        "[1, 1e8]",   "100",   RESUME,
-    "its length" },
+    "tokens of a sample" },
   { "prompt",            FLAG_TEXT,    AT(prompt),            "TEXT",       NULL,    GENERATE,
     "how the text begins (default: as a new document)" },
   { "max-tokens",        FLAG_INTEGER, AT(max_tokens),        "[1, 1e8]",   "200",   GENERATE,
-    "the most tokens to write" },
+    "most tokens to write" },
   { "temperature",       FLAG_REAL,    AT(temperature),       "[0, 100]",   "1",     GENERATE | RESUME,
     "divides the logits; 0 takes the most probable token each time" },
   { "top-p",             FLAG_REAL,    AT(top_p),             "(0, 1]",     "1",     GENERATE | RESUME,
@@ -283,7 +283,7 @@ static const Flag flags[] = {
   { "top-k",             FLAG_INTEGER, AT(top_k),             "[0, 1e8]",   "0",     GENERATE | RESUME,
     "draw from this many most probable tokens; 0: all" },
   { "seed",              FLAG_INTEGER, AT(seed),              "[0, 9e15]",  "1",     GENERATE,
-    "of the draws" },
+    "seed of the draws" },
 
   { "machine", FLAG_HEADING, 0, NULL, NULL, 0, NULL },
   { "recompute",         FLAG_CHOICE,  AT(recompute),         "elementwise|none|block", "elementwise", RESUME,
@@ -300,12 +300,12 @@ static const Flag flags[] = {
   { "dry-run",           FLAG_SWITCH,  AT(dry_run),           NULL,         "off",   TRAIN | ONCE,
     "only print the plan and its memory; needs --config or --load, but no data and no device" },
   { "memory",            FLAG_TEXT,    AT(memory),            "BYTES",      NULL,    TRAIN | ONCE,
-    "with --dry-run: the memory at hand, such as 24G (10^9 bytes) or 24Gi (2^30)" },
+    "with --dry-run: the memory available, such as 24G (10^9 bytes) or 24Gi (2^30)" },
   { "profile",           FLAG_SWITCH,  AT(profile),           NULL,         "off",   RESUME | ONCE,
     "on the CPU: print at the end what a step spends its time on, function by function, next to this "
     "machine's peak" },
   { "threads",           FLAG_INTEGER, AT(threads),           "[0, 4096]",  "0",     GENERATE | EVAL | RESUME,
-    "0: as many as the machine offers; the results do not depend on it" },
+    "0: as many as the machine has; the results do not depend on it" },
   { "help",              FLAG_SWITCH,  AT(help),              NULL,         "off",   EVERY | ONCE,
     "show this" },
 };

@@ -1,7 +1,7 @@
-// settings_json.h: the settings that a run saves in its log and its checkpoints, out and in.
+// settings_json.h: writes and reads the settings that a run saves in its log and its checkpoints.
 //
 //   settings_write(w, key, s)          one object, a member for each flag that has a value
-//   settings_read(s, object, source)   back, through the checks of the command line
+//   settings_read(s, object, source)   reads them back, with the checks of the command line
 #ifndef LLMC_SETTINGS_JSON_H
 #define LLMC_SETTINGS_JSON_H
 

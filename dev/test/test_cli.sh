@@ -379,7 +379,7 @@ mending=(train --config config.json --steps 2 --batch-size 2 --seed 1 --data hig
 equal "exit code" "$?" 1
 check "the steps before are saved" grep -q "token 63 has id 260" errors
 check "and that is said" grep -q "The run is saved up to step 1: correct the file" errors
-check "with the flag" grep -q -- "--resume with --accept-changed-data" errors
+check "with the flag" grep -q -- "--resume and --accept-changed-data" errors
 python 'import struct; open("high.npy", "wb").write(struct.pack("<64I", *([1] * 63 + [259])))'
 run train --resume mended --accept-changed-data
 run "${mending[@]}" --out unbroken

@@ -111,9 +111,9 @@ state = json.load(open(path))
 for key, value, name in ("data", [], "no_data"), ("steps", None, "no_length"):
     json.dump({**state, "settings": {**state["settings"], key: value}}, open(name, "w"))'
 cp no_data still_half/step-00000011/trainer/state.json
-refuse "\"data\" lists no file, expected the token files of the run; give them by --data" train --resume still_half
+refuse "\"data\" lists no file, expected the token files of the run; give them with --data" train --resume still_half
 cp no_length still_half/step-00000011/trainer/state.json
-refuse "\"steps\" is missing, expected the length of the run; give it by --steps" train --resume still_half
+refuse "\"steps\" is missing, expected the length of the run; give it with --steps" train --resume still_half
 run train --resume still_half --steps 12
 says "still_half: complete, 12 steps"
 

@@ -262,7 +262,7 @@ run "$cpu" train --resume bf16_block --recompute elementwise
 cp -r printed reformed
 run "$bf16" train --resume reformed --moments bf16 --master-weights off
 says "--moments: AdamW's moments are converted"
-says "--master-weights: weights are rounded in another way"
+says "--master-weights: weights are rounded differently"
 says "reformed: complete, 4 steps"
 refuse "--moments bf16: this is the CPU program" "$cpu" train --resume printed --moments bf16
 refuse "--master-weights off: this is the CPU program" "$cpu" "${plan[@]}" --master-weights off

@@ -1,10 +1,10 @@
-// dry_run.h: `train --dry-run`: whether a run fits the memory, and how many sequences at once would.
+// dry_run.h: `train --dry-run`: whether a run fits into memory, and the largest micro-batch that does.
 #ifndef LLMC_COMMANDS_DRY_RUN_H
 #define LLMC_COMMANDS_DRY_RUN_H
 
 #include "plan.h"
 
-// "24G", "24Gi", "512M", "24e9": a number of bytes.
+// Reads a number of bytes such as "24G", "24Gi", "512M" or "24e9".
 static inline bool parse_bytes(const char *text, double *bytes, Error *err) {
     const char *letters = "kMGT";
     char *end;
@@ -19,14 +19,14 @@ static inline bool parse_bytes(const char *text, double *bytes, Error *err) {
     return fail(err, "--memory %s: expected a number of bytes, such as 24G or 24Gi", text);
 }
 
-// The bytes of the plan with so many sequences in memory at once.
+// The bytes that the plan needs with `micro` sequences in memory at once.
 static inline size_t memory_with(const Plan *p, size_t micro) {
     OLMo2Room room = p->room;
     room.B = micro;
     return olmo2_memory(plan_config(p), &room, &p->form).total;
 }
 
-// The most sequences at once that fit into so many bytes; 0 if not even one does.
+// The most sequences at once that fit into that many bytes; 0 if not even one does.
 static inline size_t largest_micro_batch(const Plan *p, double bytes) {
     size_t low = 0, high = 1;  // low fits, high does not
     while (high <= 1u << 20 && (double)memory_with(p, high) <= bytes) {

@@ -1,12 +1,13 @@
 // must.h: how the program ends when something fails.
 //
-// Library functions return an Error and end nothing. Only llmc/main.h and llmc/commands/ end the program, and
-// only through `must`. What they write on disk is whole at any moment, so ending here loses nothing.
+// Library functions return an Error and do not end the program. Only llmc/main.h and llmc/commands/ do,
+// through `must`. (One exception: after a CUDA call has failed, CUDA_CHECK ends it at once.) What is on disk
+// is complete at every moment, so nothing is lost.
 //
-//   must(ok, err)          ends the program with the message unless ok
+//   must(ok, err)          unless ok, ends the program with the message
 //   warn(warning)          shows a warning, if there is one
-//   print_message(...)     either of them, as a person sees it
-//   output_written(err)    whether standard output took everything
+//   print_message(...)     prints an error or a warning
+//   output_written(err)    whether everything that was printed was written
 #ifndef LLMC_COMMANDS_MUST_H
 #define LLMC_COMMANDS_MUST_H
 
@@ -40,12 +41,13 @@ static inline void warn(Error *warning) {
     warning->text[0] = '\0';
 }
 
-// Whether everything that was printed has been written: a full disk or a reader that has left is an error.
+// Whether everything that was printed was written. A full disk is an error, and so is a reader that has
+// exited.
 static inline bool output_written(Error *err) {
     const bool flushed = fflush(stdout) == 0;
     if (flushed && !ferror(stdout)) { return true; }
     return fail(err, "standard output cannot be written: %s",
-                flushed ? "its reader has left, or its disk is full" : strerror(errno));
+                flushed ? "its reader has exited, or its disk is full" : strerror(errno));
 }
 
 #endif

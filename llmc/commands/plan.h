@@ -1,10 +1,10 @@
 // plan.h: everything that follows from the settings of a run, decided once.
 //
-// Settings are what a person typed, with holes. A Plan has none: the run, its dry run, its log and its
-// checkpoints all read the plan, so they cannot disagree, and a later default cannot change an old run.
+// Settings are what was typed, with holes. A Plan has none. The run, its dry run, its log and its checkpoints
+// all read the plan, so they cannot disagree, and a new default cannot change an old run.
 //
 //   plan_make(program, settings)   opens model directory, tokenizer and data, and decides; writes nothing
-//   plan_print(plan)               what was decided, for the person who starts the run
+//   plan_print(plan)               prints what was decided
 //   plan_free(plan)
 #ifndef LLMC_COMMANDS_PLAN_H
 #define LLMC_COMMANDS_PLAN_H
@@ -21,10 +21,10 @@
 
 typedef struct {
     const char *program;  // argv[0]
-    Settings settings;    // of the run, with every value that has a meaning
+    Settings settings;    // of the run; every setting that applies has a value
 
     bool resumes, validates, samples;
-    int lock;            // keeps other processes out of the run's directory; -1 if there is none yet
+    int lock;            // keeps other processes out of the run's directory; -1 if not locked yet
     SavedState saved;    // of the checkpoint that is resumed
     char changed[1024];  // what --resume changes, a line for each setting
 
@@ -35,7 +35,7 @@ typedef struct {
     size_t B, T, micro;  // sequences of a step, tokens of a sequence, sequences in memory at once
     DataLoader data, validation;
     Schedule schedule;
-    int64_t last;      // the last step of this start of the program
+    int64_t last;      // the step after which this process stops
     OLMo2AdamW adamw;  // without lr, gradient_scale and t, which each update sets
     double z;          // weight of the z term
     SamplerSettings sampler;
@@ -60,8 +60,9 @@ static inline int64_t given(int64_t value, int64_t initial) { return value >= 0 
 // ---------------------------------------------------------------------------------------------
 // defaults by size
 
-// What OLMo 2's runs used, up to so many parameters besides the embeddings (spec: OLMo's and OLMo-core's
-// configurations of the released models; the 32B run filtered its data beforehand and skipped steps instead).
+// What OLMo 2's runs used, for models of up to that many parameters besides the embeddings. Sources: OLMo's
+// and OLMo-core's configurations of the released models. The 32B run filtered its data beforehand and skipped
+// steps instead.
 typedef struct {
     double parameters, lr;
     int64_t batch_size;
@@ -91,8 +92,8 @@ static inline int64_t default_micro_batch(size_t B, size_t T) {
 // ---------------------------------------------------------------------------------------------
 // the settings: as typed, or those of the run to resume with what was typed over them
 
-// The path as seen from anywhere: --resume may be typed in another directory. A pattern keeps its wildcards,
-// so those that the working directory's own name may contain are escaped.
+// Makes a path absolute, because --resume may be typed in another directory. A pattern keeps its wildcards;
+// those in the working directory's own name are escaped.
 static inline bool path_absolute(char **path, Error *err) {
     char directory[PATH_MAX], escaped[2 * PATH_MAX], *out = escaped;
     if ((*path)[0] == '/') { return true; }
@@ -122,7 +123,8 @@ static inline bool settings_absolute(Settings *s, Error *err) {
     return s->tokenizer == NULL || path_absolute(&s->tokenizer, err);
 }
 
-// What changes when a setting is given anew with --resume. Settings that change no result are not listed.
+// What changes when --resume is given a new value for a setting. Settings that change no result are not
+// listed.
 static const struct {
     const char *flag, *change;
 } resume_changes[] = {
@@ -131,9 +133,9 @@ static const struct {
     {"tokenizer", "samples, bits per byte and checkpoints use it from here on"},
     {"micro-batch-size", "gradients add up in another order, so the bits of the run change"},
     {"steps", "the learning rate follows the schedule of the new length from here on"},
-    {"master-weights", "weights are rounded in another way, so the bits of the run change"},
+    {"master-weights", "weights are rounded differently, so the bits of the run change"},
     {"moments", "AdamW's moments are converted, so the bits of the run change"},
-    {"dtype", "products are rounded in another way, so the bits of the run change"},
+    {"dtype", "products are rounded differently, so the bits of the run change"},
 };
 
 static inline bool same_value(const Settings *a, const Settings *b, const Flag *flag) {
@@ -164,20 +166,20 @@ static inline bool read_saved_settings(Settings *s, const SavedState *saved, Err
     return settings_read(s, json_member(saved->json.root, "settings"), saved->path, err);
 }
 
-// Whether the settings of a run, whose file a person may have edited, say what every run has.
+// Whether the saved settings have what every run has. Their file may have been edited.
 static inline bool check_saved_settings(const Settings *s, const char *source, Error *err) {
     if (s->data.count == 0) {
         return fail(err,
-                    "%s: \"data\" lists no file, expected the token files of the run; give them by --data",
+                    "%s: \"data\" lists no file, expected the token files of the run; give them with --data",
                     source);
     }
     if (s->steps > 0 || s->tokens > 0 || s->epochs > 0) { return true; }
-    return fail(err, "%s: \"steps\" is missing, expected the length of the run; give it by --steps", source);
+    return fail(err, "%s: \"steps\" is missing, expected the length of the run; give it with --steps", source);
 }
 
-// Locks the run, finds its newest checkpoint and takes the settings from there. The lock comes first: a run
-// that another process is still writing would look finished, and another process could start between check
-// and lock.
+// Locks the run, finds its newest checkpoint and reads the settings from there. The lock comes first.
+// Otherwise a run that another process is still writing would look finished, or another process could start
+// between check and lock.
 static inline bool plan_resume(Plan *p, const Settings *typed, Error *err) {
     Settings before;
     Error warning = {""};
@@ -310,7 +312,7 @@ static inline bool plan_storage(Plan *p, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // data and length
 
-// Reads what the run will be validated on: that is little, and an error in it shows now, not after hours.
+// Reads the validation data once. There is little of it, and an error in it is found now, not after hours.
 static inline bool plan_validation(Plan *p, Error *err) {
     const Settings *s = &p->settings;
     Batch batch;
@@ -406,7 +408,7 @@ static inline bool plan_decide(Plan *p, const Settings *typed, Error *err) {
     return plan_storage(p, err);
 }
 
-// The dry run needs neither data nor a length; what it has of them it plans.
+// A dry run needs neither data nor a length, and plans with what it has.
 static inline Plan plan_make(const char *program, const Settings *typed) {
     Error err;
     Plan plan;

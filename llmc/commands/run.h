@@ -6,12 +6,12 @@
 //   run_next_batch(run)        the next sequences, in run->batch
 //   run_update(run, step)      the gradient's norm; then skip the step, or clip and let AdamW update
 //   run_record(run, step)      a line on the screen and in log.jsonl
-//   run_is_due(run, every)     whether what happens every so many steps happens now
+//   run_is_due(run, every)     whether something that happens every N steps happens now
 //   run_evaluate, run_sample, run_save
 //   run_end(run)               the last checkpoint, and how to resume if there is more to do
 //
-// These functions end the program with a message when they fail (must.h). The run's directory is whole at any
-// moment, so --resume goes on from the last checkpoint. Functions named try_ return an error instead.
+// These functions end the program with a message when they fail (must.h). The run's directory is complete at
+// every moment, so --resume continues from the last checkpoint. Functions named try_ return an error instead.
 #ifndef LLMC_COMMANDS_RUN_H
 #define LLMC_COMMANDS_RUN_H
 
@@ -19,7 +19,7 @@
 #include "signals.h"
 #include "llmc/profile.h"
 
-// So many steps in a row whose loss or gradient norm is not finite end a run: its weights are lost.
+// After this many steps in a row whose loss or gradient norm is not finite a run ends: its weights are lost.
 enum { NONFINITE_MOST = 10 };  // as not_finite says
 
 typedef struct {
@@ -58,7 +58,7 @@ static inline bool initialize_weights(OLMo2 *m, uint64_t seed, Error *err) {
     return values != NULL;
 }
 
-// Brings the counters and the data to where the checkpoint was.
+// Sets the counters and the place in the data to those of the checkpoint.
 static inline bool restore_state(Run *run, Error *err) {
     Plan *plan = run->plan;
     RunState *state = &run->state;
@@ -95,9 +95,9 @@ static inline bool create_model(Run *run, Error *err) {
     const char *source = plan->source.dir;
     if (!olmo2_create(&run->model, plan_config(plan), &plan->room, &plan->form, err)) { return false; }
     if (plan->settings.profile == ON && olmo2_profile(run->model) == NULL) {
-        return fail(err,
-                    "--profile: this is the CUDA program, whose functions return before the GPU has done their "
-                    "work; use `nsys profile`, or time the kernels one by one with dev/cuda");
+        return fail(
+            err, "--profile: this is the CUDA program, whose functions return before the GPU has done their "
+                 "work; use `nsys profile`, or time the kernels one by one with dev/cuda");
     }
     if (source[0] == '\0') { return initialize_weights(run->model, (uint64_t)plan->settings.seed, err); }
     if (!checkpoint_load_weights(run->model, source, err)) { return false; }
@@ -106,7 +106,7 @@ static inline bool create_model(Run *run, Error *err) {
     return plan->resumes ? restore_state(run, err) : load_updates(run, err);
 }
 
-// A new run must not go where another one is.
+// A new run must not use the directory of another run.
 static inline bool check_unused(const char *run, Error *err) {
     char log[PATH_MAX], config[PATH_MAX];
     int64_t *steps = NULL;
@@ -116,7 +116,7 @@ static inline bool check_unused(const char *run, Error *err) {
     free(steps);
     if (count > 0) {
         return fail(
-            err, "--out %s: holds another run; choose another directory, or resume that run by --resume %s",
+            err, "--out %s: holds another run; choose another directory, or resume that run with --resume %s",
             run, run);
     }
     if (!path_join(config, run, "config.json", err)) { return false; }
@@ -164,7 +164,7 @@ static inline bool log_run(Run *run, Error *err) {
     return run_log_write(&run->log, &w, err);
 }
 
-// A line for what --resume has changed.
+// A line that says what --resume changed.
 static inline bool log_resume(Run *run, Error *err) {
     JsonWriter w;
     memset(&w, 0, sizeof w);
@@ -177,8 +177,8 @@ static inline bool log_resume(Run *run, Error *err) {
     return run_log_write(&run->log, &w, err);
 }
 
-// Copies the tokenizer to RUN/tokenizer, where every checkpoint takes it from: the files that it was read
-// from may move while the run lasts.
+// Copies the tokenizer to RUN/tokenizer, from which every checkpoint copies it: the original files may move
+// during the run.
 static inline bool keep_tokenizer(Plan *plan, Error *err) {
     Text *text = &plan->source.text;
     Error warning = {""};
@@ -226,13 +226,13 @@ static inline Run run_begin(Plan *plan) {
 // ---------------------------------------------------------------------------------------------
 // a step
 
-// Standard output that cannot be written, because its reader has left or its disk is full, ends the run as a
-// signal does: saved.
+// If standard output cannot be written, because its reader has exited or its disk is full, the run saves and
+// ends as after a signal.
 static inline bool run_goes_on(const Run *run) {
     return run->state.step < run->plan->last && !stop_requested && !ferror(stdout);
 }
 
-// Ends the program with the message after saving the steps that were made.
+// Saves the steps that were made, then ends the program with the message.
 static inline void end_saved(Run *run, const char *advice, Error *err) {
     Error unsaved;
     if (run->state.step == 0) { must(false, err); }
@@ -252,7 +252,7 @@ static inline void run_next_batch(Run *run) {
     if (run->timed_steps == 1) { profile_reset(olmo2_profile(run->model)); }  // the first step is slower
     if (run->plan->settings.profile == ON) { profile_start(olmo2_profile(run->model)); }
     if (!batch_next(&run->batch, data, run->plan->B, &err)) {
-        end_saved(run, ": correct the file and resume by --resume with --accept-changed-data.", &err);
+        end_saved(run, ": correct the file and resume with --resume and --accept-changed-data.", &err);
     }
 }
 
@@ -267,7 +267,7 @@ static inline void update_weights(Run *run, const StepReport *r) {
     olmo2_update(run->model, &adamw);
 }
 
-// The error of a run whose steps are not finite any more.
+// The error of a run whose steps are no longer finite.
 static inline void not_finite(const Run *run, const StepReport *r, bool skips, Error *err) {
     const long long good = run->state.finite_checkpoint;
     char loss[32], norm[32], checkpoint[128] = "";
@@ -283,9 +283,9 @@ static inline void not_finite(const Run *run, const StepReport *r, bool skips, E
          skips ? "" : ", or --skip-step on", checkpoint);
 }
 
-// Ends a run whose loss or gradient norm is not finite: after NONFINITE_MOST such steps in a row if they are
-// skipped, at once if they are not, and then the steps before are saved. The newest checkpoint that a finite
-// step has followed is known to be good, and is never pruned.
+// Ends a run whose loss or gradient norm is not finite. If such steps are skipped, it ends after
+// NONFINITE_MOST in a row; if not, it ends at once and saves the steps before. A checkpoint that a finite
+// step has followed is known to be good; the newest such one is never pruned.
 static inline void check_finite(Run *run, const StepReport *r) {
     RunState *state = &run->state;
     const bool skips = run->plan->settings.skip_step == ON;
@@ -303,7 +303,7 @@ static inline void check_finite(Run *run, const StepReport *r) {
     end_saved(run, ".", &err);
 }
 
-// Counters, learning rate and data go on when a step is skipped; AdamW's own count does not.
+// A skipped step advances the counters, the learning rate and the data, but not AdamW's own step count.
 static inline void run_update(Run *run, StepReport *r) {
     RunState *state = &run->state;
     const Plan *plan = run->plan;
@@ -343,7 +343,7 @@ static inline void run_record(Run *run, StepReport *r) {
 // ---------------------------------------------------------------------------------------------
 // once in a while: validate, sample, save
 
-// Every so many steps, and after the last step of the run.
+// Every N steps, and after the last step of the run.
 static inline bool run_is_due(const Run *run, int64_t every) {
     return is_multiple(run->state.step, every) || run->state.step == run->plan->schedule.total;
 }
@@ -401,8 +401,8 @@ static inline bool log_sample(Run *run, const char *prompt, size_t begin, Error 
     return run_log_write(&run->log, &w, err);
 }
 
-// Writes a text. Its draws depend only on the seed and the step, so a resumed run draws the same. A text that
-// cannot be written to the screen ends the run at the next step, saved.
+// Writes a sample. Its draws depend only on the seed and the step, so a resumed run draws the same. If the
+// sample cannot be written to the screen, the run saves and ends at the next step.
 static inline void run_sample(Run *run) {
     Plan *plan = run->plan;
     const char *prompt = plan->settings.prompt != NULL ? plan->settings.prompt : "";
@@ -470,7 +470,7 @@ static inline void run_save(Run *run) {
 // ---------------------------------------------------------------------------------------------
 // the end
 
-// The word as one types it for a shell: quoted if it holds anything that a shell might interpret.
+// The word as it is typed in a shell: quoted if it contains anything that a shell might interpret.
 static inline const char *shell_word(char quoted[4 * PATH_MAX], const char *word) {
     const char *plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
     if (word[0] != '\0' && word[strspn(word, plain)] == '\0') { return word; }
@@ -525,7 +525,7 @@ static inline void run_end(Run *run) {
     if (ferror(stdout) && run->state.step < plan->last) {
         fail(&err,
              "standard output cannot be written, so the run stopped at step %lld of %lld; it is saved: "
-             "resume it by --resume %s",
+             "resume it with --resume %s",
              (long long)run->state.step, (long long)plan->schedule.total, plan->settings.out);
         must(false, &err);
     }

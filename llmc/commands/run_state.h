@@ -1,7 +1,7 @@
 // run_state.h: what a checkpoint keeps of a run besides the model and the optimizer, in trainer/state.json.
 //
 //   saved_state_open    the state.json of a checkpoint
-//   run_state_read      the counters, the place in the data and the windows of skip-step from it
+//   run_state_read      its counters, its place in the data, its windows of skip-step
 //   run_state_write     all of it, and the settings of the run
 #ifndef LLMC_COMMANDS_RUN_STATE_H
 #define LLMC_COMMANDS_RUN_STATE_H
@@ -11,8 +11,8 @@
 #include "llmc/settings_json.h"
 #include "llmc/stability.h"
 
-// The format of state.json. Version 1 did not name itself; it lacks "nonfinite", "finite_checkpoint",
-// "labelled" and the fingerprint of the data, and has null for settings that were not given.
+// The format of state.json. Version 1 has no "version"; it lacks "nonfinite", "finite_checkpoint", "labelled"
+// and the fingerprint of the data, and has null for settings that were not given.
 enum { STATE_VERSION = 2 };
 
 typedef struct {

@@ -1,12 +1,12 @@
 // signals.h: how a run is asked to stop.
 //
-// SIGINT, SIGTERM and SIGHUP ask the run to finish its step, save and end, and so does SIGXCPU, by which a
-// batch system says that the time is nearly up. A second signal ends the program at once, which loses only
-// the steps since the last checkpoint. SIGPIPE is ignored: whoever reads the output
-// may leave; the run notices when it writes, and stops in the same way.
+// SIGINT, SIGTERM and SIGHUP ask the run to finish its step, save and end. So does SIGXCPU, with which a batch
+// system says that the time is nearly up. A second signal ends the program at once, which loses only the steps
+// since the last checkpoint. SIGPIPE is ignored: if the reader of the output exits, the run notices at its next
+// write and stops in the same way.
 //
-// Before signals_catch a signal ends the program as usual: a run that is still being loaded has nothing to
-// save.
+// signals_catch sets this up. Before it, a signal ends the program as usual: a run that is still loading has
+// nothing to save. Loops read stop_requested.
 #ifndef LLMC_COMMANDS_SIGNALS_H
 #define LLMC_COMMANDS_SIGNALS_H
 
@@ -14,12 +14,13 @@
 
 #include "llmc/utils.h"
 
-// A signal handler can reach nothing but static memory.
+// A signal handler can reach only static memory.
 static volatile sig_atomic_t stop_requested;
 static volatile double stop_requested_at;
 
 // One event often arrives as two signals: `timeout` sends one to its child and one to the child's group, and
-// a terminal that closes sends SIGHUP beside its shell's. Only a signal that comes later is a second one.
+// a terminal that closes sends SIGHUP in addition to its shell. Only a signal that comes later counts as a
+// second one.
 static inline void request_stop(int number) {
     const double now = seconds_now();
     if (!stop_requested) {

@@ -28,7 +28,7 @@ static inline bool soup_tensor(OLMo2 *m, size_t index, const Safetensors *inputs
     return true;
 }
 
-// m becomes the mean of n models. Their files are mapped side by side, so no second model is in memory.
+// m becomes the mean of n models. Their files are mapped, so there is never a second model in memory.
 static inline void soup_mean(OLMo2 *m, const Source *models, size_t n) {
     const OLMo2Config *config = olmo2_config(m);
     const size_t largest = parameter_largest(config);

@@ -1,4 +1,5 @@
-// tokenize.h: the commands `tokenize`, texts to a file of token ids, and `detokenize`, the way back.
+// tokenize.h: the commands `tokenize`, which turns texts into a file of token ids, and `detokenize`, which
+// does the reverse.
 #ifndef LLMC_COMMANDS_TOKENIZE_H
 #define LLMC_COMMANDS_TOKENIZE_H
 
@@ -20,8 +21,8 @@ typedef struct {
     size_t documents, bytes;
 } Tokenizing;
 
-// Appends a document and <|endoftext|>, unless the text ends in its own. Each of those in a text ends a
-// document too, so they are what is counted.
+// Appends a document and <|endoftext|>, unless the text already ends in one. Every <|endoftext|> ends a
+// document, also one inside a text, so those are counted.
 static inline bool tokenize_document(Tokenizing *t, const char *text, size_t size, Error *err) {
     TokenBuffer *ids = &t->ids;
     ids->length = 0;

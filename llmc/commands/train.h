@@ -24,7 +24,7 @@ static inline StepReport language_model_report(const Batch *batch, size_t N, dou
 }
 
 // The gradient of (1 / N) sum_t (-log p(label_t) + z lse_t^2) over the batch, in parts that fit the memory. N
-// counts the labels of the whole batch, so the gradients add up to the same for parts of any size.
+// counts the labels of the whole batch, so parts of any size add up to the same gradient.
 static inline StepReport language_model_gradient(OLMo2 *m, Batch *batch, const Plan *plan) {
     const size_t N = lm_normalizer(batch->labels, batch->filtered, batch->B, batch->T);
     lm_weights(batch->weights, batch->labels, batch->B * batch->T, N);
