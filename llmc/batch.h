@@ -1,9 +1,9 @@
-// batch.h: B sequences of T tokens, their labels, and what the model says of them.
+// batch.h: B sequences of T tokens, their labels, and what the model computes for them.
 //
 //   batch_create, batch_free   room for B sequences
 //   batch_next                 the next sequences of a loader, with their labels
 //   batch_part                 some of a batch's sequences, as a batch of their own
-//   check_batch                whether a model can take so many tokens at once
+//   check_batch                whether a model can take that many tokens at once
 #ifndef LLMC_BATCH_H
 #define LLMC_BATCH_H
 

@@ -1,4 +1,4 @@
-// checkpoint.h: a model directory in and out, as Hugging Face has it.
+// checkpoint.h: reads and writes a model directory in Hugging Face's layout.
 //
 //   config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json
 //   trainer/optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME for every parameter
@@ -31,12 +31,12 @@ static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Error *e
 static inline char *checkpoint_read_state(const char *dir, Error *err);
 
 // Whether a model directory can be loaded, trainer/ included if there is one. The values of the tensors are
-// not looked at.
+// not read.
 static inline bool checkpoint_check(const char *dir, Error *err);
 
 // What goes into a model directory besides its weights and its configuration. Any of it may be NULL.
 typedef struct {
-    const ConfigFiles *said;  // what the directory said that the model comes from
+    const ConfigFiles *said;  // texts of the directory that the model comes from
     const char *tokenizer;    // a tokenizer.json, or a directory that holds one
     const char *state;        // JSON for trainer/state.json; with it, the optimizer is written too
 } CheckpointParts;
@@ -51,7 +51,7 @@ static inline bool checkpoint_write_model(const OLMo2 *m, const char *dir, const
                                           Error *warning, Error *err);
 
 // Copies a tokenizer into an existing directory: tokenizer.json, from that file or from the directory that
-// holds it, and the files of transformers beside it. tokenizer_config.json is made if there is none.
+// holds it, and the files of transformers next to it. tokenizer_config.json is made if there is none.
 static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const char *dir,
                                               const char *tokenizer, Error *err);
 
@@ -65,7 +65,7 @@ typedef struct {
 } TensorGroup;
 
 typedef struct {
-    const char *name;  // in the model directory; what is written. Weights are also read from shards.
+    const char *name;  // in the model directory, for writing; weights are also read from shards
     size_t group_count;
     TensorGroup groups[2];
 } TensorFile;
@@ -170,7 +170,7 @@ static inline bool checkpoint_check_foreign(const Safetensors *st, const TensorF
         if (t != NULL) { known[t - st->tensors] = true; }
     }
     for (size_t k = 0; k < st->count; k++) {
-        // a tensor that gives away another kind of model says more than any other
+        // a tensor that reveals another kind of model says more than any other
         bool telling = strstr(st->tensors[k].name, ".input_layernorm.") != NULL;
         if (!known[k] && (foreign == NULL || telling)) { foreign = &st->tensors[k]; }
     }
@@ -364,7 +364,7 @@ static inline bool checkpoint_write_tokenizer(const OLMo2Config *config, const c
     if (!path_split(from_dir, name, file, err)) { return false; }
     if (!path_join(to, dir, "tokenizer.json", err)) { return false; }
     if (!file_copy(file, to, err)) { return false; }
-    // The files beside a tokenizer of another name may be those of a third.
+    // The files next to a tokenizer of another name may belong to yet another one.
     const bool own = strcmp(name, "tokenizer.json") == 0;
     if (own && !checkpoint_copy_beside(from_dir, dir, "tokenizer_config.json", &copied, err)) {
         return false;

@@ -40,8 +40,8 @@ static inline bool parse_flag(Settings *s, const Command *command, int argc, cha
 static inline bool check_needed(const Settings *s, const Command *command, Error *err);
 static inline bool check_train(const Settings *s, Error *err);
 
-// The flags of train that make sense only with, or without, certain others. After settings_overlay it is
-// about what was typed, beside the settings of the run.
+// The flags of train that make sense only with, or without, certain others. After settings_overlay it checks
+// what was typed against the settings of the run.
 static inline bool check_rules(const Settings *s, Error *err);
 
 static inline bool settings_from_command_line(Settings *s, const Command *command, int argc, char **argv,

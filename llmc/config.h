@@ -9,7 +9,7 @@
 //   config_files_free
 //   json_write_file                        a JsonWriter's text as a new file
 //
-// A model that is written again keeps what its files said and this program does not use, byte for byte:
+// When a model is written again, members of its files that this program does not use are kept byte for byte:
 // temperature and top_p, unknown members, a list of end tokens. ConfigFiles holds those texts from reading to
 // writing.
 #ifndef LLMC_CONFIG_H
@@ -43,9 +43,9 @@ static inline void config_ignore_tokens(OLMo2Config *config, const char *source,
 // Whether a model can be made of it. `source` names the configuration in messages.
 static inline bool config_check(const OLMo2Config *config, const char *source, Error *err);
 
-// Writes a new config.json that transformers 4.47 and later, 5 included, load. They refuse that of a study
-// model, because they would compute something else. `said` is the text of the config.json that the
-// model comes from, or NULL: its members that this program does not use are copied.
+// Writes a new config.json that transformers 4.47 and later, 5 included, load. They refuse a study model's,
+// because they would compute something else. `said` is the text of the config.json that the model comes from,
+// or NULL: its members that this program does not use are copied.
 static inline bool config_write(const OLMo2Config *config, const char *said, const char *path, Error *err);
 static inline bool generation_config_write(const OLMo2Config *config, const char *said, const char *path,
                                            Error *err);
@@ -152,7 +152,8 @@ static inline bool config_read_type(OLMo2Config *config, const Json *root, const
                 path, name, type);
 }
 
-// What OLMo 2 leaves out or fixes: a configuration that asks for it describes another model.
+// Options that OLMo 2 does not have or fixes: a configuration that sets them differently describes another
+// model.
 static inline bool config_read_fixed(const Json *root, const char *path, Error *err) {
     bool tied = false, bias = false;
     const char *activation = "silu";
@@ -229,7 +230,7 @@ typedef struct {
     size_t count;
 } TokenIds;
 
-// One id. What can be no token of any vocabulary, such as -1, is ignored.
+// One id. A number that cannot be a token id, such as -1, is ignored.
 static inline bool token_ids_add(TokenIds *list, const Json *value, const char *key, const char *path,
                                  Error *warning, Error *err) {
     const size_t room = sizeof list->ids / sizeof list->ids[0];
@@ -367,8 +368,7 @@ static inline bool config_from_generation(OLMo2Config *config, const Json *root,
     return true;
 }
 
-// Nothing of a model depends on this file, so one that cannot be used is a warning, and its text is
-// forgotten.
+// No model depends on this file, so one that cannot be used is only a warning, and its text is dropped.
 static inline void config_read_generation(OLMo2Config *config, char **text, const char *path,
                                           Error *warning) {
     JsonDocument doc;
@@ -417,7 +417,7 @@ static inline void config_write_token(JsonWriter *w, const char *key, uint32_t i
     }
 }
 
-// Whether the ids that a file gave for the end are still true: they hold eos, and generation stops at each.
+// Whether the end ids of a file are still true: eos is among them, and generation stops at each.
 static inline bool said_ends_hold(const Said *said, const OLMo2Config *config) {
     TokenIds ends;
     Error warning = {""}, err;
@@ -430,7 +430,7 @@ static inline bool said_ends_hold(const Said *said, const OLMo2Config *config) {
     return holds && warning.text[0] == '\0';
 }
 
-// eos_token_id: as it was said if that holds, or else a number, a list, or null.
+// eos_token_id: as the file had it if that is still true, otherwise a number, a list, or null.
 static inline void config_write_ends(JsonWriter *w, const OLMo2Config *config, const Said *said) {
     if (said_ends_hold(said, config)) {
         said_or(w, said, "eos_token_id", "null");
@@ -508,7 +508,8 @@ static inline bool config_write(const OLMo2Config *config, const char *said_text
     return json_write_file(&w, path, err);
 }
 
-// A token id of generation_config.json, which may be another than config.json's and is as good if it exists.
+// A token id of generation_config.json. It may differ from config.json's, and is kept if the vocabulary has
+// it.
 static inline void generation_write_token(JsonWriter *w, const Said *said, const char *key, uint32_t id,
                                           size_t V) {
     const Json *member = json_member(said->doc.root, key);

@@ -3,7 +3,7 @@
 //   dataloader_open, dataloader_close     the files of a list of names or patterns
 //   dataloader_next                       the next instances, with their masks
 //   dataloader_restore, _continue, _rewind     move to another place in the order
-//   dataloader_fingerprint_write, _check       whether a run that resumes has the files that it had
+//   dataloader_fingerprint_write, _check       whether a resumed run has its files of before
 //
 // Each file (token_files.h) is cut into instances of T tokens. The rest at its end is left out, and no
 // instance spans two files. A run takes the instances in the order of order.h. token_writer.h writes token
@@ -57,7 +57,7 @@ static inline bool dataloader_restore(DataLoader *l, const OrderState *saved, Er
     return order_restore(&l->order, saved, l->files[0].path, err);
 }
 
-// The same over data that has changed since, which a person has accepted (order_continue).
+// The same for changed data that the user has accepted (order_continue).
 static inline void dataloader_continue(DataLoader *l, const OrderState *saved) {
     order_continue(&l->order, saved);
 }

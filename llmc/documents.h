@@ -44,7 +44,7 @@ static inline bool documents_open(Documents *d, const char *path, Error *err);
 // A file without any document is an error.
 static inline bool documents_next(Documents *d, const char **text, size_t *size, Error *err);
 
-// What a person should know about the documents so far, or an empty text.
+// A warning about the documents so far, or an empty text.
 static inline void documents_warning(const Documents *d, Error *warning);
 static inline void documents_close(Documents *d);
 
@@ -336,7 +336,7 @@ static inline bool documents_open(Documents *d, const char *path, Error *err) {
 }
 
 static inline void documents_close(Documents *d) {
-    if (d->unpacker > 0) {  // nobody wants the rest of the file
+    if (d->unpacker > 0) {  // the rest of the file is not needed
         kill(d->unpacker, SIGKILL);
         while (waitpid(d->unpacker, NULL, 0) < 0 && errno == EINTR) {}
     }
@@ -372,7 +372,7 @@ static inline bool documents_check_text(const Documents *d, Error *err) {
         d->name, number, column, (unsigned char)*bad);
 }
 
-// A file whose first line is a document of JSON Lines has only the wrong name.
+// A file whose first line is a document of JSON Lines only has the wrong name.
 static inline bool documents_check_name(Documents *d, Error *err) {
     JsonLine line;
     JsonLineText text;

@@ -2,7 +2,7 @@
 //
 //   evaluation_open        opens the files, in their order, unfiltered
 //   evaluation_instances   how many sequences to measure on
-//   evaluation_check       reads them once, so that a bad token shows now and not after hours
+//   evaluation_check       reads them once: a bad token is found now, not after hours
 //   evaluate               cross-entropy, perplexity, bits per byte, z term
 #ifndef LLMC_EVALUATE_H
 #define LLMC_EVALUATE_H
@@ -37,8 +37,8 @@ static inline size_t evaluation_instances(const DataLoader *loader, int64_t want
     return wanted > 0 && (size_t)wanted < all ? (size_t)wanted : all;
 }
 
-// Reads the first `instances` sequences of an unshuffled loader, so that a measurement on them cannot fail
-// later for a bad token or because there is no label.
+// Reads the first `instances` sequences of an unshuffled loader, so a measurement on them cannot fail later
+// because of a bad token or a missing label.
 static inline bool evaluation_check(DataLoader *loader, size_t instances, Batch *batch, Error *err) {
     size_t labels = 0;
     for (size_t i = 0; i < instances; i++) {

@@ -1,4 +1,4 @@
-// exponential.h: e^x without a branch or a call, so that loops over it become vector code.
+// exponential.h: e^x without a branch or a call, so loops over it become vector code.
 #ifndef LLMC_EXPONENTIAL_H
 #define LLMC_EXPONENTIAL_H
 

@@ -1,5 +1,5 @@
-// files.h: paths, files and directories, and the one way in which this library puts something on the disk:
-// written aside, synced, renamed. What has its name is whole, whatever happens meanwhile.
+// files.h: paths, files and directories, and the one way in which this library saves: write under a temporary
+// name, sync, rename. A file or directory with its final name is complete, whatever happens.
 //
 // Doors:
 //   path_exists, path_is_directory, path_is_file
@@ -33,31 +33,32 @@ typedef struct {
     bool is_directory;
     char path[PATH_MAX];   // the name that it gets
     char aside[PATH_MAX];  // its name until then: .writing-NAME in the same directory
-    int descriptor;        // of `aside`, locked: another process can tell it from what a crash left behind
+    int descriptor;        // of `aside`, locked: so another process can tell it from what a crash left
 } Aside;
 
 // Creates an empty file or directory aside. The directory of `path` must exist. What a crash left under the
-// name aside is removed; what another process is writing there is an error. On failure nothing is active.
+// temporary name is removed; if another process is writing there, that is an error. On failure nothing is
+// active.
 static inline bool aside_begin_file(Aside *a, const char *path, Error *err);
 static inline bool aside_begin_directory(Aside *a, const char *path, Error *err);
 
-// Syncs, gives the name and ends. An old file of that name is replaced, an old directory too: it is first
-// moved to .deleting-NAME and removed afterwards, with a warning if that fails. Where the system can exchange
-// names, one of the two has the name at any moment. After a failure nothing is
-// left aside and what had the name before has it still.
+// Syncs and renames. An old file of that name is replaced. So is an old directory: it is first moved to
+// .deleting-NAME, then removed, with a warning if that fails. If the system can exchange names, the name
+// always belongs to one of the two. After a failure the temporary is gone, and an old file or directory still
+// has its name.
 static inline bool aside_finish(Aside *a, Error *warning, Error *err);
 
-// Gives up: nothing of it is left. Returns false, and does nothing if nothing is active.
+// Gives up and leaves nothing behind. Returns false. Does nothing if nothing is active.
 static inline bool aside_cancel(Aside *a);
 
-// Removes what a crash left under a name aside. Fails if that is impossible and, with *live, if another
+// Removes what a crash left under a temporary name. Fails if that is impossible and, with *live, if another
 // process is writing there.
 static inline bool aside_remove(const char *aside, bool *live, Error *err);
 
 // ---------------------------------------------------------------------------------------------
 // paths
 
-// Whether anything has this name, a link to nothing included.
+// Whether anything has this name, even a dangling link.
 static inline bool path_exists(const char *path) {
     struct stat info;
     return lstat(path, &info) == 0;
@@ -245,7 +246,7 @@ static inline bool directory_create_one(const char *path, Error *err) {
     return directory_sync(parent, err);
 }
 
-// Creates a directory and those that it is in, as far as they do not exist.
+// Creates a directory and its missing parents.
 static inline bool directory_create(const char *path, Error *err) {
     char prefix[PATH_MAX], name[PATH_MAX];
     if (path_is_directory(path)) { return true; }
@@ -260,16 +261,16 @@ static inline bool directory_create(const char *path, Error *err) {
     return true;
 }
 
-// Removes an entry. A file that stays is no reason to keep the others; only the last entry, the directory
-// itself, says why it stays.
+// Removes an entry. If one cannot be removed, the others still are; only the last entry, the directory
+// itself, reports why it stays.
 static inline int directory_remove_entry(const char *path, const struct stat *info, int type,
                                          struct FTW *walk) {
     (void)info, (void)type;
     return remove(path) != 0 && walk->level == 0 ? errno : 0;
 }
 
-// Removes a directory with everything in it, or a file. Links are removed, not followed. Whatever is mounted
-// inside is not touched. If something stays, so do the directories around it.
+// Removes a directory with everything in it, or a file. Links are removed, not followed. Nothing that is
+// mounted inside is touched. If something cannot be removed, the directories around it stay too.
 static inline bool directory_remove(const char *path, Error *err) {
     if (!path_exists(path)) { return true; }
     int error = nftw(path, directory_remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
@@ -316,9 +317,10 @@ static inline bool directory_lock(const char *path, int *descriptor, Error *warn
 // ---------------------------------------------------------------------------------------------
 // writing aside: how
 
-// A name aside belongs to the process that has locked what has the name. One that creates a file or removes a
-// leftover locks it first and then checks that it still has the name: of two processes that write the same
-// name at once, one is told of the other. On file systems without locks everything else works.
+// A temporary name belongs to the process that has locked the file or directory of that name. A process that
+// creates a file or removes a leftover locks it first, then checks that it still has the name. So if two
+// processes write the same name at once, one of them gets an error. On file systems without locks only this
+// check is lost.
 static inline bool aside_lock(int descriptor, const char *aside) {
     struct stat locked, named;
     if (flock(descriptor, LOCK_EX | LOCK_NB) != 0) { return errno != EWOULDBLOCK; }
@@ -336,7 +338,7 @@ static inline bool aside_remove(const char *aside, bool *live, Error *err) {
 }
 
 // The first of PREFIXNAME, PREFIXNAME.1, ... beside `path` that is free or can be made free, into out. There
-// is more than one because a leftover need not be removable: NFS keeps files that are open elsewhere.
+// are several because some leftovers cannot be removed: NFS keeps files that are open elsewhere.
 static inline bool aside_name(char out[PATH_MAX], const char *prefix, const char *path, Error *err) {
     char parent[PATH_MAX], name[PATH_MAX], beside[PATH_MAX];
     enum { LONGEST = 230 };  // a file system's names have 255 bytes
@@ -379,7 +381,7 @@ static inline bool aside_begin(Aside *a, const char *path, bool is_directory, Er
     if (a->descriptor < 0) { return fail(err, "%s: cannot be created: %s", path, strerror(errno)); }
     a->active = true;
     if (aside_lock(a->descriptor, a->aside)) { return true; }
-    close(a->descriptor);  // and leaves the name to the other process
+    close(a->descriptor);  // the name now belongs to the other process
     a->active = false;
     return fail(err, "%s: another process is writing it", path);
 }
@@ -392,7 +394,7 @@ static inline bool aside_begin_directory(Aside *a, const char *path, Error *err)
     return aside_begin(a, path, true, err);
 }
 
-// Moves an old directory out of the way, to `old`, which is empty if there is none.
+// Moves an old directory out of the way, to `old`; an empty `old` means that there is none.
 static inline bool aside_move_old(const Aside *a, char old[PATH_MAX], Error *err) {
     old[0] = '\0';
     if (!a->is_directory || !path_exists(a->path)) { return true; }
@@ -403,8 +405,8 @@ static inline bool aside_move_old(const Aside *a, char old[PATH_MAX], Error *err
     return rename(a->path, old) == 0 || fail(err, "%s: cannot be replaced: %s", a->path, strerror(errno));
 }
 
-// Lets the new directory and an old one change names, so that the name is at no moment nobody's, and then
-// moves the old one to `old`. False where there is no old one, or the system cannot do that.
+// Exchanges the names of the new directory and an old one, so the name always exists, then moves the old one to
+// `old`. False if there is no old one, or if the system cannot do that.
 static inline bool aside_exchange(const Aside *a, char old[PATH_MAX]) {
 #ifdef RENAME_EXCHANGE
     Error ignored;
@@ -420,7 +422,7 @@ static inline bool aside_exchange(const Aside *a, char old[PATH_MAX]) {
 #endif
 }
 
-// The new name for the old one, and the old one's back if that fails.
+// Gives the final name, and gives it back to the old directory if that fails.
 static inline bool aside_rename(const Aside *a, char old[PATH_MAX], Error *err) {
     if (aside_exchange(a, old)) { return true; }
     if (!aside_move_old(a, old, err)) { return false; }

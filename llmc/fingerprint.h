@@ -1,4 +1,4 @@
-// fingerprint.h: which files a run reads, kept in its checkpoints, so that it does not resume on other data.
+// fingerprint.h: which files a run reads. Its checkpoints keep this, so a run does not resume on other data.
 //
 // A fingerprint is a list: for each file, in the order of the run, its base name, its size, its digest
 // (digest.h) and that of its label mask. The name only serves the messages: a renamed or moved file with the
@@ -10,7 +10,7 @@
 #include "json.h"
 #include "token_files.h"
 
-// Writes an array under that key, one object a file. The files' digests have been taken.
+// Writes an array under that key, one object per file. The files' digests must have been taken.
 static inline void fingerprint_write(JsonWriter *w, const char *key, const TokenFile *files, size_t count);
 
 // Whether the files are those of a saved fingerprint. The error says which file differs, what it was and what
@@ -155,8 +155,8 @@ static inline bool fingerprint_error(FilePrint *was, size_t n, FilePrint *is, si
     }
     return fail(
         err,
-        "%s\nThe files of the run are listed in %s.\nGive the same files in the same order, or go on "
-        "with these by --accept-changed-data:\nthe run then takes other sequences than it would have.",
+        "%s\nThe files of the run are listed in %s.\nGive the same files in the same order, or continue "
+        "with these: --accept-changed-data.\nThe run then reads other sequences than it would have.",
         err->text, source);
 }
 

@@ -21,9 +21,9 @@
 // 3. Packing copies strips and panels into the order in which the tile reads them, whatever the strides, and
 //    pads the last ones with zeros. So one kernel serves all layouts and sizes.
 // 4. Threads take blocks of C, at most 384 x 512, and each packs for itself. An element of A is packed once
-// for
-//    up to 512 multiply-adds and an element of B once for up to 384, which costs a few per cent. In return a
-//    product needs no barrier and no shared memory, and a core that is taken away delays only one block.
+//    for up to 512 multiply-adds and an element of B once for up to 384, which costs a few per cent. In
+//    return a product needs no barrier and no shared memory, and a core that is taken away delays only one
+//    block.
 //
 // An element of C is a sum over blocks of k, each summed in the order of k. The blocks depend only on K, so
 // the bits are the same for any number of threads, any M and N, and in gemm and gemm_serial.

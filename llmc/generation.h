@@ -1,7 +1,7 @@
 // generation.h: a model writes a text.
 //
 //   prompt_encode    the tokens that a text begins with
-//   text_positions   how many positions it can take
+//   text_positions   how many positions it takes
 //   generate_text    the model's continuation, token by token
 #ifndef LLMC_GENERATION_H
 #define LLMC_GENERATION_H
@@ -12,7 +12,8 @@
 #include "sampler.h"
 #include "text.h"
 
-// Appends the prompt's tokens. No prompt means a new document: what follows the end of the one before.
+// Appends the prompt's tokens. No prompt means a new document, which begins after the end token of the one
+// before.
 static inline bool prompt_encode(const Text *text, const OLMo2Config *config, const char *prompt,
                                  TokenBuffer *ids, Error *err) {
     if (!text->present) { return fail(err, "--tokenizer: is missing; text cannot be written without one"); }
@@ -30,7 +31,7 @@ static inline bool prompt_encode(const Text *text, const OLMo2Config *config, co
                 config->max_T);
 }
 
-// The positions of a text of so many new tokens: no more than the model has seen in training.
+// The positions of a prompt and that many new tokens: no more than the model has seen in training.
 static inline size_t text_positions(const OLMo2Config *config, size_t prompt, size_t max_tokens) {
     return prompt + max_tokens < config->max_T ? prompt + max_tokens : config->max_T;
 }

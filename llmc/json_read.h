@@ -77,7 +77,7 @@ static inline bool json_error(JsonParser *p, size_t at, const char *found, const
     return fail(p->err, "%s:%zu:%zu: found %s, expected %s", p->source, line, column, found, expected);
 }
 
-// The error whose "found" is what stands at `at`.
+// The error whose "found" is what is at `at`.
 static inline bool json_unexpected(JsonParser *p, size_t at, const char *expected) {
     char found[32];
     unsigned char c = at < p->size ? (unsigned char)p->text[at] : 0;

@@ -1,5 +1,5 @@
-// log.h: what a run reports: a line on the screen for the person who watches, and log.jsonl, one JSON object
-// a line, for every program that reads it later.
+// log.h: what a run reports: a line on the screen, and log.jsonl, one JSON object a line, for programs to
+// read.
 //
 //   progress_print, progress_step        the screen
 //   run_log_open, _write, _step, _sync   log.jsonl
@@ -10,7 +10,7 @@
 #include "json.h"
 
 // ---------------------------------------------------------------------------------------------
-// numbers for people
+// numbers for the screen
 
 // "950", "12.3k", "5.00T": at most 5 characters below 1000T.
 static inline const char *format_count(char buffer[32], double value) {

@@ -1,9 +1,8 @@
-// memory_limit.h: how much memory this process may use, asked before a model is allocated. Systems promise
-// more memory than they have: allocation succeeds, and the kernel kills the process when it uses what it was
-// promised.
+// memory_limit.h: how much memory this process may use, checked before a model is allocated. With overcommit,
+// an allocation that is too large succeeds, and the kernel kills the process later, when it uses the memory.
 //
 // Doors:
-//   memory_suffices     whether so many bytes can be had at all; the error names the limit
+//   memory_suffices     whether that many bytes are allowed at all; the error names the limit
 //   memory_limit        the smallest limit and what imposes it
 #ifndef LLMC_MEMORY_LIMIT_H
 #define LLMC_MEMORY_LIMIT_H
@@ -22,7 +21,7 @@ typedef struct {
 // before /proc and /sys in every path: "" is the machine itself.
 static inline MemoryLimit memory_limit(const char *root);
 
-// Whether `bytes` of memory can be had at all.
+// Whether `bytes` of memory are allowed at all.
 static inline bool memory_suffices(size_t bytes, Error *err) {
     MemoryLimit limit = memory_limit("");
     if (bytes <= limit.bytes) { return true; }
@@ -36,7 +35,7 @@ static inline bool memory_suffices(size_t bytes, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // one limit after the other
 
-// Keeps the smaller limit. `bytes` is wider than size_t may be on its way here.
+// Keeps the smaller limit. `bytes` has 64 bits, which size_t need not have.
 __attribute__((format(printf, 3, 4))) static inline void memory_limit_by(MemoryLimit *limit, uint64_t bytes,
                                                                          const char *format, ...) {
     if (bytes >= limit->bytes) { return; }

@@ -2,7 +2,7 @@
 // sequence of a token file, a preference pair or a prompt.
 //
 // An epoch takes the instances in the order of NumPy's Generator(PCG64(seed + epoch)).shuffle, as OLMo does;
-// epochs count from 0. It takes whole batches only, so the rest at its end is left out.
+// epochs count from 0. It takes whole batches only and leaves out the rest at its end.
 #ifndef LLMC_ORDER_H
 #define LLMC_ORDER_H
 
@@ -34,7 +34,7 @@ static inline size_t order_next(Order *o);
 // the number of instances has changed. `what` begins the message: the name of a file, say.
 static inline bool order_restore(Order *o, const OrderState *saved, const char *what, Error *err);
 
-// The same after a person has accepted that the data changed. Moves to the saved place if there are as many
+// The same for changed data that the user has accepted. Moves to the saved place if there are as many
 // instances as before, otherwise to the start of the next epoch.
 static inline void order_continue(Order *o, const OrderState *saved);
 

@@ -13,7 +13,7 @@
 #include "checkpoint.h"
 
 // Saves the model as run/step-NNNNNNNN, replacing a checkpoint of the same step. The run's directory is
-// created if need be, and cleaned. On failure the earlier checkpoints are as they were.
+// created if needed, and cleaned. On failure the earlier checkpoints are as they were.
 static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t step,
                                         const CheckpointParts *parts, Error *warning, Error *err);
 
@@ -25,13 +25,13 @@ static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t
 static inline bool run_prune(const char *run, int64_t keep_last, int64_t keep_every, int64_t protect_step,
                              Error *warning, Error *err);
 
-// Removes what a crash has left of a save or a deletion by this run, and nothing of anybody else, such as a
-// soup that is being written here. What cannot be removed is a warning.
+// Removes what a crash left of this run's saves and deletions, and nothing else: a soup may be being written
+// here. What cannot be removed is a warning.
 static inline bool run_clean(const char *run, Error *warning, Error *err);
 
-// Copies a tokenizer.json and what goes with it to RUN/tokenizer, from which every checkpoint takes it: the
-// files that it was read from may move while the run lasts. `path`, PATH_MAX bytes, is the tokenizer.json,
-// before and after.
+// Copies a tokenizer.json and the files that go with it to RUN/tokenizer, from which every checkpoint copies
+// them: the original files may move during the run. `path`, PATH_MAX bytes, is the tokenizer.json, before and
+// after.
 static inline bool run_keep_tokenizer(const char *run, const OLMo2Config *config, char *path, Error *warning,
                                       Error *err);
 
@@ -42,7 +42,7 @@ static inline bool run_list(const char *run, int64_t **steps, size_t *count, Err
 // warnings.
 static inline bool run_newest(char *dir, const char *run, Error *warning, Error *err);
 
-// What a person means by a directory: a model directory itself, or a run's newest whole checkpoint.
+// The model directory that `path` names: itself, or the newest whole checkpoint of a run.
 static inline bool run_resolve(char *dir, const char *path, Error *warning, Error *err);
 
 // "step-00000100", the name of a step's checkpoint. `name` is the caller's.
@@ -125,7 +125,7 @@ static inline bool run_clean(const char *run, Error *warning, Error *err) {
     return true;
 }
 
-// Renames first: a deletion that is broken off leaves no half checkpoint.
+// Renames first, so an interrupted deletion leaves no half checkpoint.
 static inline bool run_delete(const char *path, Error *err) {
     char deleting[PATH_MAX];
     if (!aside_name(deleting, ".deleting-", path, err)) { return false; }

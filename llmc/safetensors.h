@@ -321,7 +321,7 @@ static inline bool safetensors_sort(Safetensors *st, Error *err) {
     return true;
 }
 
-// Opens every file that the index's weight_map names, each once. They are in `dir`, beside the index.
+// Opens every file that the index's weight_map names, each once. They are in `dir`, next to the index.
 static inline bool safetensors_open_shards(Safetensors *st, const Json *map, const char *dir,
                                            const char *index, Error *err) {
     for (const Json *member = json_first(map); member != NULL; member = json_next(member)) {
@@ -329,10 +329,10 @@ static inline bool safetensors_open_shards(Safetensors *st, const Json *map, con
         if (member->type != JSON_STRING || strlen(name) != member->length || strchr(name, '/') != NULL ||
             !ends_with(name, ".safetensors")) {
             char found[64];
-            return fail(
-                err,
-                "%s: the file of tensor \"%.200s\" is %s, expected the name of a .safetensors file beside it",
-                index, member->key, json_describe(found, member));
+            return fail(err,
+                        "%s: the file of tensor \"%.200s\" is %s, expected the name of a .safetensors file "
+                        "next to it",
+                        index, member->key, json_describe(found, member));
         }
         bool opened = false;
         for (size_t i = 0; i < st->file_count && !opened; i++) {

@@ -1,4 +1,4 @@
-// said.h: writes a JSON object again and keeps, byte for byte, what an earlier one said and this program does
+// said.h: rewrites a JSON object and keeps, byte for byte, the members of the old one that this program does
 // not use.
 //
 // Doors:

@@ -16,7 +16,7 @@ typedef struct {
     uint32_t id;
 } SamplerCandidate;
 
-// The order of preference: higher logits first, then lower ids, so that ties have one outcome.
+// The order of preference: higher logits first, then lower ids, so ties have one outcome.
 static inline bool sampler_prefers(const SamplerCandidate *a, const SamplerCandidate *b) {
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
@@ -73,7 +73,8 @@ static inline uint32_t sampler_draw(const SamplerCandidate *candidates, size_t n
 }
 
 // logits (V) -> an id below V. scratch (V) belongs to the caller. Only a draw uses rng, and it takes one
-// double. A logit of NaN or -inf is never chosen while there is another; if all are such, the answer is 0.
+// double. A logit of NaN or -inf is never chosen while there is another; if there is no other, the answer is
+// 0.
 static inline uint32_t sampler_next(const float *logits, size_t V, const SamplerSettings *s, Pcg64 *rng,
                                     SamplerCandidate *scratch) {
     SamplerCandidate *candidates = scratch, best = {0.0, -INFINITY, 0};

@@ -1,12 +1,11 @@
-// source.h: where a model comes from: a directory with its configuration and tokenizer and what its files
-// say, or nothing but a configuration for a new one. train --load, --resume, generate, eval and soup begin
-// here.
+// source.h: where a model comes from: a directory with a configuration and a tokenizer or, for a new model,
+// only a configuration. train, generate, eval and soup begin here.
 //
 // Doors, declared below:
 //   source_open         a model directory or a run, to be used or trained further
 //   source_new          a new model, of a size with a name or of a config.json
 //   source_close
-// checkpoint_load_weights(m, source.dir, err) brings the weights.
+// checkpoint_load_weights(m, source.dir, err) loads the weights.
 #ifndef LLMC_SOURCE_H
 #define LLMC_SOURCE_H
 
@@ -21,8 +20,8 @@ typedef struct {
     ConfigFiles said;    // texts of its config.json and generation_config.json, for CheckpointParts.said
 } Source;
 
-// Opens the model directory or the run that a person calls `path`, with the tokenizer of that name or, if
-// `tokenizer` is NULL, the one in the directory. Release with source_close, after a failure too.
+// Opens `path`, a model directory or a run, with the tokenizer of that name or, if `tokenizer` is NULL, the
+// one in the directory. Release with source_close, after a failure too.
 static inline bool source_open(Source *s, const char *path, const char *tokenizer, Error *warning,
                                Error *err);
 
@@ -62,7 +61,7 @@ static inline bool source_new(Source *s, const char *name, size_t V, size_t T, c
     }
     if (V > 0) { config->V = V; }
     if (preset && T > 0) { config->max_T = T; }
-    // A size with a name says nothing about tokens: that its ids do not fit deserves no warning.
+    // A named size says nothing about tokens, so ids that do not fit need no warning.
     Error unsaid = {""};
     config_ignore_tokens(config, name, preset ? &unsaid : warning);
     if (!config_check(config, name, err)) { return false; }

@@ -1,9 +1,9 @@
-// stack_limit.h: how much stack the threads have, asked before a model computes. A thread that runs out of
+// stack_limit.h: how much stack the threads have, checked before a model computes. A thread that runs out of
 // stack ends the process with a bare "Segmentation fault". Some C libraries give a thread 128 kB, and the
 // environment can set any size (`ulimit -s`, OMP_STACKSIZE).
 //
 // Doors:
-//   stack_suffices   whether every thread has so many bytes left; the error says how to allow more
+//   stack_suffices   whether every thread has that many bytes left; the error says how to allow more
 #ifndef LLMC_STACK_LIMIT_H
 #define LLMC_STACK_LIMIT_H
 

@@ -2,7 +2,7 @@
 //
 // Doors:
 //   text_open            a tokenizer.json, or the one in a directory
-//   text_open_beside     the one that was asked for, or else the model's own, or else none
+//   text_open_beside     the one that was asked for, otherwise the model's own, otherwise none
 //   text_fit             checks that tokenizer and model belong together, and settles the special tokens
 //   text_close
 #ifndef LLMC_TEXT_H
@@ -62,8 +62,8 @@ static inline void text_settle_new_id(const Text *text, uint32_t *id, const char
     *id = OLMO2_NO_TOKEN;
 }
 
-// Documents end with the tokenizer's <|endoftext|>, whatever the configuration says. What else a trained
-// model's files call an end stays a token at which generation stops.
+// Documents end with the tokenizer's <|endoftext|>, whatever the configuration says. Generation also stops at
+// the other end tokens that a trained model's files name.
 static inline void text_settle_end(const Text *text, OLMo2Config *config, bool is_new, const char *source,
                                    Error *warning) {
     uint32_t end, before = config->eos, more[OLMO2_MORE_ENDS];
@@ -89,7 +89,7 @@ static inline void text_settle_end(const Text *text, OLMo2Config *config, bool i
     }
 }
 
-// The rule. Ids that the vocabulary does not have have been ignored before (config_ignore_tokens).
+// The rule. config_ignore_tokens has already dropped ids that the vocabulary does not have.
 static inline void text_settle_tokens(const Text *text, OLMo2Config *config, bool is_new, const char *source,
                                       Error *warning) {
     text_settle_end(text, config, is_new, source, warning);
@@ -102,8 +102,8 @@ static inline void text_settle_tokens(const Text *text, OLMo2Config *config, boo
 }
 
 // Checks that the tokenizer can be this model's, settles the special tokens of *config and counts the bytes
-// of each token. is_new: the model has no weights yet, and what its configuration says about tokens no
-// weight. `source` is the name of that configuration. Without a tokenizer it does nothing.
+// of each token. is_new: the model has no weights yet, so the tokenizer overrules its configuration. `source`
+// is the name of that configuration. Without a tokenizer it does nothing.
 static inline bool text_fit(Text *text, OLMo2Config *config, bool is_new, const char *source, Error *warning,
                             Error *err) {
     if (!text->present) { return true; }

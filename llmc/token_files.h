@@ -1,10 +1,10 @@
-// token_files.h: a token file and its label mask, opened and read.
+// token_files.h: opens and reads a token file and its label mask.
 //
 //   token_file_open, token_file_close     map the file and FILE.mask, if there is one
-//   token_file_check_kind                 find out early that the file does not hold ids
+//   token_file_check_kind                 detect early that a file does not hold ids
 //   token_file_read                       copy some tokens and their mask, both checked
 //   token_file_digest                     take the digests of both files
-//   token_file_unchanged                  notice that another program has written into them since
+//   token_file_unchanged                  detect that another program has written to them since
 //
 // A token file is OLMo-core's: raw little-endian uint32 ids, each document followed by its end token. A file
 // with a true NumPy header is recognised and read too. A label mask is a file of the same name with ".mask"

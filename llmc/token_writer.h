@@ -1,6 +1,5 @@
 // token_writer.h: writes a token file: raw little-endian uint32, as dataloader.h reads it. The file gets its
-// name when it is whole and on the disk (files.h). Until then the name belongs to the old file, if there is
-// one.
+// name when it is complete and on the disk (files.h). Until then an old file of that name stays.
 //
 // Doors:
 //   tokens_write_begin, tokens_write_append as often as needed, tokens_write_end

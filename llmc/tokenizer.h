@@ -106,8 +106,8 @@ struct Tokenizer {
 
     AddedToken *added;  // (added_count) by search, then by first byte, the longer first
     size_t added_count;
-    size_t added_begin[ADDED_SEARCHES * 256 +
-                       1];  // by search and first byte: where those tokens begin in `added`
+    // by search and first byte: where those tokens begin in `added`
+    size_t added_begin[ADDED_SEARCHES * 256 + 1];
 };
 
 static inline bool token_buffer_reserve(TokenBuffer *buffer, size_t more, Error *err) {

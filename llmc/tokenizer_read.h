@@ -1,5 +1,5 @@
 // tokenizer_read.h: reads a tokenizer.json into the tables of tokenizer.h. First the kind is checked, then
-// tokens and merges are read. What concerns batches and templates is ignored: truncation, padding,
+// tokens and merges are read. Settings for batches and templates are ignored: truncation, padding,
 // post_processor.
 #ifndef LLMC_TOKENIZER_READ_H
 #define LLMC_TOKENIZER_READ_H
@@ -33,8 +33,7 @@ static inline bool tokenizer_parse(Tokenizer *t, const char *text, size_t size, 
     JsonDocument document;
     if (size >= UINT32_MAX) { return fail(err, "%s: has %zu bytes, expected less than 4 GB", source, size); }
     if (!json_parse(&document, text, size, source, err)) { return false; }
-    t->text =
-        (char *)malloc(size);  // enough: decoded strings are no longer than in the file, and their quotes go
+    t->text = (char *)malloc(size);  // enough: a decoded string is shorter than its source with the quotes
     bool ok = t->text != NULL ? tokenizer_read(t, document.root, source, err)
                               : fail(err, "%s: out of memory for %zu bytes", source, size);
     json_free(&document);

@@ -1,9 +1,9 @@
 // utils.h: errors, memory, threads and text, for every other header of the library.
 //
 // Doors:
-//   fail                              writes an error message and is false
+//   fail                              writes an error message and returns false
 //   add_warning                       appends a line to a warning
-//   allocate, allocate_pages          zeroed memory, or an error that says for what it was needed
+//   allocate, allocate_pages          zeroed memory, or an error that says what it was needed for
 //   multiply_sizes                    a product that must fit 64 bits
 //   format_text, format_bytes, ends_with
 //   use_threads, thread_count, thread_number       OpenMP's, or one thread without it
@@ -18,7 +18,7 @@
 // well. It appends one line for each thing to that text, so the caller begins with an empty one:
 //     Error err, warning = {""};
 //
-// All headers of llmc/ compile as C11 and as C++17, so that a backend may be written in either.
+// All headers of llmc/ compile as C11 and as C++17, so a backend may be written in either.
 #ifndef LLMC_UTILS_H
 #define LLMC_UTILS_H
 
@@ -65,8 +65,8 @@ static inline bool error_return(int length) {
     return false;
 }
 
-// Writes the message and is false: `return fail(err, "...", ...)`. It is a macro because compilers do not
-// look into functions with variable arguments and would not see that the value is always false.
+// Writes the message and returns false: `return fail(err, "...", ...)`. It is a macro because compilers do
+// not inline functions with variable arguments, and would not see that the value is always false.
 #define fail(err, ...) error_return(error_write(err, __VA_ARGS__))
 
 // add_warning(warning, "format", arguments): appends a line. The format is a literal with at least one

@@ -1,4 +1,4 @@
-// words.h: lists of words a|b|c, and the word that somebody meant by a misspelt one.
+// words.h: lists of words a|b|c, and the word that a misspelt one most resembles.
 //
 //   find_word(words, name, nearest)   which of the words it is, or the one nearest to it
 //   next_word, word_at                the words one by one

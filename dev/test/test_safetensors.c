@@ -302,7 +302,7 @@ static void test_shards(void) {
         char json[128];
         snprintf(json, sizeof json, "{\"weight_map\": {\"a\": %s}}", names[i]);
         write_index(json);
-        REFUSE("shards", "expected the name of a .safetensors file beside it");
+        REFUSE("shards", "expected the name of a .safetensors file next to it");
     }
     // a single file is preferred
     write_file("shards/model.safetensors", one, 2);
