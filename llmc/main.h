@@ -21,18 +21,6 @@ static inline void open_standard_streams(bool trains) {
     }
 }
 
-static inline void run_command(const char *program, const Command *command, const Settings *settings) {
-    switch (command->bit) {
-    case TRAIN: train(program, settings); break;
-    case GENERATE: generate(settings); break;
-    case EVAL: eval(settings); break;
-    case SOUP: soup(settings); break;
-    case TOKENIZE: tokenize(settings); break;
-    case DETOKENIZE: detokenize(settings); break;
-    case INSPECT: inspect(settings); break;
-    }
-}
-
 int main(int argc, char **argv) {
     Error err;
     Settings settings;
@@ -50,7 +38,15 @@ int main(int argc, char **argv) {
         flags_help(stdout, argv[0], command);
     } else {
         use_threads(settings.threads);
-        run_command(argv[0], command, &settings);
+        switch (command->bit) {
+        case TRAIN: train(argv[0], &settings); break;
+        case GENERATE: generate(&settings); break;
+        case EVAL: eval(&settings); break;
+        case SOUP: soup(&settings); break;
+        case TOKENIZE: tokenize(&settings); break;
+        case DETOKENIZE: detokenize(&settings); break;
+        case INSPECT: inspect(&settings); break;
+        }
     }
     settings_free(&settings);
     must(output_written(&err), &err);
