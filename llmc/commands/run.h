@@ -17,6 +17,7 @@
 
 #include "plan.h"
 #include "signals.h"
+#include "llmc/initialize.h"
 #include "llmc/profile.h"
 
 // After this many steps in a row whose loss or gradient norm is not finite a run ends: its weights are lost.
@@ -40,23 +41,6 @@ static inline bool try_save(Run *run, Error *err);
 
 // ---------------------------------------------------------------------------------------------
 // before the first step
-
-// Weights of a new model, in the order of the table.
-static inline bool initialize_weights(OLMo2 *m, uint64_t seed, Error *err) {
-    const OLMo2Config *config = olmo2_config(m);
-    Pcg64 rng;
-    pcg64_seed(&rng, seed);
-    float *values = (float *)allocate(parameter_largest(config), sizeof *values, "a tensor", err);
-    for (size_t index = 0; values != NULL && index < parameter_count(config); index++) {
-        Parameter p = parameter_at(config, index);
-        for (size_t i = 0; i < p.size; i++) {
-            values[i] = p.row->init == INIT_ONE ? 1.0f : pcg64_truncated_normal(&rng, config->init_std);
-        }
-        olmo2_write(m, OLMO2_PARAMETER, index, values);
-    }
-    free(values);
-    return values != NULL;
-}
 
 // Sets the counters and the place in the data to those of the checkpoint.
 static inline bool restore_state(Run *run, Error *err) {
