@@ -3,6 +3,12 @@
 // The parser (command_line.h), the help (help.h) and the settings that a run saves (settings_json.h) all read
 // the table. A value that was not given stays empty here. A run's plan decides once what takes its place
 // (commands/plan.h).
+//
+//   commands, command_find             the commands
+//   flags, flag_find, flag_given       the table
+//   given                              a number that was given, or its default
+//   text_set, list_append              set a text, add to a list
+//   settings_free
 #ifndef LLMC_SETTINGS_H
 #define LLMC_SETTINGS_H
 
@@ -65,6 +71,9 @@ typedef struct {
     TextList inputs;  // the arguments that belong to no flag
     bool given[128];  // by row of the table: whether the flag was on the command line
 } Settings;
+
+// A number that was given, or its default.
+static inline int64_t given(int64_t value, int64_t initial) { return value >= 0 ? value : initial; }
 
 // ---------------------------------------------------------------------------------------------
 // the commands

@@ -27,7 +27,7 @@ static inline void eval(const Settings *s) {
     must(source_open(&source, s->load, s->tokenizer, &warning, &err), &err);
     warn(&warning);
     const OLMo2Config *config = &source.config;
-    const size_t B = (size_t)s->batch_size, T = s->seq_len > 0 ? (size_t)s->seq_len : config->max_T;
+    const size_t B = (size_t)s->batch_size, T = (size_t)given(s->seq_len, (int64_t)config->max_T);
     must(check_batch(config, B, T, &err), &err);
     must(evaluation_open(&loader, s->data.items, s->data.count, T, config->V, &err), &err);
     must(batch_create(&batch, B, T, &err), &err);

@@ -87,7 +87,7 @@ static inline void inspect(const Settings *s) {
         must(config_read(&config, path, &warning, &err), &err);
     }
     warn(&warning);
-    const size_t T = s->seq_len > 0 ? (size_t)s->seq_len : config.max_T;
+    const size_t T = (size_t)given(s->seq_len, (int64_t)config.max_T);
     must(check_batch(&config, B, T, &err), &err);
     printf("model          %s\n", dir[0] != '\0' ? dir : path);
     print_config(&config);

@@ -54,9 +54,6 @@ static inline void plan_free(Plan *p) {
 
 static inline const OLMo2Config *plan_config(const Plan *p) { return &p->source.config; }
 
-// A value that was given, or the default.
-static inline int64_t given(int64_t value, int64_t initial) { return value >= 0 ? value : initial; }
-
 // ---------------------------------------------------------------------------------------------
 // defaults by size
 
