@@ -7,7 +7,6 @@
 //   config_check                           whether a model can be made of it
 //   config_write, generation_config_write  files that transformers loads
 //   config_files_free
-//   json_write_file                        a JsonWriter's text as a new file
 //
 // When a model is written again, members of its files that this program does not use are kept byte for byte:
 // temperature and top_p, unknown members, a list of end tokens. ConfigFiles holds those texts from reading to
@@ -49,9 +48,6 @@ static inline bool config_check(const OLMo2Config *config, const char *source, E
 static inline bool config_write(const OLMo2Config *config, const char *said, const char *path, Error *err);
 static inline bool generation_config_write(const OLMo2Config *config, const char *said, const char *path,
                                            Error *err);
-
-// Writes the writer's text to a new file and frees it.
-static inline bool json_write_file(JsonWriter *w, const char *path, Error *err);
 
 // ---------------------------------------------------------------------------------------------
 // sizes and constants
@@ -535,17 +531,6 @@ static inline bool generation_config_write(const OLMo2Config *config, const char
     json_end_object(&w);
     json_free(&said.doc);
     return json_write_file(&w, path, err);
-}
-
-static inline bool json_write_file(JsonWriter *w, const char *path, Error *err) {
-    int descriptor;
-    json_append(w, "\n", 1);
-    bool ok = w->text == NULL ? fail(err, "%s: out of memory", path) : file_create(&descriptor, path, err);
-    if (ok) {
-        ok = file_finish(descriptor, file_write(descriptor, w->text, w->length, path, err), path, err);
-    }
-    json_writer_free(w);
-    return ok;
 }
 
 #endif

@@ -114,6 +114,9 @@ static inline void json_bytes(JsonWriter *w, const char *key, const char *bytes,
 // A value that is JSON already.
 static inline void json_raw(JsonWriter *w, const char *key, const char *json);
 
+// Writes the text and a newline to a new file, and frees the writer.
+static inline bool json_write_file(JsonWriter *w, const char *path, Error *err);
+
 // ---------------------------------------------------------------------------------------------
 // looking into the tree
 

@@ -2,6 +2,7 @@
 #ifndef LLMC_JSON_WRITE_H
 #define LLMC_JSON_WRITE_H
 
+#include "files.h"
 #include "json.h"
 #include "utf8.h"
 
@@ -151,6 +152,17 @@ static inline void json_bytes(JsonWriter *w, const char *key, const char *bytes,
 
 static inline void json_string(JsonWriter *w, const char *key, const char *value) {
     json_bytes(w, key, value, strlen(value));
+}
+
+static inline bool json_write_file(JsonWriter *w, const char *path, Error *err) {
+    int descriptor;
+    json_append(w, "\n", 1);
+    bool ok = w->text == NULL ? fail(err, "%s: out of memory", path) : file_create(&descriptor, path, err);
+    if (ok) {
+        ok = file_finish(descriptor, file_write(descriptor, w->text, w->length, path, err), path, err);
+    }
+    json_writer_free(w);
+    return ok;
 }
 
 #endif
