@@ -8,7 +8,8 @@
 // the links of Hugging Face's cache.
 //
 // Doors, declared below:
-//   checkpoint_load_weights, checkpoint_load_optimizer, checkpoint_read_state    parts of a directory
+//   checkpoint_load_weights, checkpoint_load_optimizer    parts of a directory, into a model
+//   checkpoint_open                                  its weights or its moments as a list of tensors
 //   checkpoint_check                                 whether all of it can be loaded
 //   checkpoint_write, checkpoint_write_model         a directory, whole or not at all
 //   checkpoint_write_tokenizer                       its tokenizer only
@@ -26,9 +27,6 @@ static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, Error *err
 
 // The two moments of every parameter, from a checkpoint of a training run.
 static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Error *err);
-
-// The text of trainer/state.json, which the caller frees; NULL with a message if there is none.
-static inline char *checkpoint_read_state(const char *dir, Error *err);
 
 // Whether a model directory can be loaded, trainer/ included if there is one. The values of the tensors are
 // not read.
@@ -233,13 +231,6 @@ static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, Error *err
 
 static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Error *err) {
     return checkpoint_load(m, dir, &moments_file, err);
-}
-
-static inline char *checkpoint_read_state(const char *dir, Error *err) {
-    const size_t largest = 1 << 30;
-    char path[PATH_MAX];
-    if (!path_join(path, dir, "trainer/state.json", err)) { return NULL; }
-    return file_read_text(path, largest, err);
 }
 
 static inline bool checkpoint_check_file(const char *dir, const TensorFile *file, const OLMo2Config *config,

@@ -26,8 +26,7 @@ static void test_model_round_trip(void) {
     CHECK(!same_array(m, read, OLMO2_MOMENT1));
     CHECK_ERROR(checkpoint_load_optimizer(read, in_dir("model"), &err), err,
                 "trainer/optimizer.safetensors: cannot be opened");
-    CHECK(checkpoint_read_state(in_dir("model"), &err) == NULL &&
-          strstr(err.text, "state.json: cannot") != NULL);
+    CHECK(!exists("model/trainer"));
     CHECK_ERROR(write_model(m, in_dir("model"), NULL), err, "is there already");
     // a path with a slash at its end, in directories that do not exist yet, after a crash
     CHECK(directory_create(in_dir("new/.writing-soup/trainer"), &err));

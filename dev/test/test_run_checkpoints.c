@@ -50,7 +50,7 @@ static void test_save_and_load(void) {
     CHECK(checkpoint_load_weights(back, newest, &err) && checkpoint_load_optimizer(back, newest, &err));
     CHECK(same_array(m, back, OLMO2_PARAMETER) && same_array(m, back, OLMO2_MOMENT1));
     CHECK(same_array(m, back, OLMO2_MOMENT2) && !same_array(m, back, OLMO2_GRADIENT));
-    char *state = checkpoint_read_state(newest, &err);
+    char *state = file_read_text(in_dir("runs/a/step-00000100/trainer/state.json"), 1000, &err);
     CHECK(state != NULL && strcmp(state, "{\"step\": 100}\n") == 0);
     free(state);
     // the same step again replaces it
