@@ -183,7 +183,9 @@ static inline bool dataloader_open(DataLoader *l, const char *const *patterns, s
                                    const LoaderSettings *s, Error *err) {
     memset(l, 0, sizeof *l);
     l->settings = *s;
-    if (!loader_settings_check(s, n, err) || !dataloader_open_files(l, patterns, n, err)) {
+    bool ok = loader_settings_check(s, n, err);
+    if (ok) { ok = dataloader_open_files(l, patterns, n, err); }
+    if (!ok) {
         dataloader_close(l);
         return false;
     }

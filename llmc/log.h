@@ -263,12 +263,10 @@ static inline bool run_history_add(RunHistory *history, const Json *line, const 
     const char *type = "";
     double loss = NAN, norm = NAN;
     bool skipped = false;
-    if (!json_get_string(line, "type", true, &type, path, err) ||
-        !json_get_double(line, "loss", false, &loss, path, err) ||
-        !json_get_double(line, "gradient_norm", false, &norm, path, err) ||
-        !json_get_bool(line, "skipped", false, &skipped, path, err)) {
-        return false;
-    }
+    if (!json_get_string(line, "type", true, &type, path, err)) { return false; }
+    if (!json_get_double(line, "loss", false, &loss, path, err)) { return false; }
+    if (!json_get_double(line, "gradient_norm", false, &norm, path, err)) { return false; }
+    if (!json_get_bool(line, "skipped", false, &skipped, path, err)) { return false; }
     // A norm without a loss: no token was a label.
     if (strcmp(type, "step") != 0 || (isnan(loss) && isfinite(norm))) { return true; }
     history->losses[history->count] = loss;

@@ -217,8 +217,8 @@ static inline bool run_newest(char *dir, const char *run, Error *warning, Error 
     for (size_t i = count; i-- > 0 && !found;) {
         Error damage;
         char name[32];
-        found = path_join(dir, run, run_checkpoint_name(name, steps[i]), &damage) &&
-                checkpoint_check(dir, &damage);
+        found = path_join(dir, run, run_checkpoint_name(name, steps[i]), &damage);
+        if (found) { found = checkpoint_check(dir, &damage); }
         if (!found) { add_warning(&damages, "passed over a damaged checkpoint: %s", damage.text); }
     }
     free(steps);

@@ -340,7 +340,8 @@ static inline bool safetensors_open_shards(Safetensors *st, const Json *map, con
         }
         if (opened) { continue; }
         char path[PATH_MAX];
-        bool ok = path_join(path, dir, name, err) && safetensors_add_file(st, path, err);
+        bool ok = path_join(path, dir, name, err);
+        if (ok) { ok = safetensors_add_file(st, path, err); }
         if (!ok) {
             return fail(err, "%s\n%s names this file; copy the missing ones from the same place.", err->text,
                         index);
@@ -515,8 +516,9 @@ static inline bool safetensors_write_body(int descriptor, const char *path, cons
     float *values = (float *)allocate(largest, sizeof *values, "the largest tensor to be written", err);
     bool ok = values != NULL;
     for (size_t i = 0; ok && i < n; i++) {
-        ok = fill(context, i, values, err) &&
-             file_write(descriptor, values, safetensors_entry_count(&entries[i]) * sizeof *values, path, err);
+        const size_t bytes = safetensors_entry_count(&entries[i]) * sizeof *values;
+        ok = fill(context, i, values, err);
+        if (ok) { ok = file_write(descriptor, values, bytes, path, err); }
     }
     free(values);
     return ok;

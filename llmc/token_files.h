@@ -352,12 +352,10 @@ static inline bool token_file_open(TokenFile *f, const char *path, Error *err) {
     memset(f, 0, sizeof *f);
     if (!held_file_open(&f->ids, path, err)) { return false; }
     f->path = f->ids.path;
-    if (tokens_locate(f->ids.map.data, f->ids.map.size, &f->offset, &f->tokens, path, err) &&
-        token_file_open_mask(f, err)) {
-        return true;
-    }
-    token_file_close(f);
-    return false;
+    bool ok = tokens_locate(f->ids.map.data, f->ids.map.size, &f->offset, &f->tokens, path, err);
+    if (ok) { ok = token_file_open_mask(f, err); }
+    if (!ok) { token_file_close(f); }
+    return ok;
 }
 
 static inline void token_file_close(TokenFile *f) {

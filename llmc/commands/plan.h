@@ -319,7 +319,8 @@ static inline bool plan_validation(Plan *p, Error *err) {
         return false;
     }
     size_t instances = evaluation_instances(&p->validation, s->eval_instances);
-    bool ok = batch_create(&batch, 1, p->T, err) && evaluation_check(&p->validation, instances, &batch, err);
+    bool ok = batch_create(&batch, 1, p->T, err);
+    if (ok) { ok = evaluation_check(&p->validation, instances, &batch, err); }
     batch_free(&batch);
     return ok;
 }
