@@ -798,7 +798,8 @@ Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
 
 // ---------------------------------------------------------------------------------------------
 // The layer of OLMo 2: forward, backward, decoding
-//          tested: test_model in dev/test/test_gradients.c; against PyTorch, by tensor, in test_olmo2.c
+//          on paper: dev/doc/README.md    tested: test_model in dev/test/test_gradients.c; against PyTorch,
+//          tensor by tensor, in test_olmo2.c
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {

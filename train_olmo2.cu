@@ -915,7 +915,7 @@ constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 //
 // A block takes QUERIES rows of a head, a warp 16 M of them, and walks over the keys, KEYS at a time. The
 // values of a tile are copied while s = q k^T is computed, and the next keys while p v is. The blocks with
-// the most keys start first, so that no long block runs alone at the end.
+// the most keys start first, so no long block runs alone at the end.
 
 template <int HS, int QUERIES, int KEYS>
 __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
@@ -2173,6 +2173,8 @@ Profile *olmo2_profile(OLMo2 *m) {
 
 // ---------------------------------------------------------------------------------------------
 // The layer of OLMo 2: forward, backward, decoding
+//          on paper: dev/doc/README.md    tested: test_olmo2.c against PyTorch, tensor by tensor;
+//          dev/test/test_cuda.cu against train_olmo2.c
 
 // Layer l's slice of the activations of the last forward.
 static Activations layer_activations(const OLMo2 *m, size_t l) {

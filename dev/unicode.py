@@ -19,6 +19,8 @@ OTHER, LETTER, NUMBER, SPACE = range(4)  # the values of UnicodeClass
 TEXT = """\
 // unicode.h: which characters are letters, numbers and white space, by Unicode %(version)s.
 //
+//   unicode_class(code)   the class of a code point
+//
 // Written by dev/unicode.py; do not edit.
 #ifndef LLMC_UNICODE_H
 #define LLMC_UNICODE_H

@@ -4,6 +4,7 @@
 // needs only the end, so it looks for closing quotes and brackets and at nothing else.
 //
 //   line_text(line, text, err)   finds "text" and decodes it
+//   line_is_space(c)             whether c is JSON's white space
 #ifndef LLMC_DOCUMENTS_LINE_H
 #define LLMC_DOCUMENTS_LINE_H
 

@@ -8,7 +8,7 @@
 //   file_read_text                     a small file as a string
 //   file_create, file_write, file_finish, file_copy
 //   directory_create, directory_remove, directory_sync, directory_lock
-//   aside_begin_file, aside_begin_directory, aside_finish, aside_cancel, aside_remove
+//   aside_begin_file, aside_begin_directory, aside_finish, aside_cancel, aside_name, aside_remove
 #ifndef LLMC_FILES_H
 #define LLMC_FILES_H
 

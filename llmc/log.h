@@ -2,8 +2,10 @@
 // read.
 //
 //   progress_print, progress_step        the screen
-//   run_log_open, _write, _step, _sync   log.jsonl
-//   run_history_read                     the losses and norms of a log
+//   report_figure                        a number that an objective reports
+//   run_log_open, _write, _step, _sync, _close     log.jsonl
+//   run_history_read, _free              the losses and norms of a log
+//   format_count, format_fixed           numbers in a few characters
 #ifndef LLMC_LOG_H
 #define LLMC_LOG_H
 

@@ -12,6 +12,7 @@
 //
 //   objective_labels, objective_count        labels from tokens and masks
 //   lm_normalizer, lm_weights, lm_add        the language model
+//          on paper: dev/doc/training.md    tested: dev/test/test_objectives.c
 #ifndef LLMC_OBJECTIVES_H
 #define LLMC_OBJECTIVES_H
 

@@ -5,6 +5,11 @@
 //
 // Shapes use the same letters everywhere: B batch, T sequence length, C channels of the residual stream,
 // L layers, NH query heads, NKV key/value heads, HS head size, F feed-forward hidden size, V vocabulary rows.
+//
+//   olmo2_preset, config_is_end                   a size by its name; whether a token ends a text
+//   olmo2_room_to_train, _to_measure, _to_decode  the sizes that a model has room for
+//   olmo2_form                                    how a model stores its numbers
+//   olmo2_create and the functions after it       the interface of a backend
 #ifndef LLMC_OLMO2_H
 #define LLMC_OLMO2_H
 

@@ -4,7 +4,8 @@
 //   parameter_count, parameter_at   every tensor, in the order of the model
 //   parameter_offset                where a tensor begins in an array of all parameters
 //   parameter_array_size            the elements of such an array
-//   parameter_total                 the numbers in a model
+//   parameter_total, _without_embeddings   the numbers in a model
+//   parameter_largest               the numbers in its largest tensor
 #ifndef LLMC_PARAMETERS_H
 #define LLMC_PARAMETERS_H
 

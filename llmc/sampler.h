@@ -1,4 +1,6 @@
 // sampler.h: the next token from a row of logits: greedy, or drawn with temperature, top-k and top-p.
+//
+//   sampler_next(logits, V, settings, rng, scratch)   the id of the next token
 #ifndef LLMC_SAMPLER_H
 #define LLMC_SAMPLER_H
 

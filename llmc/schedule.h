@@ -1,4 +1,7 @@
 // schedule.h: the learning rate of every step. The formulas are OLMo's and OLMo-core's.
+//          on paper: dev/doc/training.md    tested: dev/test/test_schedule.c
+//
+//   schedule_lr(schedule, step)   the learning rate of an update
 #ifndef LLMC_SCHEDULE_H
 #define LLMC_SCHEDULE_H
 

@@ -1,8 +1,9 @@
 // stability.h: spikes of the loss and of the gradient norm. Three rules, each with its own source:
 //
 //   skip_step      whether to skip the update of a step (OLMo-core's SkipStepAdamW)
-//   monitor_step   counts spikes (OLMo-core's StabilityMonitor)
+//   monitor_step   counts spikes (OLMo-core's StabilityMonitor); monitor_total_score, monitor_running_score
 //   spike_score    the share of a series that spikes (the OLMo 2 paper)
+//          on paper: dev/doc/training.md    tested: dev/test/test_stability.c
 #ifndef LLMC_STABILITY_H
 #define LLMC_STABILITY_H
 

@@ -1,5 +1,7 @@
 // unicode.h: which characters are letters, numbers and white space, by Unicode 16.0.0.
 //
+//   unicode_class(code)   the class of a code point
+//
 // Written by dev/unicode.py; do not edit.
 #ifndef LLMC_UNICODE_H
 #define LLMC_UNICODE_H

@@ -1,9 +1,9 @@
 // utils.h: errors, memory, threads and text, for every other header of the library.
 //
 // Doors:
-//   fail                              writes an error message and returns false
+//   fail, error_write                 writes an error message; fail returns false
 //   add_warning                       appends a line to a warning
-//   allocate, allocate_pages          zeroed memory, or an error that says what it was needed for
+//   allocate, allocate_pages, free_pages     zeroed memory, or an error that says what it was needed for
 //   multiply_sizes                    a product that must fit 64 bits
 //   format_text, format_bytes, ends_with
 //   use_threads, thread_count, thread_number       OpenMP's, or one thread without it

@@ -1,5 +1,7 @@
 // describe.h: a model in words: its sizes, its parameters, its memory. The plan of a run and `inspect` print
 // them.
+//
+//   print_config, print_parameters, print_memory
 #ifndef LLMC_COMMANDS_DESCRIBE_H
 #define LLMC_COMMANDS_DESCRIBE_H
 

@@ -3,6 +3,7 @@
 //   saved_state_open    the state.json of a checkpoint
 //   run_state_read      its counters, its place in the data, its windows of skip-step
 //   run_state_write     all of it, and the settings of the run
+//   state_read_count    one counter
 #ifndef LLMC_COMMANDS_RUN_STATE_H
 #define LLMC_COMMANDS_RUN_STATE_H
 

@@ -1,5 +1,6 @@
 // train.h: the command `train`. Pre-training, mid-training and supervised fine-tuning are this one loop: they
 // differ in their data, and in which of its tokens have a label.
+//          on paper: dev/doc/training.md    tested: dev/test/test_cli.sh, dev/test/reference_training.py
 //
 // Functions named plan_ and run_ end the program with a message when they fail.
 #ifndef LLMC_COMMANDS_TRAIN_H
