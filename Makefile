@@ -1,6 +1,6 @@
 # make                      train_olmo2, the CPU program
 # make train_olmo2cu        the GPU program: PRECISION=bf16 (or fp32), CUDA_ARCH=native (or sm_90, ...)
-# make build/cpu/matmul     a program of dev/cpu; likewise build/cuda/rmsnorm, of dev/cuda, for the GPU
+# make build/cpu/matmul     a program of dev/cpu; build/cuda/rmsnorm is one of dev/cuda, for the GPU
 # make test                 all tests that need only a C compiler, make and plain Python
 # make test_cuda            the tests of the CUDA code, on the CPU: needs clang++, the CUDA Toolkit, no GPU
 # make sanitize             the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -34,8 +34,8 @@ train_olmo2: train_olmo2.c
 	$(BUILD) -MF build/train_olmo2.d $< -o $@ $(LIBS)
 
 # ---------------------------------------------------------------------------------------------
-# The GPU program. The CUDA Toolkit is in CUDA_HOME or where it usually is. cuBLAS is part of it or in .venv,
-# where scripts/setup.sh installs it.
+# The GPU program. CUDA_HOME is the CUDA Toolkit; by default it is looked for in the usual places. cuBLAS is part
+# of it, or in .venv, where scripts/setup.sh installs it.
 
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
 CUDA_ARCH ?= $(if $(shell command -v nvidia-smi),native,sm_80)
@@ -53,7 +53,7 @@ CUBLAS_LIBS = $(if $(CUBLAS),$(foreach lib,$(wildcard $(CUBLAS)/lib/libcublas*.s
 train_olmo2cu: train_olmo2.cu build/cuda_flags
 	$(CUDA_BUILD).d $< -o $@ $(CUBLAS_LIBS)
 
-# Changes when PRECISION or CUDA_ARCH does, which calls for another program.
+# This file changes when PRECISION or CUDA_ARCH does, so the program is then built again.
 build/cuda_flags: FORCE
 	@mkdir -p build && echo '$(CUDA_FLAGS)' | cmp -s - $@ || echo '$(CUDA_FLAGS)' >$@
 
@@ -68,7 +68,7 @@ format:
 clean:
 	rm -rf build train_olmo2 train_olmo2cu
 
-# Nothing may vanish between a build and its run.
+# Keeps what was built for a test: make would delete it after the run.
 .SECONDARY:
 FORCE:
 .PHONY: FORCE all format clean

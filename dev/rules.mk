@@ -13,7 +13,7 @@ build/cuda/%: dev/cuda/%.cu build/cuda_flags
 build/%: dev/bench/%.c
 	$(BUILD) $< -o $@ $(LIBS)
 
-# bench_step with the loops in place of train_olmo2.c's own functions, which get other names.
+# bench_step with these loops instead of train_olmo2.c's own functions, which get other names.
 build/loops/train_olmo2.c: train_olmo2.c
 	mkdir -p $(@D)
 	sed -E 's/^static void ((matmul|attention|classifier)_(forward|backward))\(/static void \1_shipped(/' $< >$@

@@ -6,9 +6,9 @@
 # The second half of their --help:
 #   --out RUN         folder of the run (runs/pretrain-SIZE); a run with a checkpoint is resumed
 #   --val-data FILE   token file held out for validation; may be given several times
-#   --tokenizer FILE  is copied into the checkpoints, and lets validation report bits per byte
+#   --tokenizer FILE  copied into the checkpoints; with it, validation reports bits per byte
 #   --program FILE    the program that trains (./train_olmo2cu); ./train_olmo2 is the same for the CPU
-#   --memory BYTES    how much memory it may use, such as 24G (what is free now)
+#   --memory BYTES    how much memory it may use, such as 24G (default: what is free now)
 # TOKENS are token files or quoted globs. Flags of train after "--" replace those of the recipe, for example
 #   -- --tokens 1e10 --warmup-steps 400
 # (paths there are relative to the project's folder). A small GPU needs --master-weights off; if that is not

@@ -45,10 +45,10 @@ mkdir -p build/tests
 begin=$(date +%s)
 jobs=$(getconf _NPROCESSORS_ONLN)
 
-# run_suites TARGET...: what does not build prints no line, so a failed make counts as one more failure.
+# run_suites TARGET...: a suite that does not build prints no line, so a failed make counts as one more failure.
 run_suites() { make -s -k "$@" || printf '0 1 0 0 0 make %s\n' "$1" >>build/tests/results; }
 
-make -s -k -j "$jobs" "${programs[@]}" || say "the suites of what did not build fail below"
+make -s -k -j "$jobs" "${programs[@]}" || say "the suites of programs that did not build fail below"
 say "built in $(($(date +%s) - begin)) s"
 # The ladder of dev/cpu times its versions, so it runs alone. No other suite depends on the time it takes.
 run_suites ladder

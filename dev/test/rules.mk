@@ -7,7 +7,7 @@
 #   dev/test/fuzz_NAME.c           a fuzz target; its first inputs are in dev/test/corpus
 #   dev/test/test_NAME.py          a test of the Python scripts, or of train_olmo2 by a Python script
 #   dev/test/reference_NAME.py     a comparison with PyTorch or its ecosystem
-# `make -k` continues after a failure, and -j runs suites side by side.
+# `make -k` continues after a failure, and -j runs suites in parallel.
 
 SUITE = @dev/test/suite.sh
 UNITS = $(patsubst dev/test/%.c,%,$(wildcard dev/test/test_*.c)) test_olmo2
@@ -53,7 +53,7 @@ build/test_olmo2: test_olmo2.c
 build/%: dev/test/%.c
 	$(BUILD) $< -o $@ $(LIBS)
 
-# The same programs, compiled so that they check every access to memory and every overflow.
+# The same programs, compiled to check every memory access and every overflow.
 build/sanitize/%: override CFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined \
                                     -fno-omit-frame-pointer -DSANITIZED
 
@@ -163,7 +163,7 @@ build/cpu_backend.o: dev/test/cpu_backend.c
 $(EMULATED)/dev/cuda/%: CUDA_ON_CPU_FLAGS = -O0
 
 # ---------------------------------------------------------------------------------------------
-# What the suites run, so that it can be built side by side before anything is timed.
+# All programs that the suites run: they are built in parallel before any suite starts.
 
 programs: train_olmo2 $(addprefix build/,$(UNITS) $(CPU_LADDER)) \
           $(addprefix build/sanitize/,$(UNITS) $(CPU_LADDER)) \
