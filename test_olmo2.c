@@ -1,4 +1,4 @@
-// test_olmo2.c: a backend against PyTorch, tensor by tensor.
+// test_olmo2.c: compares a backend with PyTorch, tensor by tensor.
 //
 // dev/reference/dump.py computed two small models in float64 and stored every number: activations, gradients,
 // and ten AdamW steps. Here the same numbers come from train_olmo2.c or, where BACKEND names it, from

@@ -5,8 +5,8 @@
 // is derived on paper, and the tests that check it.
 //
 // Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads,
-//           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T tokens where a layer takes
-//           each by itself. All arrays are row-major: (B, T, C) means that C runs fastest.
+//           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T where a layer treats each
+//           token by itself. All arrays are row-major: in (B, T, C), C runs fastest.
 // Gradients dx is the gradient of the objective with respect to x. Parameter gradients accumulate (+=).
 //           Activation gradients are assigned (=), except that of the residual stream: several branches read
 //           it, so it accumulates.
@@ -22,8 +22,8 @@
 #include "llmc/exponential.h"   // exponential: e^x that becomes vector code
 #include "llmc/profile.h"       // what a function costs, and with --profile how long it takes
 
-// The running model. Layer functions take arrays and sizes, not a model; what else they need from it is here.
-// Every olmo2_ function that computes begins by setting it (enter).
+// The model that is running. Layer functions take arrays and sizes, not a model; here is the rest of what they
+// need from it. Every olmo2_ function that computes first calls enter, which sets it.
 static struct {
     Profile *profile;   // where PROFILE counts; NULL for nowhere
     GemmType products;  // the type to which matrix products round their operands
@@ -574,8 +574,8 @@ struct OLMo2 {
     OLMo2Form form;
     float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
     float *buffer;                                   // one allocation for activations, workspace and decoder
-    size_t buffer_bytes;                             // of it
-    size_t threads;                                  // for which the workspace has tiles
+    size_t buffer_bytes;                             // its size
+    size_t threads;                                  // the workspace has tiles for so many
     Activations activations;
     Workspace workspace;
     Decoder decoder;

@@ -1,6 +1,6 @@
 // ablations.cuh: ablations.h for the GPU, in the same order under the same names: the layer of train_olmo2.cu
-// without QK-norm, or with its norms on the branch inputs (pre-norm), or both. The end of train_olmo2.cu's
-// layer section includes it.
+// without QK-norm, or with its norms on the branch inputs (pre-norm), or both. train_olmo2.cu includes it
+// at the end of its layer section.
 //
 // What a GPU needs besides: two plain kernels, since OLMo 2's own fuse the sum and the rotation with a norm.
 // With nothing ablated, these lists give the bits of layer_forward, layer_backward and layer_decode

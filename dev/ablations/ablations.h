@@ -1,6 +1,6 @@
 // ablations.h: the layer of train_olmo2.c without QK-norm, or with its norms on the branch inputs (pre-norm),
-// or both, for studies of what these parts of OLMo 2 do. The end of train_olmo2.c's layer section includes
-// it.
+// or both, for studies of what these parts of OLMo 2 do. train_olmo2.c includes it at the end of its layer
+// section.
 //
 // Only the order of calls is here: the layers and their derivations are those of train_olmo2.c. With nothing
 // ablated, these lists give the bits of layer_forward, layer_backward and layer_decode (test_ablations in
