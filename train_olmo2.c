@@ -575,7 +575,7 @@ struct OLMo2 {
     float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
     float *buffer;                                   // one allocation for activations, workspace and decoder
     size_t buffer_bytes;                             // its size
-    size_t threads;                                  // the workspace has tiles for so many
+    size_t threads;                                  // that the workspace has tiles for
     Activations activations;
     Workspace workspace;
     Decoder decoder;
@@ -679,7 +679,7 @@ static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, cons
     d->rstd = take(arena, S);
 }
 
-// Points the model's structs into the buffer, or only counts where there is none yet.
+// Points the model's structs into the buffer, or only counts if there is none yet.
 static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     const OLMo2Config *c = &m->config;
     const size_t parameters = parameter_array_size(c) * sizeof(float);

@@ -39,8 +39,8 @@ typedef struct {
     const char *state;        // JSON for trainer/state.json; with it, the optimizer is written too
 } CheckpointParts;
 
-// Writes a model directory aside, then gives it its name (files.h), replacing a directory of that name. Its
-// parent must exist.
+// Writes a model directory under a temporary name, then renames it (files.h), replacing a directory of that
+// name. Its parent must exist.
 static inline bool checkpoint_write(const OLMo2 *m, const char *dir, const CheckpointParts *parts,
                                     Error *warning, Error *err);
 

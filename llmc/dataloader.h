@@ -121,10 +121,10 @@ static inline bool dataloader_add(DataLoader *l, const char *pattern, Error *err
     struct stat info;
     glob_t matches;
     if (stat(pattern, &info) == 0) {
-        // A shell that expands * gives the masks too.
+        // A shell that expands * passes the masks too.
         return (ends_with(pattern, ".mask") && S_ISREG(info.st_mode)) || dataloader_add_file(l, pattern, err);
     }
-    // Without GLOB_ERR a directory that may not be read would count as an empty one, and its data would be
+    // Without GLOB_ERR a directory that cannot be read would count as an empty one, and its data would be
     // left out.
     int status = glob(pattern, GLOB_ERR, NULL, &matches);
     if (status != 0 && status != GLOB_NOMATCH) {

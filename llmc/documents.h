@@ -270,7 +270,7 @@ static inline bool documents_reserve(Documents *d, Error *err) {
     return true;
 }
 
-// Reads more bytes behind those that are there, or sets d->ended.
+// Reads more bytes after those that are there, or sets d->ended.
 static inline bool documents_fill(Documents *d, Error *err) {
     if (!documents_reserve(d, err)) { return false; }
     ssize_t size;

@@ -87,7 +87,7 @@ static inline bool line_accept(JsonLine *line, char c) {
     return true;
 }
 
-// A string, from its opening quote to behind its closing one.
+// A string, from its opening quote to just after its closing one.
 static inline bool line_skip_string(JsonLine *line, Error *err) {
     for (line->at++; line->at < line->end; line->at++) {
         if (*line->at == '"') {
@@ -103,7 +103,7 @@ static inline bool line_is_punctuation(char c) {
     return c == ',' || c == ':' || c == '"' || c == '{' || c == '}' || c == '[' || c == ']';
 }
 
-// An array or object, from its opening bracket to behind its closing one.
+// An array or object, from its opening bracket to just after its closing one.
 static inline bool line_skip_brackets(JsonLine *line, Error *err) {
     size_t depth = 0;
     while (line->at < line->end) {

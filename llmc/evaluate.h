@@ -31,7 +31,7 @@ static inline bool evaluation_open(DataLoader *loader, char *const *files, size_
     return dataloader_open(loader, (const char *const *)files, count, &settings, err);
 }
 
-// All sequences, or as many as are wanted (0: all).
+// The number of sequences: `wanted`, but at most all of them (0: all).
 static inline size_t evaluation_instances(const DataLoader *loader, int64_t wanted) {
     size_t all = dataloader_instances(loader);
     return wanted > 0 && (size_t)wanted < all ? (size_t)wanted : all;

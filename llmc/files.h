@@ -215,7 +215,7 @@ static inline bool file_copy(const char *from, const char *to, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // directories
 
-// EINVAL and ENOTSUP come from file systems that do not sync directories, as they need not.
+// EINVAL and ENOTSUP come from file systems that cannot sync directories, and need not.
 static inline bool directory_sync_descriptor(int descriptor, const char *path, Error *err) {
     return sync_descriptor(descriptor) == 0 || errno == EINVAL || errno == ENOTSUP || errno == EOPNOTSUPP ||
            fail(err, "%s: cannot be synced to the disk: %s", path, strerror(errno));

@@ -231,7 +231,7 @@ __attribute__((always_inline)) static inline void gemm_register_tile(float *c, s
                                                                      const float *b, int rows, int vectors,
                                                                      size_t depth, bool add, bool bf16) {
     GemmVector sum[GEMM_MR][GEMM_NV] = {{{0}}};
-    for (int i = 0; i < rows; i++) {  // C is wanted only at the end, but then at once
+    for (int i = 0; i < rows; i++) {  // C is needed only at the end, but then immediately
         for (int v = 0; v < vectors; v++) { __builtin_prefetch(c + (size_t)i * ldc + v * GEMM_LANES); }
     }
     for (size_t k = 0; k < depth; k++) {

@@ -7,7 +7,7 @@
 #include "utf8.h"
 
 // ---------------------------------------------------------------------------------------------
-// escapes, for whoever reads JSON: this file and documents_line.h
+// escapes, used here and in documents_line.h
 
 // The hexadecimal digits at s, four at most, and not beyond n. Returns their number.
 static inline size_t json_hex_digits(const char *s, size_t n, uint32_t *value) {

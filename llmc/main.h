@@ -11,9 +11,9 @@
 #include "commands/train.h"
 #include "llmc/help.h"
 
-// A stream that was closed when the program began would give its number to the first file that is opened, and
-// messages would go there. A run goes on without a standard output; for any other command, writing to one that
-// was closed is an error (output_written).
+// Opens /dev/null in place of standard streams that are closed. Otherwise the first file to be opened would
+// get the number of one, and messages would be written into that file. A run continues without a standard
+// output; for any other command, writing to one that was closed is an error (output_written).
 static inline void open_standard_streams(bool trains) {
     for (int stream = 0; stream <= 2; stream++) {
         const int mode = stream == STDOUT_FILENO && !trains ? O_RDONLY : O_RDWR;
@@ -25,7 +25,7 @@ int main(int argc, char **argv) {
     Error err;
     Settings settings;
     open_standard_streams(argc > 1 && strcmp(argv[1], "train") == 0);
-    signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write
+    signal(SIGXFSZ, SIG_IGN);  // a write that would make a file too large fails instead
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         program_help(argc < 2 ? stderr : stdout, argv[0]);
         must(output_written(&err), &err);

@@ -3,7 +3,7 @@
 //
 // Doors, declared below:
 //   run_write_checkpoint, run_prune, run_clean, run_keep_tokenizer    by the process that has the run locked
-//   run_list, run_newest, run_resolve                                 by anybody
+//   run_list, run_newest, run_resolve                                 by any process
 //   run_checkpoint_name, run_checkpoint_step                          "step-00000100" and 100
 #ifndef LLMC_RUN_CHECKPOINTS_H
 #define LLMC_RUN_CHECKPOINTS_H
@@ -25,8 +25,8 @@ static inline bool run_write_checkpoint(const OLMo2 *m, const char *run, int64_t
 static inline bool run_prune(const char *run, int64_t keep_last, int64_t keep_every, int64_t protect_step,
                              Error *warning, Error *err);
 
-// Removes what a crash left of this run's saves and deletions, and nothing else: a soup may be being written
-// here. What cannot be removed is a warning.
+// Removes what a crash left of this run's saves and deletions, and nothing else, such as a soup that another
+// process is writing here. What cannot be removed is a warning.
 static inline bool run_clean(const char *run, Error *warning, Error *err);
 
 // Copies a tokenizer.json and the files that go with it to RUN/tokenizer, from which every checkpoint copies

@@ -524,8 +524,8 @@ static inline bool safetensors_write_body(int descriptor, const char *path, cons
     return ok;
 }
 
-// Writes the n entries as F32 to a new file and syncs it. `fill` is asked for one after the other, so only
-// the largest is in memory twice. A failure leaves no file.
+// Writes the n entries as F32 to a new file and syncs it. `fill` is called for one entry at a time, so only
+// one tensor at a time is in memory twice. A failure leaves no file.
 static inline bool safetensors_write(const char *path, const SafetensorsEntry *entries, size_t n,
                                      SafetensorsFill fill, void *context, Error *err) {
     int descriptor;

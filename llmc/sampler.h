@@ -38,7 +38,7 @@ static inline void sampler_heap(SamplerCandidate *candidates, size_t n) {
     for (size_t i = n / 2; i-- > 0;) { sampler_sink(candidates, i, n); }
 }
 
-// Takes the preferred candidate out of a heap of *n and puts it right behind those that stay.
+// Takes the preferred candidate out of a heap of *n and puts it right after those that stay.
 static inline SamplerCandidate *sampler_pop(SamplerCandidate *heap, size_t *n) {
     SamplerCandidate best = heap[0];
     *n -= 1;

@@ -50,7 +50,7 @@ static inline bool tokens_write_append(TokensWriter *w, const uint32_t *tokens, 
 
 // Puts the file on the disk and gives it its name. w->tokens can still be read.
 static inline bool tokens_write_end(TokensWriter *w, Error *err) {
-    Error warning = {""};  // there is none about a file
+    Error warning = {""};  // files have no warnings
     bool flushed = fclose(w->file) == 0;
     w->file = NULL;
     if (!flushed) { return tokens_write_fail(w, err); }

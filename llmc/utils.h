@@ -10,7 +10,7 @@
 //   seconds_now                       a clock that never goes back
 //
 // Errors. A function that can fail returns bool, true for success, and takes an Error as its last argument.
-// On failure it has written one message for a person: which file, flag or field, what was found, what was
+// On failure it has written one message for the user: which file, flag or field, what was found, what was
 // expected, what to do. The caller passes it up with `return false`. Only llmc/main.h and llmc/commands/
 // print messages and end the program.
 //

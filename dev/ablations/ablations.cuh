@@ -2,8 +2,8 @@
 // without QK-norm, or with its norms on the branch inputs (pre-norm), or both. train_olmo2.cu includes it
 // at the end of its layer section.
 //
-// What a GPU needs besides: two plain kernels, since OLMo 2's own fuse the sum and the rotation with a norm.
-// With nothing ablated, these lists give the bits of layer_forward, layer_backward and layer_decode
+// A GPU also needs two plain kernels, since OLMo 2's own fuse the sum and the rotation with a norm. With
+// nothing ablated, these lists give the bits of layer_forward, layer_backward and layer_decode
 // (test_ablations in dev/test/test_cuda.cu).
 #ifndef DEV_ABLATIONS_CUH
 #define DEV_ABLATIONS_CUH

@@ -167,7 +167,7 @@ for key in ("version", "nonfinite", "finite_checkpoint", "labelled", "data"): de
 state["settings"]["warmup-steps"] = None
 json.dump(state, open(path, "w"))'
 run train --resume oldtrain
-says "cosine: in 2 steps to"
+says "after 2 steps of warmup"
 
 # A newer program's.
 cp -r half newer

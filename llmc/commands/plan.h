@@ -171,7 +171,8 @@ static inline bool check_saved_settings(const Settings *s, const char *source, E
                     source);
     }
     if (s->steps > 0 || s->tokens > 0 || s->epochs > 0) { return true; }
-    return fail(err, "%s: \"steps\" is missing, expected the length of the run; give it with --steps", source);
+    return fail(err, "%s: \"steps\" is missing, expected the length of the run; give it with --steps",
+                source);
 }
 
 // Locks the run, finds its newest checkpoint and reads the settings from there. The lock comes first.
@@ -436,8 +437,8 @@ static inline void print_length(const Plan *p) {
         printf(", %.2f epochs", (double)schedule->total * (double)p->B / (double)per_epoch);
     }
     choice_word(&p->settings, "schedule", name);
-    printf("\nlearning rate  %s: in %lld steps to %g, at the end %g\n", name, (long long)schedule->warmup,
-           schedule->peak, schedule_lr(schedule, schedule->total));
+    printf("\nlearning rate  %s: %g after %lld steps of warmup, %g at the end\n", name, schedule->peak,
+           (long long)schedule->warmup, schedule_lr(schedule, schedule->total));
 }
 
 static inline void print_changes(const char *line) {

@@ -73,7 +73,8 @@ static inline bool load_updates(Run *run, Error *err) {
     return ok;
 }
 
-// The model with its first weights, and with optimizer and counters when they come from a checkpoint.
+// Creates the model. A new one gets its first weights; one from a checkpoint may also get the optimizer and
+// the counters.
 static inline bool create_model(Run *run, Error *err) {
     const Plan *plan = run->plan;
     const char *source = plan->source.dir;
@@ -105,10 +106,11 @@ static inline bool check_unused(const char *run, Error *err) {
     }
     if (!path_join(config, run, "config.json", err)) { return false; }
     if (path_exists(config)) {
-        return fail(err,
-                    "--out %s: holds a config.json, so commands would take it for that model and not for this "
-                    "run; choose another directory",
-                    run);
+        return fail(
+            err,
+            "--out %s: holds a config.json, so commands would take it for that model and not for this "
+            "run; choose another directory",
+            run);
     }
     if (access(log, F_OK) != 0) { return true; }
     return fail(err,

@@ -56,7 +56,7 @@ static inline bool saved_state_open(SavedState *saved, const char *checkpoint, E
     if (saved->version <= STATE_VERSION) { return true; }
     return fail(err,
                 "%s: has version %lld, this program reads up to %d: resume the run with the version of the "
-                "program that saved it, or start a new run from its model by --load",
+                "program that saved it, or start a new run from its model with --load",
                 saved->path, (long long)saved->version, STATE_VERSION);
 }
 

@@ -1,9 +1,9 @@
 // signals.h: how a run is asked to stop.
 //
-// SIGINT, SIGTERM and SIGHUP ask the run to finish its step, save and end. So does SIGXCPU, with which a batch
-// system says that the time is nearly up. A second signal ends the program at once, which loses only the steps
-// since the last checkpoint. SIGPIPE is ignored: if the reader of the output exits, the run notices at its next
-// write and stops in the same way.
+// SIGINT, SIGTERM and SIGHUP ask the run to finish its step, save and end. So does SIGXCPU, with which a
+// batch system says that the time is nearly up. A second signal ends the program at once, which loses only
+// the steps since the last checkpoint. SIGPIPE is ignored: if the reader of the output exits, the run notices
+// at its next write and stops in the same way.
 //
 // signals_catch sets this up. Before it, a signal ends the program as usual: a run that is still loading has
 // nothing to save. Loops read stop_requested.
