@@ -1826,9 +1826,8 @@ static void take(Arena *arena, T **piece, size_t count) {
     const size_t bytes = count * sizeof(T), alignment = 256;
     *piece = arena->base == nullptr ? nullptr : (T *)(arena->base + arena->used);
 #ifdef CUDA_ON_CPU
-    if (*piece != nullptr && bytes > 0) {
-        cuda_on_cpu_piece(*piece, bytes);
-    }  // the checker guards its bounds
+    // the checker guards its bounds
+    if (*piece != nullptr && bytes > 0) { cuda_on_cpu_piece(*piece, bytes); }
 #endif
     arena->used += divide_up(bytes, alignment) * alignment;
 }

@@ -118,14 +118,14 @@ static const Command commands[] = {
     "Averages models of one shape: the uniform mean of every tensor, accumulated in double precision." },
   { TOKENIZE, "tokenize", 1, SIZE_MAX, "--tokenizer FILE --out TOKENS TEXT...",
     "Turns texts into one file of token ids, raw little-endian uint32. Each line of a .jsonl or .json file "
-    "is a document, its \"text\"; any other file is one document; - is standard input. Files that end in .gz or "
-    ".zst are decompressed. <|endoftext|> follows each document." },
+    "is a document, its \"text\"; any other file is one document; - is standard input. Files that end in .gz "
+    "or .zst are decompressed. <|endoftext|> follows each document." },
   { DETOKENIZE, "detokenize", 1, 1, "--tokenizer FILE TOKENS",
     "Writes the text of a token file." },
   { INSPECT, "inspect", 1, 1, "DIR|FILE|SIZE",
     "Shows a model's configuration, tensors, parameters and memory. The argument is a model or run "
-    "directory, a config.json, a .safetensors file, or the name of a size. For a run it also shows how often the loss "
-    "and the gradient norm spiked." },
+    "directory, a config.json, a .safetensors file, or the name of a size. For a run it also shows how "
+    "often the loss and the gradient norm spiked." },
 };
 // clang-format on
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
@@ -251,8 +251,8 @@ static const Flag flags[] = {
   { "z-loss",            FLAG_REAL,    AT(z_loss),            "[0, 1]",     "1e-5",  TRAIN | EVAL,
     "weight of the squared logsumexp in the loss" },
   { "skip-step",         FLAG_SWITCH,  AT(skip_step),         NULL,         NULL,    TRAIN,
-    "skip the update when the loss or the gradient norm is not finite, or more than 6 deviations above its "
-    "last 128 values (default by size: off up to 13B, on for 32B)" },
+    "skip the update when the loss or the gradient norm is not finite, or more than 6 standard deviations "
+    "above the mean of its last 128 values (default by size: off up to 13B, on for 32B)" },
 
   { "output", FLAG_HEADING, 0, NULL, NULL, 0, NULL },
   { "out",               FLAG_TEXT,    AT(out),               "RUN",        NULL,    TRAIN,
@@ -304,8 +304,8 @@ static const Flag flags[] = {
   { "moments",           FLAG_CHOICE,  AT(moments),           "fp32|bf16",  "fp32",  RESUME,
     "on a GPU: the type of AdamW's moments; bf16 is rounded stochastically" },
   { "dtype",             FLAG_CHOICE,  AT(dtype),             "fp32|bf16",  "fp32",  GENERATE | EVAL | RESUME,
-    "on the CPU: the type to which operands of matrix products are rounded; all else stays fp32. bf16 is "
-    "faster on a processor with AVX512-BF16" },
+    "on the CPU: the type to which operands of matrix products are rounded; everything else stays fp32. "
+    "bf16 is faster on a processor with AVX512-BF16" },
   { "dry-run",           FLAG_SWITCH,  AT(dry_run),           NULL,         "off",   TRAIN | ONCE,
     "only print the plan and its memory; needs --config or --load, but no data and no device" },
   { "memory",            FLAG_TEXT,    AT(memory),            "BYTES",      NULL,    TRAIN | ONCE,

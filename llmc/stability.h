@@ -57,10 +57,10 @@ static inline bool within_six_sigma(const RollingWindow *past, double value) {
 }
 
 // Whether to skip the update of this step: from the 64th step on, when the loss (the objective of the step,
-// without the z term) or the gradient norm before clipping is more than 6 deviations above its last 128
-// values. A spike enters the windows too, so a lasting change of level is accepted after some steps. One
-// difference from OLMo-core: a step whose loss or norm is NaN or infinite is always skipped and enters no
-// window, where it would make every comparison of the next 128 steps false.
+// without the z term) or the gradient norm before clipping is more than 6 standard deviations above the mean
+// of its last 128 values. A spike enters the windows too, so a lasting change of level is accepted after some
+// steps. One difference from OLMo-core: a step whose loss or norm is NaN or infinite is always skipped and
+// enters no window, where it would make every comparison of the next 128 steps false.
 static inline bool skip_step(SkipStep *s, double loss, double gradient_norm) {
     if (!isfinite(loss) || !isfinite(gradient_norm)) { return true; }
     bool judged = s->losses.count + 1 >= STABILITY_WINDOW / 2;
@@ -82,8 +82,8 @@ typedef struct {
     int64_t steps, spikes;          // since the start of the run
 } StabilityMonitor;
 
-// More than 6 deviations (of the population) above the mean of the previous 128 values, once there are as
-// many. A NaN or infinity is a spike, which OLMo-core would not count, and stays out of the window.
+// More than 6 standard deviations (of the population) above the mean of the previous 128 values, once there
+// are as many. A NaN or infinity is a spike, which OLMo-core would not count, and stays out of the window.
 static inline bool monitor_spike(RollingWindow *past, double value) {
     if (!isfinite(value)) { return true; }
     Moments m = moments_of(past->values, past->count);
@@ -120,10 +120,10 @@ static inline double monitor_running_score(const StabilityMonitor *monitor) {
 // ---------------------------------------------------------------------------------------------
 // The spike score of the OLMo 2 paper
 
-// The share of the series (n) that is at least 7 deviations away from the mean of the previous 1000 values,
-// on either side. The paper leaves the rest open; here the deviation is the population's, a value is not part
-// of its own window, the first 1000 values have no full window and count as calm, and NaN or infinity is a
-// spike that enters no window.
+// The share of the series (n) that is at least 7 standard deviations away from the mean of the previous 1000
+// values, on either side. The paper leaves the rest open; here the deviation is the population's, a value is
+// not part of its own window, the first 1000 values have no full window and count as calm, and NaN or
+// infinity is a spike that enters no window.
 static inline bool spike_score(double *score, const double *values, size_t n, Error *err) {
     enum { SPIKE_WINDOW = 1000 };
     double *finite = (double *)allocate(n, sizeof *finite, "the spike score of a series", err);

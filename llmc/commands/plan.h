@@ -9,8 +9,6 @@
 #ifndef LLMC_COMMANDS_PLAN_H
 #define LLMC_COMMANDS_PLAN_H
 
-#include <glob.h>
-
 #include "describe.h"
 #include "llmc/evaluate.h"
 #include "llmc/generation.h"
@@ -223,8 +221,7 @@ static inline bool check_size_name(const char *name, Error *err) {
 static inline bool plan_new_model(Plan *p, Error *warning, Error *err) {
     const Settings *s = &p->settings;
     OLMo2Config *config = &p->source.config;
-    const size_t V = s->vocab_size > 0 ? (size_t)s->vocab_size : 0;
-    const size_t T = s->seq_len > 0 ? (size_t)s->seq_len : 0;
+    const size_t V = (size_t)given(s->vocab_size, 0), T = (size_t)given(s->seq_len, 0);
     if (!check_size_name(s->config, err)) { return false; }
     if (!source_new(&p->source, s->config, V, T, s->tokenizer, warning, err)) { return false; }
     config->no_qk_norm = config->no_qk_norm || (s->ablate & ABLATE_QK_NORM) != 0;
