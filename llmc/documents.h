@@ -6,14 +6,15 @@
 //            pipe whose name says nothing, has a document on every line if it begins like an object, with {",
 //            and is one document otherwise.
 //   Lines    Each holds a JSON object (RFC 8259) with a string "text", the document. The other members are
-//            skipped without being judged: NaN, 1e999, duplicate keys, lone surrogates. They only have to
+//            skipped without being checked: NaN, 1e999, duplicate keys, lone surrogates. They only have to
 //            end, so only quotes and brackets count. Blank lines are skipped.
 //   Text     It is UTF-8. A byte order mark is dropped at the start of a file and of a line. Half of a
 //            surrogate pair in "text" becomes U+FFFD, and a warning counts them. Anything else that is wrong
 //            with "text" is an error: none or two of it, not a string, not UTF-8, an escape that JSON does
 //            not have, a bare control character.
-//   Others   Another kind of file is refused by what it is: compressed under another name, UTF-16, token ids,
-//            Parquet, PDF and so on, and whatever has a byte 0. So is JSON Lines under another name.
+//   Others   Other kinds of files are refused, and the message names the kind: compressed under another name,
+//            UTF-16, token ids, Parquet, PDF and so on, and anything with a byte 0. JSON Lines under another
+//            name is refused too.
 //
 // Lines are read a block at a time, so the memory needed is that of the longest line. A file that is one
 // document is held in memory whole.

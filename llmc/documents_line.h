@@ -1,7 +1,7 @@
 // documents_line.h: the "text" of one line of JSON Lines. The rule is in documents.h.
 //
-// json.h judges a whole value and builds a tree; here only "text" is judged. Of every other member the scan
-// needs only the end, so it looks for closing quotes and brackets and at nothing else.
+// json.h checks a whole value and builds a tree. Here only "text" is checked. Of every other member the scan
+// needs only the end, so it looks only for closing quotes and brackets.
 //
 //   line_text(line, text, err)   finds "text" and decodes it
 //   line_is_space(c)             whether c is JSON's white space

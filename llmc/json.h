@@ -163,7 +163,7 @@ static inline bool json_wrong_member(const Json *value, const char *key, const c
     return fail(err, "%s: \"%s\" is %s, expected %s", source, key, json_describe(found, value), expected);
 }
 
-// The member that a typed getter judges; NULL if it is absent or null.
+// The member that a typed getter checks; NULL if it is absent or null.
 static inline bool json_get(const Json *object, const char *key, bool required, const Json **value,
                             const char *source, Error *err) {
     *value = json_member(object, key);

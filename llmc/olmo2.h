@@ -186,7 +186,7 @@ void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, si
 OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form);
 
 // Whether this backend can run a model of these sizes in this form. The error names the flag or the size that
-// it cannot follow, and what to do.
+// it does not support, and what to do.
 bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form, Error *err);
 
 // Creates a model of zeros. The caller owns *m and releases it with olmo2_free; on failure *m is NULL. Fails

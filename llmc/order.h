@@ -30,8 +30,8 @@ static inline void order_free(Order *o);
 // The number of the next instance. When no whole batch is left, the next epoch begins.
 static inline size_t order_next(Order *o);
 
-// Moves to a saved place: the next instance is the one that came next there. Fails, and stays where it is, if
-// the number of instances has changed. `what` begins the message: the name of a file, say.
+// Moves to a saved place: the next instance is the one that would have followed there. Fails, and stays where
+// it is, if the number of instances has changed. `what` begins the message: the name of a file, say.
 static inline bool order_restore(Order *o, const OrderState *saved, const char *what, Error *err);
 
 // The same for changed data that the user has accepted. Moves to the saved place if there are as many

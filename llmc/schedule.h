@@ -18,8 +18,8 @@ typedef struct {
     double final_fraction;  // the rate after the decay, as a fraction of the peak
 } Schedule;
 
-// The learning rate of an update. The first update is step 1, so the warmup gives no update a rate of 0. The
-// unit may be anything that the settings use too: OLMo's own runs counted tokens.
+// The learning rate of an update. The first update is step 1, so the warmup gives no update a rate of 0.
+// Steps may be counted in any unit, if the settings use it too: OLMo's own runs counted tokens.
 //   warmup    peak * step / warmup
 //   cosine    from the peak to final along half a cosine, between the warmup and `total`
 //   linear    from the peak to final along a line, between the warmup and `total`

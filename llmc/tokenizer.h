@@ -1,6 +1,6 @@
 // tokenizer.h: text to token ids and back, with the tokenizer.json of a model directory.
 //
-// A token is an id; its piece is the few bytes that it means. Text becomes tokens in three steps:
+// A token is an id; its piece is the few bytes that it represents. Text becomes tokens in three steps:
 //
 //   1. Added tokens such as <|endoftext|> are found in the raw text; each is one id.
 //   2. The text between them is cut into words by the pattern of cl100k (tokenizer_words.h).
