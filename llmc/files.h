@@ -405,8 +405,8 @@ static inline bool aside_move_old(const Aside *a, char old[PATH_MAX], Error *err
     return rename(a->path, old) == 0 || fail(err, "%s: cannot be replaced: %s", a->path, strerror(errno));
 }
 
-// Exchanges the names of the new directory and an old one, so the name always exists, then moves the old one to
-// `old`. False if there is no old one, or if the system cannot do that.
+// Exchanges the names of the new directory and an old one, so the name always exists, then moves the old one
+// to `old`. False if there is no old one, or the system cannot do that.
 static inline bool aside_exchange(const Aside *a, char old[PATH_MAX]) {
 #ifdef RENAME_EXCHANGE
     Error ignored;

@@ -179,7 +179,7 @@ static inline int64_t run_log_step_of(const char *line, size_t size) {
 }
 
 // The length of the log in bytes, up to the last line of the first `step` steps. A damaged line among them
-// stays: what follows it is still the record of the run.
+// stays: the lines after it still belong to the run.
 static inline bool run_log_length(const char *path, int64_t step, size_t *length, Error *err) {
     MappedFile file;
     *length = 0;

@@ -357,7 +357,7 @@ static inline void run_evaluate(Run *run) {
     size_t instances = evaluation_instances(validation, plan->settings.eval_instances);
     if (!evaluate(&e, run->model, validation, instances, &run->batch, plan->micro, plan->z,
                   &plan->source.text, &stop_requested, &err)) {
-        end_saved(run, ": correct the file and resume by --resume.", &err);
+        end_saved(run, ": correct the file and resume with --resume.", &err);
     }
     if (e.labels == 0) { return; }  // a signal came
     progress_print(&run->progress, "validation at step %lld: loss %.4f, perplexity %.2f",
@@ -497,7 +497,8 @@ static inline void run_free(Run *run) {
 static inline void run_end(Run *run) {
     const Plan *plan = run->plan;
     Error err;
-    // A resumed run that made no step, because a signal came at once, say, keeps its changed settings too.
+    // A resumed run that made no step, perhaps because a signal came at once, also keeps its changed
+    // settings.
     const bool changed = run->timed_steps == 0 && plan->changed[0] != '\0';
     if (run->saved_step != run->state.step || changed) { run_save(run); }
     if (run->state.step >= plan->schedule.total && !run->state.labelled) {

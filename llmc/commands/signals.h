@@ -26,7 +26,7 @@ static inline void request_stop(int number) {
     if (!stop_requested) {
         stop_requested = 1;
         stop_requested_at = now;
-    } else if (number != SIGXCPU && now - stop_requested_at > 0.5) {  // that one comes every second
+    } else if (number != SIGXCPU && now - stop_requested_at > 0.5) {  // SIGXCPU repeats every second
         signal(number, SIG_DFL);
         raise(number);
     }
