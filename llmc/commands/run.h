@@ -15,7 +15,7 @@
 #ifndef LLMC_COMMANDS_RUN_H
 #define LLMC_COMMANDS_RUN_H
 
-#include "plan.h"
+#include "run_log.h"
 #include "signals.h"
 #include "llmc/initialize.h"
 #include "llmc/profile.h"
@@ -129,40 +129,6 @@ static inline bool claim_directory(Plan *plan, Error *err) {
     return check_unused(plan->settings.out, err);
 }
 
-// The log's first line: the plan.
-static inline bool log_run(Run *run, Error *err) {
-    const Plan *plan = run->plan;
-    const OLMo2Config *config = plan_config(plan);
-    char backend[128];
-    JsonWriter w;
-    memset(&w, 0, sizeof w);
-    olmo2_describe(&plan->room, &plan->form, backend, sizeof backend);
-    json_begin_object(&w, NULL);
-    json_string(&w, "type", "run");
-    json_string(&w, "backend", backend);
-    json_integer(&w, "parameters", (int64_t)parameter_total(config));
-    json_integer(&w, "parameters_without_embeddings", (int64_t)parameter_total_without_embeddings(config));
-    json_integer(&w, "memory_bytes", (int64_t)olmo2_memory(config, &plan->room, &plan->form).total);
-    json_integer(&w, "tokens_per_step", (int64_t)(plan->B * plan->T));
-    json_integer(&w, "steps", plan->schedule.total);
-    settings_write(&w, "settings", &plan->settings);
-    json_end_object(&w);
-    return run_log_write(&run->log, &w, err);
-}
-
-// A line that says what --resume changed.
-static inline bool log_resume(Run *run, Error *err) {
-    JsonWriter w;
-    memset(&w, 0, sizeof w);
-    json_begin_object(&w, NULL);
-    json_string(&w, "type", "resume");
-    json_integer(&w, "step", run->state.step);
-    json_string(&w, "changed", run->plan->changed);
-    settings_write(&w, "settings", &run->plan->settings);
-    json_end_object(&w);
-    return run_log_write(&run->log, &w, err);
-}
-
 // Copies the tokenizer to RUN/tokenizer, from which every checkpoint copies it: the original files may move
 // during the run.
 static inline bool keep_tokenizer(Plan *plan, Error *err) {
@@ -189,8 +155,8 @@ static inline bool enter_directory(Run *run, Error *err) {
     warn(&warning);
     if (!keep_tokenizer(plan, err)) { return false; }
     if (!run_log_open(&run->log, out, run->state.step, &fresh, err)) { return false; }
-    if (fresh) { return log_run(run, err); }
-    return plan->changed[0] == '\0' || log_resume(run, err);
+    if (fresh) { return log_plan(&run->log, plan, err); }
+    return plan->changed[0] == '\0' || log_resume(&run->log, plan, run->state.step, err);
 }
 
 // All input is checked before anything is written, except the ids of the training data: scanning terabytes
@@ -334,21 +300,6 @@ static inline bool run_is_due(const Run *run, int64_t every) {
     return is_multiple(run->state.step, every) || run->state.step == run->plan->schedule.total;
 }
 
-static inline bool log_evaluation(Run *run, const Evaluation *e, Error *err) {
-    JsonWriter w;
-    memset(&w, 0, sizeof w);
-    json_begin_object(&w, NULL);
-    json_string(&w, "type", "eval");
-    json_integer(&w, "step", run->state.step);
-    json_integer(&w, "tokens", run->state.step * (int64_t)(run->plan->B * run->plan->T));
-    json_number(&w, "loss", e->loss);
-    json_number(&w, "perplexity", e->perplexity);
-    json_number(&w, "bits_per_byte", e->bits_per_byte);
-    json_number(&w, "z", e->z);
-    json_end_object(&w);
-    return run_log_write(&run->log, &w, err);
-}
-
 static inline void run_evaluate(Run *run) {
     Plan *plan = run->plan;
     DataLoader *validation = &plan->validation;
@@ -364,27 +315,7 @@ static inline void run_evaluate(Run *run) {
                    (long long)run->state.step, e.loss, e.perplexity);
     if (e.bytes > 0) { progress_print(&run->progress, ", bits per byte %.4f", e.bits_per_byte); }
     progress_print(&run->progress, "\n");
-    must(log_evaluation(run, &e, &err), &err);
-}
-
-static inline bool log_sample(Run *run, const char *prompt, size_t begin, Error *err) {
-    const TokenBuffer *ids = &run->plan->prompt;
-    JsonWriter text, w;
-    memset(&text, 0, sizeof text);
-    memset(&w, 0, sizeof w);
-    json_append_text(&text, prompt);
-    for (size_t i = begin; i < ids->length; i++) {
-        size_t size = 0;
-        const char *piece = tokenizer_piece(&run->plan->source.text.tokenizer, ids->ids[i], &size);
-        if (piece != NULL) { json_append(&text, piece, size); }
-    }
-    json_begin_object(&w, NULL);
-    json_string(&w, "type", "sample");
-    json_integer(&w, "step", run->state.step);
-    json_bytes(&w, "text", text.text, text.length);
-    json_end_object(&w);
-    json_writer_free(&text);
-    return run_log_write(&run->log, &w, err);
+    must(log_evaluation(&run->log, plan, run->state.step, &e, &err), &err);
 }
 
 // Writes a sample. Its draws depend only on the seed and the step, so a resumed run draws the same. If the
@@ -399,19 +330,10 @@ static inline void run_sample(Run *run) {
                             (uint64_t)(plan->settings.seed + run->state.step), stdout, &stop_requested, &err);
     progress_print(&run->progress, "\n");
     if (!ok && !ferror(stdout)) { print_message("warning", err.text); }
-    if (ok && !stop_requested) { must(log_sample(run, prompt, begin, &err), &err); }
+    if (ok && !stop_requested) {
+        must(log_sample(&run->log, plan, run->state.step, prompt, begin, &err), &err);
+    }
     plan->prompt.length = begin;
-}
-
-static inline bool log_save(Run *run, Error *err) {
-    JsonWriter w;
-    memset(&w, 0, sizeof w);
-    json_begin_object(&w, NULL);
-    json_string(&w, "type", "save");
-    json_integer(&w, "step", run->state.step);
-    json_end_object(&w);
-    if (!run_log_write(&run->log, &w, err)) { return false; }
-    return run_log_sync(&run->log, err);
 }
 
 static inline bool save_checkpoint(Run *run, Error *err) {
@@ -438,7 +360,7 @@ static inline bool try_save(Run *run, Error *err) {
     Error warning = {""};
     char path[PATH_MAX], name[32];
     if (!path_join(path, s->out, run_checkpoint_name(name, run->state.step), err)) { return false; }
-    if (!log_save(run, err)) { return false; }
+    if (!log_save(&run->log, run->state.step, err)) { return false; }
     if (!save_checkpoint(run, err)) { return false; }
     run->saved_step = run->state.step;
     progress_print(&run->progress, "saved %s\n", path);
