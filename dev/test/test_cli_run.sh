@@ -121,6 +121,10 @@ says "still_half: complete, 12 steps"
 cp -r half/step-00000010 model
 refuse "--out model: holds a config.json" "${new[@]}" --steps 1 --out model
 
+cp -r half copied
+cp -r copied/step-00000010 copied/step-00000015
+refuse '"step" is 10, its directory says 15' train --resume copied
+
 cp -r half micro
 run train --resume micro --micro-batch-size 3 --val-data val.npy
 says "--micro-batch-size: gradients add up in another order"

@@ -47,6 +47,12 @@ static inline bool restore_state(Run *run, Error *err) {
     Plan *plan = run->plan;
     RunState *state = &run->state;
     if (!run_state_read(state, &plan->saved, err)) { return false; }
+    const int64_t named = run_checkpoint_step(strrchr(plan->saved.checkpoint, '/') + 1);
+    if (state->step != named) {
+        return fail(err,
+                    "%s: \"step\" is %lld, its directory says %lld: give the directory its own name back",
+                    plan->saved.path, (long long)state->step, (long long)named);
+    }
     run->saved_step = state->step;
     if (state->step > plan->schedule.total) {
         return fail(err, "--steps %lld: the run has made %lld steps", (long long)plan->schedule.total,
