@@ -216,6 +216,8 @@ model.write_bytes(data)'
 "$program" generate --load nan --max-tokens 3 >output 2>errors
 equal "logits that are not finite: exit code" "$?" 1
 check "logits that are not finite" grep -q "is nan: its weights are damaged" errors
+refuse "nan: its cross-entropy is nan: its weights are damaged" eval --load nan --data val.npy
+refuse 'number 0 of tensor "model.norm.weight" is nan' soup --out souped whole nan
 
 # ---------------------------------------------------------------------------------------------
 # steps without a label

@@ -41,6 +41,11 @@ static inline void eval(const Settings *s) {
     printf("data           %zu sequences of %zu tokens\n", instances, T);
     fflush(stdout);
     must(evaluate(&e, m, &loader, instances, &batch, B, s->z_loss, &source.text, NULL, &err), &err);
+    if (!isfinite(e.loss)) {
+        fail(&err, "%s: its cross-entropy is %s: its weights are damaged, or its training diverged",
+             source.dir, isnan(e.loss) ? "nan" : "infinite");
+        must(false, &err);
+    }
     print_evaluation(&e);
 
     olmo2_free(m);

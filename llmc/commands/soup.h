@@ -20,8 +20,17 @@ static inline bool soup_tensor(OLMo2 *m, size_t index, const Safetensors *inputs
     Parameter p = parameter_at(olmo2_config(m), index);
     memset(sum, 0, p.size * sizeof *sum);
     for (size_t i = 0; i < n; i++) {
-        if (!safetensors_to_float(safetensors_find(&inputs[i], p.name), values, err)) { return false; }
+        const SafetensorsTensor *tensor = safetensors_find(&inputs[i], p.name);
+        if (!safetensors_to_float(tensor, values, err)) { return false; }
         for (size_t k = 0; k < p.size; k++) { sum[k] += (double)values[k]; }
+        size_t finite = 0;
+        while (finite < p.size && isfinite(values[finite])) { finite++; }
+        if (finite < p.size) {
+            return fail(err,
+                        "%s: number %zu of tensor \"%s\" is %s: the weights are damaged, or the training "
+                        "diverged; leave this model out",
+                        tensor->file, finite, tensor->name, isnan(values[finite]) ? "nan" : "infinite");
+        }
     }
     for (size_t k = 0; k < p.size; k++) { values[k] = (float)(sum[k] / (double)n); }
     olmo2_write(m, OLMO2_PARAMETER, index, values);
