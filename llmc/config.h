@@ -136,7 +136,7 @@ static inline bool config_read_type(OLMo2Config *config, const Json *root, const
     const char *type;
     if (!json_get_string(root, "model_type", true, &type, path, err)) { return false; }
     if (strcmp(type, "olmo2-study") == 0) {
-        if (!json_get_bool(root, "no_qk_norm", true, &config->no_qk_norm, path, err)) { return false; }
+        if (!json_get_bool(root, "no_qk_norm", true, &config->ablate_qk_norm, path, err)) { return false; }
         return json_get_bool(root, "pre_norm", true, &config->pre_norm, path, err);
     }
     if (strcmp(type, "olmo2") == 0) { return true; }
@@ -466,7 +466,7 @@ static const char *const config_keys[] = {
 
 static inline bool config_write(const OLMo2Config *config, const char *said_text, const char *path,
                                 Error *err) {
-    const bool study = config->no_qk_norm || config->pre_norm;
+    const bool study = config->ablate_qk_norm || config->pre_norm;
     Said said = said_open(said_text);
     JsonWriter w;
     memset(&w, 0, sizeof w);
@@ -477,7 +477,7 @@ static inline bool config_write(const OLMo2Config *config, const char *said_text
     json_end_array(&w);
     json_string(&w, "model_type", study ? "olmo2-study" : "olmo2");
     if (study) {
-        json_bool(&w, "no_qk_norm", config->no_qk_norm);
+        json_bool(&w, "no_qk_norm", config->ablate_qk_norm);
         json_bool(&w, "pre_norm", config->pre_norm);
     }
     for (int i = 0; i < CONFIG_SIZES; i++) {

@@ -37,8 +37,8 @@ typedef struct {
     uint32_t bos, eos, pad;  // token ids, or OLMO2_NO_TOKEN; eos ends every document
     uint32_t more_ends[OLMO2_MORE_ENDS];  // (more_end_count) ids besides eos at which generation stops
     size_t more_end_count;
-    bool no_qk_norm;  // ablation: queries and keys are not normalised
-    bool pre_norm;    // ablation: the norms are on the branch inputs, as in models before OLMo 2
+    bool ablate_qk_norm;  // ablation: queries and keys are not normalised
+    bool pre_norm;        // ablation: the norms are on the branch inputs, as in models before OLMo 2
 } OLMo2Config;
 
 // Whether generation stops at this token.

@@ -8,7 +8,7 @@
 #ifndef DEV_ABLATIONS_CUH
 #define DEV_ABLATIONS_CUH
 
-static bool is_ablated(const OLMo2Config *c) { return c->no_qk_norm || c->pre_norm; }
+static bool is_ablated(const OLMo2Config *c) { return c->ablate_qk_norm || c->pre_norm; }
 
 // ---------------------------------------------------------------------------------------------
 // the two kernels
@@ -76,7 +76,7 @@ static void ablated_qk_forward(const OLMo2 *m, floatX *y, float *rstd, const flo
                                const uint32_t *positions, size_t N, size_t T, size_t NH) {
     const OLMo2Config *c = &m->config;
     const size_t row = (c->NH + 2 * c->NKV) * c->HS;
-    if (c->no_qk_norm) {
+    if (c->ablate_qk_norm) {
         rope_forward(y, x, row, m->rope, positions, N, T, NH, c->HS);
     } else {
         qknorm_rope_forward(y, rstd, x, row, w, m->rope, positions, N, T, NH, c->HS, c->rms_eps);
@@ -87,7 +87,7 @@ static void ablated_qk_backward(const OLMo2 *m, floatX *dx, Array dw, const floa
                                 const floatX *w, const float *rstd, size_t NH) {
     const OLMo2Config *c = &m->config;
     const size_t N = m->B * m->T, row = (c->NH + 2 * c->NKV) * c->HS;
-    if (c->no_qk_norm) {
+    if (c->ablate_qk_norm) {
         rope_backward(dx, row, dy, m->rope, N, m->T, NH, c->HS);
     } else {
         qknorm_rope_backward(dx, row, dw, m->workspace.partial, dy, x, row, w, rstd, m->rope, N, m->T, NH,

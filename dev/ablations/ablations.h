@@ -16,7 +16,7 @@
 #ifndef DEV_ABLATIONS_H
 #define DEV_ABLATIONS_H
 
-static bool is_ablated(const OLMo2Config *c) { return c->no_qk_norm || c->pre_norm; }
+static bool is_ablated(const OLMo2Config *c) { return c->ablate_qk_norm || c->pre_norm; }
 
 // ---------------------------------------------------------------------------------------------
 // the parts that can be left out
@@ -31,7 +31,7 @@ static void add(float *x, const float *y, size_t size) {
 static void ablated_qk_forward(const OLMo2 *m, float *y, float *rstd, const float *x, const float *w,
                                const float *rope, size_t B, size_t T, size_t NH) {
     const size_t HS = m->config.HS;
-    if (!m->config.no_qk_norm) {
+    if (!m->config.ablate_qk_norm) {
         qknorm_rope_forward(y, rstd, x, w, rope, B, T, NH, HS, m->config.rms_eps);
         return;
     }
@@ -42,7 +42,7 @@ static void ablated_qk_forward(const OLMo2 *m, float *y, float *rstd, const floa
 static void ablated_qk_backward(const OLMo2 *m, float *dx, float *dw, float *dy, const float *x,
                                 const float *w, const float *rstd, size_t NH) {
     const size_t B = m->B, T = m->T, HS = m->config.HS;
-    if (!m->config.no_qk_norm) {
+    if (!m->config.ablate_qk_norm) {
         qknorm_rope_backward(dx, dw, dy, x, w, rstd, m->rope, B, T, NH, HS);
         return;
     }

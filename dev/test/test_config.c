@@ -7,7 +7,7 @@ static bool same_config(const OLMo2Config *a, const OLMo2Config *b) {
     return a->C == b->C && a->L == b->L && a->NH == b->NH && a->NKV == b->NKV && a->HS == b->HS &&
            a->F == b->F && a->V == b->V && a->max_T == b->max_T && a->rms_eps == b->rms_eps &&
            a->rope_theta == b->rope_theta && a->init_std == b->init_std && a->bos == b->bos &&
-           a->eos == b->eos && a->pad == b->pad && a->no_qk_norm == b->no_qk_norm &&
+           a->eos == b->eos && a->pad == b->pad && a->ablate_qk_norm == b->ablate_qk_norm &&
            a->pre_norm == b->pre_norm && a->more_end_count == b->more_end_count &&
            memcmp(a->more_ends, b->more_ends, sizeof a->more_ends) == 0;
 }
@@ -32,7 +32,7 @@ static void test_config_round_trips(void) {
     config.bos = 0;
     config.rms_eps = 1.17549435e-38f;
     config.rope_theta = 123456.789f;
-    config.no_qk_norm = true;
+    config.ablate_qk_norm = true;
     check_config_round_trip(&config);
     config.pre_norm = true;
     config.bos = config.eos = config.pad = OLMO2_NO_TOKEN;
@@ -85,7 +85,7 @@ static void test_config_keys(void) {
     CHECK(read_changed("none", NULL, &config));
     CHECK(config.C == 64 && config.L == 2 && config.NH == 4 && config.NKV == 2 && config.HS == 16);
     CHECK(config.F == 128 && config.V == 1000 && config.max_T == 4096 && config.rms_eps == 1e-6f);
-    CHECK(config.rope_theta == 500000.0f && config.init_std == 0.02f && !config.no_qk_norm &&
+    CHECK(config.rope_theta == 500000.0f && config.init_std == 0.02f && !config.ablate_qk_norm &&
           !config.pre_norm);
     CHECK(config.bos == OLMO2_NO_TOKEN && config.eos == 7 && config.pad == 8);
     CHECK(read_changed("num_key_value_heads", NULL, &config) && config.NKV == 4);

@@ -88,14 +88,14 @@ typedef struct {
     const char *name;
     size_t C, L, NH, NKV, HS, F, V;
     size_t B, T;
-    bool no_qk_norm, pre_norm;
+    bool ablate_qk_norm, pre_norm;
 } Shape;
 
 // The first four use 16-byte accesses and, in bf16, the tensor cores. The odd ones have rows that are not
 // multiples of 4 or 8 elements, and take the narrow paths. There are few rows, because the emulator runs
 // every thread. clang-format off
 static const Shape shapes[] = {
-    //  name                C   L  NH NKV  HS   F    V   B   T  no_qk_norm pre_norm
+    //  name                C   L  NH NKV  HS   F    V   B   T  ablate_qk_norm pre_norm
     {"heads of 64", 64, 2, 2, 2, 64, 96, 256, 2, 8, false, false},
     {"grouped queries", 48, 2, 4, 2, 64, 64, 128, 1, 15, false, false},
     {"heads of 96", 32, 1, 2, 2, 96, 48, 128, 1, 15, true, false},
@@ -121,7 +121,7 @@ static OLMo2Config config_of(const Shape &s) {
     c.rope_theta = 500000.0f;
     c.init_std = 0.02f;
     c.bos = c.eos = c.pad = OLMO2_NO_TOKEN;
-    c.no_qk_norm = s.no_qk_norm;
+    c.ablate_qk_norm = s.ablate_qk_norm;
     c.pre_norm = s.pre_norm;
     return c;
 }
@@ -434,7 +434,7 @@ static void test_ablations(const Shape &shape, Recompute recompute) {
     Floats own;
     for (int study = 0; study < 4; study++) {
         Shape s = shape;
-        s.no_qk_norm = (study & 1) != 0;
+        s.ablate_qk_norm = (study & 1) != 0;
         s.pre_norm = (study & 2) != 0;
         OLMo2Room room = training_of(s);
         OLMo2Form form = olmo2_form();

@@ -204,7 +204,7 @@ int main() {
     CHECK(run("wide, all in bf16", &wide, &form) != none);
     run("narrow", &narrow, &form);
     OLMo2Config study = narrow;
-    study.no_qk_norm = study.pre_norm = true;
+    study.ablate_qk_norm = study.pre_norm = true;
     form = olmo2_form();
     run("narrow, pre-norm, no QK-norm", &study, &form);
     return check_report();

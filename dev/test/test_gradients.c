@@ -269,7 +269,7 @@ static double model_objective(void *context) {
     return sum;
 }
 
-static void test_model(const char *study, bool no_qk_norm, bool pre_norm) {
+static void test_model(const char *study, bool ablate_qk_norm, bool pre_norm) {
     const OLMo2Config config = {.C = 10,
                                 .L = 2,
                                 .NH = 4,
@@ -280,7 +280,7 @@ static void test_model(const char *study, bool no_qk_norm, bool pre_norm) {
                                 .max_T = 8,
                                 .rms_eps = 1e-3,
                                 .rope_theta = 10000.0,
-                                .no_qk_norm = no_qk_norm,
+                                .ablate_qk_norm = ablate_qk_norm,
                                 .pre_norm = pre_norm};
     const OLMo2Room room = olmo2_room_to_train(2, 7);
     const OLMo2Form form = olmo2_form();
@@ -308,7 +308,7 @@ static void test_model(const char *study, bool no_qk_norm, bool pre_norm) {
     olmo2_backward(s.m);
     for (size_t i = 0; i < parameter_count(&config); i++) {
         const Parameter p = parameter_at(&config, i);
-        const bool unused = no_qk_norm && (p.row->id == Q_NORM || p.row->id == K_NORM);
+        const bool unused = ablate_qk_norm && (p.row->id == Q_NORM || p.row->id == K_NORM);
         if (unused) { continue; }
         char name[160];
         snprintf(name, sizeof name, "%s: %s", study, p.name);

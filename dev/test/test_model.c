@@ -261,7 +261,7 @@ static void test_two_models(void) {
 // shape and ablation (study: 1 without QK-norm, 2 pre-norm, 3 both).
 static void test_decode(size_t C, size_t NH, size_t NKV, size_t HS, size_t length, int study) {
     OLMo2Config config = small_config(C, NH, NKV, HS);
-    config.no_qk_norm = (study & 1) != 0;
+    config.ablate_qk_norm = (study & 1) != 0;
     config.pre_norm = (study & 2) != 0;
     const OLMo2Room room = {.B = 2, .T = length, .slots = 3, .cache_T = length};
     OLMo2 *m = new_model(&config, &room);
@@ -365,7 +365,7 @@ static void test_ablations(void) {
         OLMo2Config config = small_config(40, 6, 2, 12);
         const size_t size = parameter_array_size(&config) * sizeof(float);
         OLMo2 *own = new_model(&config, &room);
-        config.no_qk_norm = (study & 1) != 0;
+        config.ablate_qk_norm = (study & 1) != 0;
         config.pre_norm = (study & 2) != 0;
         OLMo2 *apart = new_model(&config, &room);
         run_layers(own, false, logprobs[0], lse[0], logits[0]);

@@ -32,7 +32,7 @@ class Edit(NamedTuple):
 
 # name, edits
 MUTATIONS = [
-    ("no QK-norm", [Edit(C, "m->config = *config;", "m->config = *config; m->config.no_qk_norm = true;")]),
+    ("no QK-norm", [Edit(C, "m->config = *config;", "m->config = *config; m->config.ablate_qk_norm = true;")]),
     ("QK-norm head by head", [
         Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, NH * HS, eps);",
              "for (size_t i = 0; i < B * T * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, "

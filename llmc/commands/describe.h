@@ -17,7 +17,7 @@ static inline void print_config(const OLMo2Config *config) {
     printf("length         %zu tokens\n", config->max_T);
     printf("constants      rms_norm_eps %g, rope_theta %g\n", (double)config->rms_eps,
            (double)config->rope_theta);
-    if (config->no_qk_norm) { printf("study          without QK-norm\n"); }
+    if (config->ablate_qk_norm) { printf("study          without QK-norm\n"); }
     if (config->pre_norm) { printf("study          norms on the branch inputs\n"); }
 }
 

@@ -224,7 +224,7 @@ static inline bool plan_new_model(Plan *p, Error *warning, Error *err) {
     const size_t V = (size_t)given(s->vocab_size, 0), T = (size_t)given(s->seq_len, 0);
     if (!check_size_name(s->config, err)) { return false; }
     if (!source_new(&p->source, s->config, V, T, s->tokenizer, warning, err)) { return false; }
-    config->no_qk_norm = config->no_qk_norm || (s->ablate & ABLATE_QK_NORM) != 0;
+    config->ablate_qk_norm = config->ablate_qk_norm || (s->ablate & ABLATE_QK_NORM) != 0;
     config->pre_norm = config->pre_norm || (s->ablate & ABLATE_POST_NORM) != 0;
     return true;
 }

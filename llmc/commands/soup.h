@@ -10,7 +10,7 @@
 static inline bool same_shape(const OLMo2Config *a, const OLMo2Config *b) {
     return a->C == b->C && a->L == b->L && a->NH == b->NH && a->NKV == b->NKV && a->HS == b->HS &&
            a->F == b->F && a->V == b->V && a->rms_eps == b->rms_eps && a->rope_theta == b->rope_theta &&
-           a->no_qk_norm == b->no_qk_norm && a->pre_norm == b->pre_norm;
+           a->ablate_qk_norm == b->ablate_qk_norm && a->pre_norm == b->pre_norm;
 }
 
 // Sets tensor `index` of m to the mean over n models. sum and values have room for it. In double the sum of
