@@ -2002,7 +2002,7 @@ bool olmo2_check(const OLMo2Config *c, const OLMo2Room *room, const OLMo2Form *f
     if (form->bf16_products) {
         return fail(err,
                     "--dtype bf16: this is the CUDA program, whose precision is chosen when it is built "
-                    "(make PRECISION=bf16, which is the default); leave the flag out, or go on with --dtype "
+                    "(make PRECISION=bf16, which is the default); leave the flag out, or resume with --dtype "
                     "fp32");
     }
     if (c->HS > 256) { return fail(err, "head_dim %zu: the CUDA attention has room for at most 256", c->HS); }

@@ -405,7 +405,7 @@ class Line:
 
     # errors
 
-    ADVICE = "Mend the line, or leave it out."
+    ADVICE = "Correct the line, or remove it."
 
     def error(self, at: int, found: str, expected: str) -> DataError:
         advice = self.ADVICE

@@ -29,7 +29,7 @@ typedef struct {
 // ---------------------------------------------------------------------------------------------
 // errors: "FILE:LINE:COLUMN: found ..., expected ...". Columns count characters from 1.
 
-static const char LINE_ADVICE[] = "Mend the line, or leave it out.";
+static const char LINE_ADVICE[] = "Correct the line, or remove it.";
 
 static inline bool line_error(const JsonLine *line, const char *at, const char *found, const char *expected,
                               Error *err) {

@@ -21,7 +21,7 @@
 #include "llmc/profile.h"
 
 // After this many steps in a row whose loss or gradient norm is not finite a run ends: its weights are lost.
-enum { NONFINITE_MOST = 10 };  // as not_finite says
+enum { NONFINITE_MOST = 10 };
 
 typedef struct {
     Plan *plan;
@@ -228,7 +228,8 @@ static inline void update_weights(Run *run, const StepReport *r) {
 // The error of a run whose steps are no longer finite.
 static inline void not_finite(const Run *run, const StepReport *r, bool skips, Error *err) {
     const long long good = run->state.finite_checkpoint;
-    char loss[32], norm[32], checkpoint[128] = "";
+    char loss[32], norm[32], row[64] = "", checkpoint[128] = "";
+    if (skips) { snprintf(row, sizeof row, ", and so it was in %d steps in a row", NONFINITE_MOST); }
     if (good >= 0) {
         snprintf(checkpoint, sizeof checkpoint, " The newest checkpoint known to be good is step %lld.",
                  good);
@@ -237,8 +238,7 @@ static inline void not_finite(const Run *run, const StepReport *r, bool skips, E
          "step %lld: the loss is %s and the gradient norm %s%s; an update would destroy the weights\n"
          "Try a smaller --lr%s.%s",
          (long long)r->step, format_fixed(loss, r->objective, 12, 4),
-         format_fixed(norm, r->gradient_norm, 12, 4), skips ? ", for the 10th step in a row" : "",
-         skips ? "" : ", or --skip-step on", checkpoint);
+         format_fixed(norm, r->gradient_norm, 12, 4), row, skips ? "" : ", or --skip-step on", checkpoint);
 }
 
 // Ends a run whose loss or gradient norm is not finite. If such steps are skipped, it ends after
