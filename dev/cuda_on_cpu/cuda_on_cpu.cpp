@@ -369,7 +369,7 @@ void cuda_on_cpu_check_argument(const CudaOnCpuLaunch &launch, int number, const
     }  // an allocation's end
     const char *q = (const char *)p;
     if (p && !(a && a->live && q >= a->begin && q <= a->begin + a->bytes)) {
-        die(CUDA_ON_CPU_EXIT_ARGUMENT, text("launch of %s: argument %d is no pointer to device memory: %s",
+        die(CUDA_ON_CPU_EXIT_ARGUMENT, text("launch of %s: argument %d is not a pointer to device memory: %s",
                                             launch.kernel, number, describe_address(p).c_str()));
     }
 }

@@ -45,7 +45,7 @@ bool is_device_memory(const void *p, size_t bytes) {
 void cuda_on_cpu_require_global(const void *p) {
     if (find_allocation(p)) { return; }
     die(CUDA_ON_CPU_EXIT_ARGUMENT,
-        "a load or store that is for global memory alone, at " + describe_address(p));
+        "a load or store only for global memory, at " + describe_address(p));
 }
 
 std::string describe_address(const void *p) {

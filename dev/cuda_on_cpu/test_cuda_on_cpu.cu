@@ -1,7 +1,6 @@
 // test_cuda_on_cpu.cu: tests of the emulator itself. Correct programs must compute what they should and stay
-// silent in every order of execution; each of the faults below must be reported, with the words that stand
-// beside it. Every program runs in a process of its own, since most reports end it. Build and run:
-// test_cuda_on_cpu.sh.
+// silent in every order of execution. Each of the faults below must be reported with the words next to it.
+// Every program runs in its own process, since most reports end it. Build and run: test_cuda_on_cpu.sh.
 #include "../test/check.h"
 
 #include <assert.h>
@@ -858,8 +857,8 @@ static const Fault faults[] = {
          static float host[64];
          pieces_kernel<<<1, 32>>>(host);
      },
-     ARGUMENT, "argument 1 is no pointer to device memory", ARGUMENT,
-     "argument 1 is no pointer to device memory"},
+     ARGUMENT, "argument 1 is not a pointer to device memory", ARGUMENT,
+     "argument 1 is not a pointer to device memory"},
     {"host pointer in a struct",
      [](float *) {
          struct_kernel<<<1, 8>>>(Pointers{new float[8], 8});
@@ -916,7 +915,7 @@ static const Fault faults[] = {
     {"misaligned access of 16 bytes", [](float *p) { misaligned_kernel<<<1, 1>>>(p); }, FAULT,
      "misaligned access of 16 bytes", RACE, "MISALIGNED read of 16 bytes"},
     {"store for global memory to shared", [](float *p) { global_store_to_shared_kernel<<<1, 1>>>(p); },
-     ARGUMENT, "for global memory alone, at static shared memory", ARGUMENT, "for global memory alone"},
+     ARGUMENT, "only for global memory, at static shared memory", ARGUMENT, "only for global memory"},
     {"too many local variables", [](float *p) { stack_kernel<<<1, 1>>>(p, 100000); }, FAULT,
      "local variables need more than", FAULT, "local variables need more than"},
     {"ldmatrix of global memory", [](float *p) { ldmatrix_global_kernel<<<1, 32>>>(p); }, BOUNDS,
@@ -1057,6 +1056,6 @@ int main() {
             check_fault(fault, order);
         }
     }
-    printf("%s build: %d of %d faults are to be seen\n", checked ? "checker" : "plain", seen, all);
+    printf("%s build: %d of %d faults can be seen\n", checked ? "checker" : "plain", seen, all);
     return check_report();
 }

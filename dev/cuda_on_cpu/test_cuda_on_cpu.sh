@@ -24,7 +24,7 @@ add() {
     if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]] && [ "${BASH_REMATCH[1]}" -gt 0 ]; then
         passed=$((passed + BASH_REMATCH[1])) failed=$((failed + BASH_REMATCH[2]))
         if [ "$code" -ne 0 ] || [ "${BASH_REMATCH[2]}" -ne 0 ]; then cat "$work/log"; fi
-        echo "$name: $(grep 'are to be seen' "$work/log"), $line"
+        echo "$name: $(grep 'can be seen' "$work/log"), $line"
     else
         failed=$((failed + 1))
         echo "FAILED $name: exit code $code"

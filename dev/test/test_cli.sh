@@ -88,7 +88,7 @@ same() {  # RUN STEP [RUN]: weights and optimizer of both runs have the same bit
         cmp "$1/$step/trainer/optimizer.safetensors" "$other/$step/trainer/optimizer.safetensors"
 }
 
-same_log() {  # RUN: its log is that of the whole run, but for the speed, the settings and additional saves
+same_log() {  # RUN: its log is that of the whole run, except speed, settings and additional saves
     check "the log of $1" python 'import json, sys
 def lines(run):
     for line in map(json.loads, open(run + "/log.jsonl")):
@@ -124,8 +124,8 @@ says "2 threads"
 same two 20
 export OMP_NUM_THREADS=1
 
-# The profile changes no bit either, and tells of the steps after the first.
-profiled() {  # STEPS: the table of the last run tells of so many
+# The profile changes no bit either, and covers the steps after the first.
+profiled() {  # STEPS: the table of the last run covers that many
     says "profile        $1, "
     check "the table of $1" python 'import re, sys
 text = open("output", errors="replace").read()
@@ -200,7 +200,7 @@ for signal in TERM INT; do
 done
 
 check "the tokenizer is kept" cmp tokenizer.json stopTERM/tokenizer/tokenizer.json
-# What the program says to go on by is what a shell understands.
+# A shell understands the command that the program prints for resuming.
 run "${new[@]}" --out "it's a \$run" --steps 2 --stop-at 1
 check "a name with quotes" bash -c "$(tail -n 1 output)"
 check "a name with quotes, complete" test -d "it's a \$run/step-00000002"
@@ -275,7 +275,7 @@ run train --load whole --data train.npy --batch-size 8 --steps 2 --out further
 check "fresh moments" python 'import json
 assert json.load(open("further/step-00000002/trainer/state.json"))["updates"] == 2'
 run train --load whole --load-optimizer --data train.npy --batch-size 8 --steps 2 --out midtrain
-check "the optimizer's count goes on" python 'import json
+check "the optimizer continues its count" python 'import json
 assert json.load(open("midtrain/step-00000002/trainer/state.json"))["updates"] == 22'
 
 run generate --load whole --prompt "the cat" --max-tokens 6 --temperature 0
@@ -373,7 +373,7 @@ rm -r new
 refuse "high.npy: token 63 has id 260" "${fresh[@]}" --data train.npy --val-data val.npy high.npy
 refuse "unlabelled.npy: no token of it is a label" "${fresh[@]}" --data train.npy --val-data unlabelled.npy
 refuse "unlabelled.npy: no token of it is a label" eval --load whole --data unlabelled.npy
-# When steps have been made by then, they are saved, and the run goes on once the file is mended.
+# If steps have been made by then, they are saved, and the run can be resumed once the file is corrected.
 mending=(train --config config.json --steps 2 --batch-size 2 --seed 1 --data high.npy)
 "$program" "${mending[@]}" --out mended >output 2>errors
 equal "exit code" "$?" 1
@@ -453,7 +453,7 @@ del header[last[1]]; body = body[:last[0][0]]; write()"
 damage "input_layernorm" "header['model.layers.0.input_layernorm.weight'] = header.pop('model.norm.weight')
 write()"
 
-# Weights that are no numbers: no update makes it worse, and without --skip-step the run ends with an error.
+# Weights that are NaN: with --skip-step no step updates them, without it the run ends with an error.
 rm -rf damaged
 cp -r whole/step-00000020 damaged
 python 'from pathlib import Path
@@ -516,7 +516,7 @@ if [ $? -eq 1 ] && grep -q "out of memory: .* need" errors && [ ! -e new ]; then
     fail "a machine of 4 GB" "$(cat errors)"
 fi
 
-# A save that fails: the message says so, the checkpoints before it are whole, and the run goes on from there.
+# A save that fails: the message says so, the earlier checkpoints are whole, and the run resumes from there.
 save_fails() {  # RUN: after a failed save at step 10
     if [ "$code" -eq 1 ] && grep -q "step-00000010 was not saved" errors; then pass; else
         fail "$1: exit code $code, expected a failed save" "$(cat errors)"

@@ -49,7 +49,7 @@ SIGNS = [
     (BOUNDS, 96, "OUT OF BOUNDS"),
     (BOUNDS, 99, "FAULT in "),  # in a kernel: the page behind an array
     (BOUNDS, 97, "of an allocation of"),
-    (WRONG_MEMORY, 97, "for global memory alone"),
+    (WRONG_MEMORY, 97, "only for global memory"),
     (STUCK, 98, ""),
 ]
 

@@ -55,7 +55,7 @@ static void test_sums(void) {
     CHECK(sums.labels == 3);
     const float nan_logprob = NAN;
     lm_add(&sums, labels, &nan_logprob, lse, 1, 0.5);
-    CHECK(isnan(sums.ce));  // a loss that is no number is reported as such
+    CHECK(isnan(sums.ce));  // a NaN loss is reported as NaN
 }
 
 int main(void) {

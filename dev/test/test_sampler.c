@@ -28,7 +28,7 @@ static void test_greedy(void) {
     }
 }
 
-// Whatever the logits and settings, the choice is a number if there is one.
+// Whatever the logits and settings, the chosen logit is a number if any logit is one.
 static void test_strange_logits(void) {
     const float nothing[] = {NAN, -INFINITY, NAN}, all_minus[] = {-INFINITY, -INFINITY};
     const float one[] = {NAN, -INFINITY, -3e38f, NAN}, infinite[] = {1.0f, INFINITY, NAN, INFINITY, 0.0f};
@@ -51,8 +51,8 @@ static void test_strange_logits(void) {
     }
 }
 
-// Infinite logits share the choice; a total that rounding made too large does not lead to a token of weight
-// 0.
+// Infinite logits share the probability. A total that rounding made too large never selects a token of
+// weight 0.
 static void test_limits_of_weights(void) {
     const float infinite[] = {1.0f, INFINITY, NAN, INFINITY, 0.0f};
     const SamplerCandidate candidates[] = {{1.0, 0.0f, 5}, {2.0, 0.0f, 6}, {0.0, 0.0f, 7}};
@@ -122,8 +122,7 @@ static void test_distribution(void) {
     float logits[SMALL];
     Pcg64 rng;
     pcg64_seed(&rng, 2);
-    // Multiples of a quarter, so that many are equal, no further apart than keeps every expected count
-    // above 5.
+    // Multiples of a quarter, because then many are equal, in a range that keeps every expected count above 5.
     for (size_t i = 0; i < SMALL; i++) { logits[i] = 0.25f * (float)pcg64_bounded(&rng, 8); }
     for (size_t t = 0; t < 3; t++) {
         for (size_t k = 0; k < 6; k++) {
@@ -151,7 +150,7 @@ static void test_kept_sets(void) {
     }
 }
 
-// A whole vocabulary, in increasing order, which is the heap's worst.
+// A whole vocabulary in increasing order, the worst case of the heap.
 static void test_large(void) {
     static float logits[LARGE];
     for (size_t i = 0; i < LARGE; i++) { logits[i] = (float)i / 1000.0f; }

@@ -69,8 +69,8 @@ static void test_wsd(void) {
     CHECK(schedule_lr(&s, 90) == 0.75);
     CHECK(schedule_lr(&s, 100) == 0.5);
     s.decay = 0;
-    CHECK(schedule_lr(&s, 100) == 1.0);  // no fall at all
-    s.decay = 200;                       // the fall would start before the run: the warmup goes first
+    CHECK(schedule_lr(&s, 100) == 1.0);  // no decay at all
+    s.decay = 200;                       // the decay would begin before the run: the warmup takes precedence
     CHECK(schedule_lr(&s, 5) == 0.5);
     CHECK(close_to(schedule_lr(&s, 11), 0.5 + 0.5 * 89.0 / 200.0, 1e-15));
 }
@@ -84,7 +84,7 @@ static void test_constant(void) {
     CHECK(schedule_lr(&s, 3) == 3e-4);
 }
 
-// A run that ends inside its warmup, or with it, divides by nothing that is zero.
+// A run that ends during its warmup, or with it, never divides by zero.
 static void test_short_runs(void) {
     for (int kind = SCHEDULE_COSINE; kind <= SCHEDULE_CONSTANT; kind++) {
         for (int64_t warmup = 0; warmup <= 6; warmup++) {

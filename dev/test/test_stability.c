@@ -34,7 +34,7 @@ static void test_threshold(void) {
     s = past;
     CHECK(skip_step(&s, 2.0, limit + hair));
     s = past;
-    CHECK(!skip_step(&s, -1e30, -1e30));  // one-sided: a fall is no spike
+    CHECK(!skip_step(&s, -1e30, -1e30));  // one-sided: a drop is not a spike
 }
 
 static void test_constant_series(void) {
@@ -58,8 +58,7 @@ static void test_not_finite(void) {
     }
 }
 
-// The window holds 128 past values: a value that lies 128 steps back still counts, one step later it does
-// not.
+// The window holds 128 past values: a value 128 steps back still counts, and one step later it does not.
 static void test_window(void) {
     SkipStep s = {0};
     CHECK(!skip_step(&s, 1000.0, 1000.0));
@@ -84,7 +83,7 @@ static void test_new_level(void) {
     CHECK(s.losses.values[127] == 50.0 && s.norms.values[127] == 2.0);
 }
 
-// A copy of the state decides like the state itself.
+// A copy of the state makes the same decisions as the state itself.
 static void test_resume(void) {
     SkipStep s = {0}, saved = {0};
     Pcg64 rng;
@@ -125,7 +124,7 @@ static void test_monitor(void) {
 static void test_monitor_of_constants(void) {
     static StabilityMonitor monitor;
     for (size_t i = 0; i < 200; i++) { CHECK(!monitor_step(&monitor, 0.1, 0.1)); }
-    CHECK(!monitor_step(&monitor, 0.2, 0.1));  // a deviation below 1e-10 judges nothing
+    CHECK(!monitor_step(&monitor, 0.2, 0.1));  // a deviation below 1e-10 is not used
 }
 
 // The running score forgets a spike after 10000 steps, the total does not.
