@@ -34,8 +34,8 @@ train_olmo2: train_olmo2.c
 	$(BUILD) -MF build/train_olmo2.d $< -o $@ $(LIBS)
 
 # ---------------------------------------------------------------------------------------------
-# The GPU program. CUDA_HOME is the CUDA Toolkit; by default it is looked for in the usual places. cuBLAS is part
-# of it, or in .venv, where scripts/setup.sh installs it.
+# The GPU program. CUDA_HOME is the CUDA Toolkit; by default it is looked for in the usual places. cuBLAS is
+# part of it, or in .venv, where scripts/setup.sh installs it.
 
 CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
 CUDA_ARCH ?= $(if $(shell command -v nvidia-smi),native,sm_80)

@@ -22,8 +22,8 @@
 #include "llmc/exponential.h"   // exponential: e^x that becomes vector code
 #include "llmc/profile.h"       // what a function costs, and with --profile how long it takes
 
-// The model that is running. Layer functions take arrays and sizes, not a model; here is the rest of what they
-// need from it. Every olmo2_ function that computes first calls enter, which sets it.
+// The model that is running. Layer functions take arrays and sizes, not a model; here is the rest of what
+// they need from it. Every olmo2_ function that computes first calls enter, which sets it.
 static struct {
     Profile *profile;   // where PROFILE counts; NULL for nowhere
     GemmType products;  // the type to which matrix products round their operands

@@ -4,8 +4,8 @@
 #   --out FILE     the report (dev/cuda/REPORT-DEVICE.md)
 #   --sizes LIST   sizes to train ("190M 1B")
 #   --steps N      training steps of each size (12)
-# The report compares train_olmo2cu with PyTorch if .venv, or the Python named by PYTHON (python3), has a PyTorch
-# that finds the GPU. The output of all programs stays in build/gpu_report.
+# The report compares train_olmo2cu with PyTorch if .venv, or the Python named by PYTHON (python3), has a
+# PyTorch that finds the GPU. The output of all programs stays in build/gpu_report.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

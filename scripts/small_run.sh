@@ -29,8 +29,9 @@ holds_only_downloads() {
     [ -d "$1/data/downloads" ] && [ "$(ls -A "$1")" = data ] && [ "$(ls -A "$1/data")" = downloads ]
 }
 
-# begin_folder DIR: creates the folder DIR, which must not exist yet. If the script ends before training begins,
-# it removes DIR again, except for data/downloads, from which the next call with the same DIR continues.
+# begin_folder DIR: creates the folder DIR, which must not exist yet. If the script ends before training
+# begins, it removes DIR again, except for data/downloads, from which the next call with the same DIR
+# continues.
 begin_folder() {
     holds_only_downloads "$1" || refuse_existing "$1"
     mkdir -p "$1" || exit 1

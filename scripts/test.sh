@@ -45,7 +45,8 @@ mkdir -p build/tests
 begin=$(date +%s)
 jobs=$(getconf _NPROCESSORS_ONLN)
 
-# run_suites TARGET...: a suite that does not build prints no line, so a failed make counts as one more failure.
+# run_suites TARGET...: a suite that does not build prints no line, so a failed make counts as one more
+# failure.
 run_suites() { make -s -k "$@" || printf '0 1 0 0 0 make %s\n' "$1" >>build/tests/results; }
 
 make -s -k -j "$jobs" "${programs[@]}" || say "the suites of programs that did not build fail below"

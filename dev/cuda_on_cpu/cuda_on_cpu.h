@@ -258,7 +258,8 @@ static T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, 
     return cuda_on_cpu_shuffle_from("__shfl_up_sync", mask, value, source, file, line);
 }
 
-// x += __shfl_xor_sync(0xffffffffu, x, offset) for offsets 16, 8, 4, 2, 1: the same bits in one exchange, not five.
+// x += __shfl_xor_sync(0xffffffffu, x, offset) for offsets 16, 8, 4, 2, 1: the same bits in one exchange, not
+// five.
 static inline void cuda_on_cpu_butterfly(void *const operands[32], unsigned) {
     float x[32], sum[32];
     for (int lane = 0; lane < 32; lane++) { x[lane] = *(const float *)operands[lane]; }

@@ -1,5 +1,6 @@
-// check.h: counts what a test program has checked. Each program ends with `return check_report();`, whose closing
-// line is "N passed, N failed" and whose value is the exit code: 1 if anything failed or nothing was checked.
+// check.h: counts what a test program has checked. Each program ends with `return check_report();`, whose
+// closing line is "N passed, N failed" and whose value is the exit code: 1 if anything failed or nothing was
+// checked.
 #ifndef DEV_TEST_CHECK_H
 #define DEV_TEST_CHECK_H
 

@@ -1,8 +1,8 @@
 # cli.sh: what every command-line test begins with. Source it: . "$(dirname "$0")/cli.sh"
 #
-# It moves to an empty temporary directory that holds a tiny model's config.json, a tokenizer of single bytes and
-# two small texts, and defines check, run, says, refuse, equal and python. $program is the program under test
-# (the script's first argument, or ./train_olmo2), $project the repository. End a test with `finish`.
+# It moves to an empty temporary directory that holds a tiny model's config.json, a tokenizer of single bytes
+# and two small texts, and defines check, run, says, refuse, equal and python. $program is the program under
+# test (the script's first argument, or ./train_olmo2), $project the repository. End a test with `finish`.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 project=$PWD

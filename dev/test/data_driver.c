@@ -1,6 +1,6 @@
-// data_driver.c: runs the library's data functions on inputs from stdin. reference_data.py compares its answers
-// with NumPy and OLMo-core. A command is a word and its arguments, an answer is one line. Numbers with a point
-// are read and written in hexadecimal, so no bit is lost.
+// data_driver.c: runs the library's data functions on inputs from stdin. reference_data.py compares its
+// answers with NumPy and OLMo-core. A command is a word and its arguments, an answer is one line. Numbers
+// with a point are read and written in hexadecimal, so no bit is lost.
 #include <inttypes.h>
 
 #include "llmc/dataloader.h"

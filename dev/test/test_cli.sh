@@ -153,7 +153,8 @@ equal "a profile unasked for" "$(grep -c ^function output)" 0
 same profiled 20
 same_log profiled
 
-# Products of bf16 give another run, close by and as repeatable; where the processor has none, they are refused.
+# Products of bf16 give another run, close by and as repeatable; where the processor has none, they are
+# refused.
 if grep -qsw avx512_bf16 /proc/cpuinfo; then
     run "${whole[@]}" --out coarse --dtype bf16 --stop-at 10
     says "fp32 with products of bf16"

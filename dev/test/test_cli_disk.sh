@@ -197,7 +197,8 @@ else
     echo "skipped: a limit on memory (this system has none)"
 fi
 
-# Not root: a directory that may not be written to, a checkpoint that may not be removed, a file that may not be read.
+# Not root: a directory that may not be written to, a checkpoint that may not be removed, a file that may not
+# be read.
 nobody() {
     if [ "$(id -u)" -ne 0 ]; then "$@"; else
         python 'import os, sys; os.setgid(65534); os.setuid(65534); os.execvp(sys.argv[1], sys.argv[1:])' "$@"

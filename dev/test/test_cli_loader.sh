@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test_cli_loader.sh [PROGRAM]: token files as people give them: padded, masked, of another kind, changed while a run
-# reads them, and changed between a run and its --resume. Needs bash and Python 3.
+# test_cli_loader.sh [PROGRAM]: token files as people give them: padded, masked, of another kind, changed
+# while a run reads them, and changed between a run and its --resume. Needs bash and Python 3.
 . "$(dirname "$0")/cli.sh"
 make_tokens
 
@@ -86,7 +86,8 @@ ln -s nowhere shards/train.npy.mask
 refuse "shards/train.npy.mask: cannot be opened: No such file" "${fresh[@]}" --data shards/train.npy
 
 # ---------------------------------------------------------------------------------------------
-# a file that changes under a run: cut short is an error, after which the run goes on as if nothing had happened
+# a file that changes under a run: cut short is an error, after which the run goes on as if nothing had
+# happened
 
 long=("${fresh[@]:0:3}" --steps 100000 --batch-size 4 --data used.npy --lr 1e-3)
 cp train.npy used.npy

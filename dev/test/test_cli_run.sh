@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test_cli_run.sh [PROGRAM]: how a run lives with people: signals and pipes, runs that diverge, runs that move, what
-# its plan records, output that cannot be written.
+# test_cli_run.sh [PROGRAM]: how a run lives with people: signals and pipes, runs that diverge, runs that
+# move, what its plan records, output that cannot be written.
 . "$(dirname "$0")/cli.sh"
 make_tokens
 

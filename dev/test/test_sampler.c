@@ -122,7 +122,8 @@ static void test_distribution(void) {
     float logits[SMALL];
     Pcg64 rng;
     pcg64_seed(&rng, 2);
-    // Multiples of a quarter, because then many are equal, in a range that keeps every expected count above 5.
+    // Multiples of a quarter, because then many are equal, in a range that keeps every expected count above
+    // 5.
     for (size_t i = 0; i < SMALL; i++) { logits[i] = 0.25f * (float)pcg64_bounded(&rng, 8); }
     for (size_t t = 0; t < 3; t++) {
         for (size_t k = 0; k < 6; k++) {
