@@ -92,6 +92,8 @@ refuse "--steps 5: the run has made 30 steps" train --resume longer --steps 5
 cp -r half still_half
 run train --resume still_half --stop-at 10 --val-data val.npy --steps 30
 equal "no step was made" "$(ls still_half)" "$(ls half)"
+run train --resume still_half --stop-at 10 --keep 7
+check "also one that changes no result" grep -q '"keep": 7' still_half/step-00000010/trainer/state.json
 mv val.npy kept.npy
 refuse "val.npy: no such file" train --resume still_half
 mv kept.npy val.npy

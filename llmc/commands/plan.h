@@ -24,7 +24,8 @@ typedef struct {
     bool resumes, validates, samples;
     int lock;            // keeps other processes out of the run's directory; -1 if not locked yet
     SavedState saved;    // of the checkpoint that is resumed
-    char changed[1024];  // what --resume changes, a line for each setting
+    bool anew;           // --resume came with other settings than those of the run
+    char changed[1024];  // what that changes, a line for each setting that changes a result
 
     Source source;  // where the model comes from: its directory, configuration and tokenizer
     OLMo2Room room;
@@ -146,6 +147,10 @@ static inline bool same_value(const Settings *a, const Settings *b, const Flag *
 }
 
 static inline void note_changes(Plan *p, const Settings *before) {
+    for (int i = 0; i < FLAGS; i++) {
+        const bool kept = p->settings.given[i] && (flags[i].commands & ONCE) == 0;
+        p->anew = p->anew || (kept && !same_value(before, &p->settings, &flags[i]));
+    }
     for (size_t i = 0; i < sizeof resume_changes / sizeof resume_changes[0]; i++) {
         const char *name = resume_changes[i].flag;
         const Flag *flag = &flags[flag_find(name, strlen(name), TRAIN)];

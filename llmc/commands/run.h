@@ -425,10 +425,9 @@ static inline void run_free(Run *run) {
 static inline void run_end(Run *run) {
     const Plan *plan = run->plan;
     Error err;
-    // A resumed run that made no step, perhaps because a signal came at once, also keeps its changed
-    // settings.
-    const bool changed = run->timed_steps == 0 && plan->changed[0] != '\0';
-    if (run->saved_step != run->state.step || changed) { run_save(run); }
+    // A resumed run that made no step, perhaps because a signal came at once, also keeps its new settings.
+    const bool unsaved = run->timed_steps == 0 && plan->anew;
+    if (run->saved_step != run->state.step || unsaved) { run_save(run); }
     if (run->state.step >= plan->schedule.total && !run->state.labelled) {
         fail(&err,
              "%s: no step of the run had a label: every token is masked or was filtered, and nothing was "
