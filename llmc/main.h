@@ -19,6 +19,9 @@ static inline void open_standard_streams(bool trains) {
         const int mode = stream == STDOUT_FILENO && !trains ? O_RDONLY : O_RDWR;
         if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", mode) < 0) { exit(1); }
     }
+    // Another program may have left the terminal or pipe in a mode in which a slow reader is an error.
+    const int flags = fcntl(STDOUT_FILENO, F_GETFL);
+    if (flags >= 0 && (flags & O_NONBLOCK) != 0) { fcntl(STDOUT_FILENO, F_SETFL, flags & ~O_NONBLOCK); }
 }
 
 int main(int argc, char **argv) {

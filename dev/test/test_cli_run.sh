@@ -293,6 +293,18 @@ check "it says so" grep -q "standard output cannot be written, so the run stoppe
 check "it is saved" bash -c 'test -d piped/step-*'
 rm -rf tty* piped
 
+# The reader of the output is slow, and the pipe is one that does not wait.
+check "a slow reader gets everything" python 'import fcntl, os, subprocess, sys, time
+reader, writer = os.pipe()
+if hasattr(fcntl, "F_SETPIPE_SZ"): fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+program = subprocess.Popen([sys.argv[1], "train", "--help"], stdout=writer)
+os.close(writer)
+time.sleep(0.5)
+text = b""
+while part := os.read(reader, 65536): text += part
+assert program.wait() == 0 and text.endswith(b"show this\n"), (program.wait(), text[-80:])' "$program"
+
 start() {  # OUT ARGUMENTS...: in the background, as $pid
     local out=$1
     shift
