@@ -79,6 +79,9 @@ static inline bool settings_read_value(Settings *s, const Flag *flag, const Json
         return flag_set(s, flag, number, err);
     case JSON_STRING: return flag_set(s, flag, value->string, err);
     case JSON_ARRAY:
+        if (flag->type != FLAG_LIST) {
+            return fail(err, "--%s: found a list, expected one value", flag->name);
+        }
         for (const Json *item = json_first(value); item != NULL; item = json_next(item)) {
             if (!settings_read_value(s, flag, item, err)) { return false; }
         }

@@ -110,10 +110,12 @@ refuse "give the run, the directory above it" train --resume half/step-00000010
 python 'import json
 path = "still_half/step-00000011/trainer/state.json"
 state = json.load(open(path))
-for key, value, name in ("data", [], "no_data"), ("steps", None, "no_length"):
+for key, value, name in ("data", [], "no_data"), ("steps", None, "no_length"), ("lr", [], "no_list"):
     json.dump({**state, "settings": {**state["settings"], key: value}}, open(name, "w"))'
 cp no_data still_half/step-00000011/trainer/state.json
 refuse "\"data\" lists no file, expected the token files of the run; give them with --data" train --resume still_half
+cp no_list still_half/step-00000011/trainer/state.json
+refuse "state.json: --lr: found a list, expected one value" train --resume still_half
 cp no_length still_half/step-00000011/trainer/state.json
 refuse "\"steps\" is missing, expected the length of the run; give it with --steps" train --resume still_half
 run train --resume still_half --steps 12
