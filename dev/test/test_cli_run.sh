@@ -129,6 +129,8 @@ cp -r half copied
 cp -r copied/step-00000010 copied/step-00000015
 refuse '"step" is 10, its directory says 15' train --resume copied
 
+run "${new[@]}" --out warming --steps 20 --warmup-steps 15 --stop-at 2
+refuse "--steps 9: the run was planned with 15 steps of warmup" train --resume warming --steps 9
 cp -r half micro
 run train --resume micro --micro-batch-size 3 --val-data val.npy
 says "--micro-batch-size: gradients add up in another order"

@@ -383,6 +383,13 @@ static inline bool plan_length(Plan *p, Error *err) {
     schedule->decay = given(s->decay_steps, 0);
     schedule->final_fraction = isnan(s->final_lr_fraction) ? 1.0 : s->final_lr_fraction;
     p->last = s->stop_at > 0 && s->stop_at < s->steps ? s->stop_at : s->steps;
+    if (p->resumes && schedule->warmup + schedule->decay > s->steps) {
+        return fail(
+            err,
+            "--steps %lld: the run was planned with %lld steps of warmup and %lld of decay, expected at "
+            "least as many",
+            (long long)s->steps, (long long)schedule->warmup, (long long)schedule->decay);
+    }
     if (schedule->warmup > s->steps) {
         return fail(err, "--warmup-steps %lld: is more than the run's %lld steps",
                     (long long)schedule->warmup, (long long)s->steps);
