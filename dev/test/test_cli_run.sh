@@ -81,6 +81,12 @@ check "the log says what has changed" grep -q '"type": "resume", "step": 10, "ch
 same moved 20
 cp data/renamed.npy train.npy
 
+run "${new[@]}" --out threaded --steps 20 --threads 2 --stop-at 2
+run train --resume threaded --stop-at 3
+says "2 threads"
+run train --resume threaded --threads 1 --stop-at 4
+says "1 thread"
+
 cp -r half longer
 run train --resume longer --steps 30
 says "--steps: the learning rate follows the schedule"

@@ -202,7 +202,11 @@ static inline bool plan_resume(Plan *p, const Settings *typed, Error *err) {
 
 static inline bool plan_settings(Plan *p, const Settings *typed, Error *err) {
     p->resumes = typed->resume != NULL;
-    if (p->resumes) { return plan_resume(p, typed, err); }
+    if (p->resumes) {
+        if (!plan_resume(p, typed, err)) { return false; }
+        use_threads(p->settings.threads);
+        return true;
+    }
     if (!settings_init(&p->settings, command_find("train"), err)) { return false; }
     return settings_overlay(&p->settings, typed, err);
 }
