@@ -49,6 +49,9 @@ run train --load whole --load-optimizer --data train.npy --batch-size 8 --steps 
 run train --load whole --load-optimizer --warmup-steps 3 --data train.npy --batch-size 8 --steps 20 --out warm
 equal "warmup of a model that is trained further" "$(warmup fresh) $(warmup midtrain) $(warmup warm)" "2 0 3"
 
+# What can be refused at once is refused before a model is made that no machine could hold.
+refuse "holds another run" train --config huge.json --data train.npy --batch-size 1 --steps 1 --out whole
+
 # ---------------------------------------------------------------------------------------------
 # a run that is resumed elsewhere, with other settings, or from an old checkpoint
 

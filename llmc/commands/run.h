@@ -79,8 +79,7 @@ static inline bool load_updates(Run *run, Error *err) {
     return ok;
 }
 
-// Creates the model. A new one gets its first weights; one from a checkpoint may also get the optimizer and
-// the counters.
+// Creates the model. A new one gets its first weights; one from a checkpoint may also get the optimizer.
 static inline bool create_model(Run *run, Error *err) {
     const Plan *plan = run->plan;
     const char *source = plan->source.dir;
@@ -94,7 +93,7 @@ static inline bool create_model(Run *run, Error *err) {
     if (!checkpoint_load_weights(run->model, source, err)) { return false; }
     if (!plan->resumes && plan->settings.load_optimizer != ON) { return true; }
     if (!checkpoint_load_optimizer(run->model, source, err)) { return false; }
-    return plan->resumes ? restore_state(run, err) : load_updates(run, err);
+    return plan->resumes || load_updates(run, err);
 }
 
 // A new run must not use the directory of another run.
@@ -174,6 +173,12 @@ static inline Run run_begin(Plan *plan) {
     run.plan = plan;
     run.saved_step = run.state.finite_checkpoint = -1;
     run.progress.terminal = isatty(STDOUT_FILENO) == 1;
+    // What can be refused at once is refused before a large model is loaded.
+    if (plan->resumes) {
+        must(restore_state(&run, &err), &err);
+    } else if (path_exists(plan->settings.out)) {
+        must(claim_directory(plan, &err), &err);
+    }
     must(batch_create(&run.batch, plan->B, plan->T, &err), &err);
     must(create_model(&run, &err), &err);
     must(enter_directory(&run, &err), &err);
