@@ -610,7 +610,8 @@ static float *take(Arena *arena, size_t count) {
 static size_t classifier_rows(const OLMo2Config *c, const OLMo2Room *room) {
     size_t rows = 64000000 / sizeof(float) / c->V;
     rows = rows < 16 ? 16 : rows > 128 ? 128 : rows;
-    return rows < room->B * room->T ? rows : room->B * room->T;
+    const size_t N = room->B * room->T > room->rows ? room->B * room->T : room->rows;
+    return rows < N ? rows : N;
 }
 
 static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
@@ -630,7 +631,7 @@ static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config 
     a->up = take(arena, L * N * c->F);
     a->down = take(arena, L * N * c->C);
     a->feedforward_rstd = take(arena, L * N);
-    a->hidden = take(arena, N * c->C);
+    a->hidden = take(arena, (N > room->rows ? N : room->rows) * c->C);
     a->hidden_rstd = take(arena, N);
 }
 
@@ -1058,7 +1059,7 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 // ---------------------------------------------------------------------------------------------
 // The model: decoding
 
-void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
+static void decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *hidden) {
     enter(m);
     const OLMo2Config *c = &m->config;
     const size_t C = c->C;
@@ -1071,12 +1072,59 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
             layer_decode(m, l, slots, n);
         }
     }
-    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C,
-                    c->rms_eps);
-    matmul_forward(logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, C, c->V);
+    rmsnorm_forward(hidden, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C, c->rms_eps);
     for (size_t i = 0; i < n; i++) { m->positions[slots[i]]++; }
 }
 
-void olmo2_decode_reset(OLMo2 *m, size_t slot) { m->positions[slot] = 0; }
+void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n) {
+    const size_t C = m->config.C;
+    size_t row = 0;
+    for (size_t i = 0; i < n; i++) {
+        for (size_t t = 0; t < pieces[i].count; t++, row++) {
+            decode(m, tokens + row, &pieces[i].slot, 1, m->activations.hidden + row * C);
+        }
+    }
+    m->B = 1;
+    m->T = row;
+}
+
+void olmo2_logits(OLMo2 *m, const size_t *rows, size_t n, float *logits) {
+    enter(m);
+    const OLMo2Config *c = &m->config;
+    for (size_t i = 0; i < n; i++) {
+        matmul_forward(logits + i * c->V, m->activations.hidden + rows[i] * c->C,
+                       m->weights + parameter_offset(c, LM_HEAD, 0), 1, c->C, c->V);
+    }
+}
+
+void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
+    for (size_t i = 0; i < n; i++) {
+        const OLMo2Piece piece = {slots[i], 1};
+        const size_t row = 0;
+        olmo2_prefill(m, tokens + i, &piece, 1);
+        olmo2_logits(m, &row, 1, logits + i * m->config.V);
+    }
+}
+
+size_t olmo2_positions(const OLMo2 *m, size_t slot) { return m->positions[slot]; }
+
+void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions) { m->positions[slot] = positions; }
+
+void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end) {
+    const OLMo2Config *c = &m->config;
+    const size_t KV = c->NKV * c->HS, cache_T = m->room.cache_T;
+    for (size_t l = 0; l < c->L; l++) {
+        const size_t source = ((from * c->L + l) * cache_T + begin) * KV,
+                     target = ((to * c->L + l) * cache_T + begin) * KV,
+                     bytes = (end - begin) * KV * sizeof(float);
+        memcpy(m->decoder.keys + target, m->decoder.keys + source, bytes);
+        memcpy(m->decoder.values + target, m->decoder.values + source, bytes);
+    }
+    m->positions[to] = end;
+}
+
+bool olmo2_lends(void) { return false; }
+
+void olmo2_lend(OLMo2 *m, size_t index, const void *data) { (void)m, (void)index, (void)data; }
 
 #include "llmc/main.h"  // main: the commands, the training loop

@@ -2524,6 +2524,6 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
     download(logits, d->logits, n * c->V, m->staging);
 }
 
-void olmo2_decode_reset(OLMo2 *m, size_t slot) { m->positions[slot] = 0; }
+void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions) { m->positions[slot] = (uint32_t)positions; }
 
 #include "llmc/main.h"  // main: the commands, the training loop

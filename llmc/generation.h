@@ -64,7 +64,7 @@ static inline bool generate_tokens(OLMo2 *m, const Text *text, TokenBuffer *ids,
     const size_t slot = 0, n = tokenizer_size(&text->tokenizer);  // rows above n are padding
     Pcg64 rng;
     pcg64_seed(&rng, seed);
-    olmo2_decode_reset(m, slot);
+    olmo2_truncate(m, slot, 0);
     for (size_t t = 0; t + 1 < positions; t++) {
         if (stop != NULL && *stop) { break; }
         olmo2_decode(m, &ids->ids[t], &slot, 1, logits);

@@ -117,25 +117,27 @@ typedef enum { RECOMPUTE_ELEMENTWISE, RECOMPUTE_NONE, RECOMPUTE_BLOCK } Recomput
 
 // The sizes that a model has room for.
 typedef struct {
-    size_t B, T;   // largest batch and length of olmo2_forward; 0, 0 if it is never called
-    bool train;    // gradients, moments and the activations that the backward needs
-    size_t slots;  // sequences decoded side by side, each with a cache of cache_T positions; 0 for none
-    size_t cache_T;
+    size_t B, T;     // largest batch and length of olmo2_forward; 0, 0 if it is never called
+    bool train;      // gradients, moments and the activations that the backward needs
+    size_t slots;    // sequences side by side, each with a cache of cache_T positions; 0 for none
+    size_t cache_T;  // the positions of a slot's cache
+    size_t rows;     // most tokens of one olmo2_prefill, all pieces together; at least slots
 } OLMo2Room;
 
 static inline OLMo2Room olmo2_room_to_train(size_t B, size_t T) {
-    const OLMo2Room room = {B, T, true, 0, 0};
+    const OLMo2Room room = {B, T, true, 0, 0, 0};
     return room;
 }
 
 // Forward only. With B and T 0, the model just holds its weights.
 static inline OLMo2Room olmo2_room_to_measure(size_t B, size_t T) {
-    const OLMo2Room room = {B, T, false, 0, 0};
+    const OLMo2Room room = {B, T, false, 0, 0, 0};
     return room;
 }
 
-static inline OLMo2Room olmo2_room_to_decode(size_t slots, size_t cache_T) {
-    const OLMo2Room room = {0, 0, false, slots, cache_T};
+// Sequences that grow: at most `rows` tokens at a time (raised to `slots`: one token for each of them).
+static inline OLMo2Room olmo2_room_to_extend(size_t slots, size_t cache_T, size_t rows) {
+    const OLMo2Room room = {0, 0, false, slots, cache_T, rows > slots ? rows : slots};
     return room;
 }
 
@@ -144,9 +146,14 @@ static inline size_t olmo2_room_positions(const OLMo2Room *room) {
     return room->T > room->cache_T ? room->T : room->cache_T;
 }
 
+// The type in which a model keeps its weights.
+typedef enum { WEIGHTS_FP32, WEIGHTS_BF16 } WeightType;
+
 // The form in which a model stores and computes its numbers.
 typedef struct {
     Recompute recompute;
+    WeightType weights;   // CPU: bf16 only without room to train. GPU: what the program was built for
+    bool lent_weights;    // CPU: no memory for the weights; olmo2_lend says where each of them lies
     bool master_weights;  // bf16 weights have a copy in fp32; without one they are rounded stochastically
     bool bf16_moments;    // AdamW's moments in bf16, rounded stochastically
     bool bf16_products;   // CPU: round the operands of matrix products to bf16
@@ -154,7 +161,7 @@ typedef struct {
 
 // The default: elementwise recomputation, master weights, nothing else in bf16.
 static inline OLMo2Form olmo2_form(void) {
-    const OLMo2Form form = {RECOMPUTE_ELEMENTWISE, true, false, false};
+    const OLMo2Form form = {.recompute = RECOMPUTE_ELEMENTWISE, .master_weights = true};
     return form;
 }
 
@@ -227,10 +234,45 @@ void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings);
 void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values);
 void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values);
 
-// Decoding: for i < n, feeds tokens[i] to sequence slots[i] at that sequence's next position. No slot may
-// occur twice. Writes logits (n, V) for the positions after these. A sequence may grow to cache_T positions.
+// Sequences with a cache: each slot holds the keys and values of one sequence, from its first position on, so
+// a sequence grows by computing only its new tokens.
+
+// The next `count` tokens (at least 1) of the sequence in `slot`.
+typedef struct {
+    size_t slot, count;
+} OLMo2Piece;
+
+// Appends tokens to n sequences by one forward. tokens holds the tokens of the first piece, then those of the
+// second, and so on: `rows` in all, at most the room's. No slot may occur twice, and no sequence may grow
+// beyond cache_T. The final norm's output of these rows stays in the model, as after olmo2_forward:
+// olmo2_logits and olmo2_classify (with B * T = rows, without weights) apply the head to it.
+// However sequences are cut into pieces and whatever is beside them, the CPU gives the same bits, and those of
+// olmo2_forward. On a GPU results agree within rounding.
+void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n);
+
+// The logits (n, V) of those rows of the last olmo2_prefill or olmo2_forward. n is at most the room's slots,
+// or its classifier's rows.
+void olmo2_logits(OLMo2 *m, const size_t *rows, size_t n, float *logits);
+
+// For i < n, appends tokens[i] to the sequence in slots[i]: olmo2_prefill with pieces of one token, then the
+// logits (n, V) of every row.
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits);
-void olmo2_decode_reset(OLMo2 *m, size_t slot);  // empties the slot's sequence
+
+size_t olmo2_positions(const OLMo2 *m, size_t slot);           // the length of the slot's sequence
+void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions);  // forgets what is behind; 0: all of it
+
+// Copies positions [begin, end) of the sequence `from` into `to`, which then has `end` positions. The caller
+// knows that both begin with the same `begin` tokens. So a prompt is computed once for many samples.
+void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end);
+
+// Weights where they lie, such as in a mapped file. Whether this backend can compute with them there: the CPU
+// can; a GPU needs them in its own memory.
+bool olmo2_lends(void);
+
+// In a model created with form.lent_weights: parameter `index` is the array `data` of form.weights, which must
+// not change and must outlive the model. Norms are copied. Every parameter must be lent before the model
+// computes.
+void olmo2_lend(OLMo2 *m, size_t index, const void *data);
 
 #ifdef __cplusplus
 }

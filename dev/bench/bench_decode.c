@@ -20,7 +20,7 @@ static bool generate_once(void *of, char parts[128], Error *err) {
     const SamplerSettings greedy = {.temperature = 0.0, .top_p = 1.0};
     uint32_t token = 1;
     (void)parts, (void)err;
-    olmo2_decode_reset(r->model, slot);
+    olmo2_truncate(r->model, slot, 0);
     // The last new token is never an input.
     for (size_t t = 0; t + 1 < r->prompt + r->new; t++) {
         olmo2_decode(r->model, &token, &slot, 1, r->logits);
@@ -44,7 +44,7 @@ int main(int argc, char **argv) {
     bench_must(bench_config_complete(&c, &err), &err);
     bench_must(bench_dtype(dtype, &form.bf16_products, &err), &err);
     if (r.prompt == 0 || r.new == 0) { bench_must(fail(&err, "--prompt, --new: expected 1 or more"), &err); }
-    const OLMo2Room room = olmo2_room_to_decode(1, r.prompt + r.new);
+    const OLMo2Room room = olmo2_room_to_extend(1, r.prompt + r.new, 1);
     bench_must(olmo2_create(&r.model, &c, &room, &form, &err), &err);
     bench_must(bench_weights(r.model, &err), &err);
     r.logits = (float *)allocate(c.V, sizeof *r.logits, "a row of logits", &err);

@@ -17,7 +17,13 @@
 #define olmo2_read cpu_read
 #define olmo2_write cpu_write
 #define olmo2_decode cpu_decode
-#define olmo2_decode_reset cpu_decode_reset
+#define olmo2_prefill cpu_prefill
+#define olmo2_logits cpu_logits
+#define olmo2_positions cpu_positions
+#define olmo2_truncate cpu_truncate
+#define olmo2_copy_slot cpu_copy_slot
+#define olmo2_lends cpu_lends
+#define olmo2_lend cpu_lend
 #define LLMC_MAIN_H  // the backend without the program
 #include "train_olmo2.c"
 #include "cpu_backend.h"  // the compiler compares what it declares

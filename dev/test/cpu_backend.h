@@ -25,7 +25,10 @@ void cpu_update(CpuModel *m, const OLMo2AdamW *settings);
 void cpu_read(const CpuModel *m, OLMo2Array array, size_t index, float *values);
 void cpu_write(CpuModel *m, OLMo2Array array, size_t index, const float *values);
 void cpu_decode(CpuModel *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits);
-void cpu_decode_reset(CpuModel *m, size_t slot);
+void cpu_prefill(CpuModel *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n);
+void cpu_logits(CpuModel *m, const size_t *rows, size_t n, float *logits);
+void cpu_truncate(CpuModel *m, size_t slot, size_t positions);
+void cpu_copy_slot(CpuModel *m, size_t to, size_t from, size_t begin, size_t end);
 #ifdef __cplusplus
 }
 
@@ -56,6 +59,17 @@ static inline void olmo2_decode(CpuModel *m, const uint32_t *tokens, const size_
                                 float *logits) {
     cpu_decode(m, tokens, slots, n, logits);
 }
-static inline void olmo2_decode_reset(CpuModel *m, size_t slot) { cpu_decode_reset(m, slot); }
+static inline void olmo2_prefill(CpuModel *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n) {
+    cpu_prefill(m, tokens, pieces, n);
+}
+static inline void olmo2_logits(CpuModel *m, const size_t *rows, size_t n, float *logits) {
+    cpu_logits(m, rows, n, logits);
+}
+static inline void olmo2_truncate(CpuModel *m, size_t slot, size_t positions) {
+    cpu_truncate(m, slot, positions);
+}
+static inline void olmo2_copy_slot(CpuModel *m, size_t to, size_t from, size_t begin, size_t end) {
+    cpu_copy_slot(m, to, from, begin, end);
+}
 #endif
 #endif

@@ -416,7 +416,7 @@ static Floats run_layers(OLMo2 *m, const Shape &s, bool apart) {
     append(&all, read_all(m, OLMO2_GRADIENT));
     download(dx.data(), w->dx, dx.size(), m->staging);
     append(&all, dx);
-    olmo2_decode_reset(m, slot);
+    olmo2_truncate(m, slot, 0);
     for (size_t t = 0; t < m->room.cache_T; t++) {
         Floats x(c->C);
         upload_decoding(m, &b.tokens[t], &slot, 1);
@@ -539,7 +539,7 @@ static void test_decode(const Shape &shape, size_t T) {
 
     const Floats logits = decode_both(cuda, batch, s.V, slots),
                  cpu_logits = decode_both(cpu, batch, s.V, slots);
-    for (size_t slot : {0, 2}) { olmo2_decode_reset(cuda, slot); }
+    for (size_t slot : {0, 2}) { olmo2_truncate(cuda, slot, 0); }
     CHECK(same_bits(logits, decode_both(cuda, batch, s.V, swapped)));  // nothing is left after a reset
     double worst = 0.0;
     for (size_t n = 0; n < s.B * s.T; n++) {

@@ -4,8 +4,7 @@
 
 #include "llmc/evaluate.h"
 #include "llmc/settings.h"
-#include "llmc/source.h"
-#include "must.h"
+#include "model.h"
 
 static inline void print_evaluation(const Evaluation *e) {
     printf("cross-entropy  %.6f nats per token, %zu tokens\n", e->loss, e->labels);
@@ -19,10 +18,7 @@ static inline void eval(const Settings *s) {
     Source source;
     DataLoader loader;
     Batch batch;
-    OLMo2 *m;
     Evaluation e;
-    OLMo2Form form = olmo2_form();
-    form.bf16_products = s->dtype == PRODUCTS_BF16;
 
     must(source_open(&source, s->load, s->tokenizer, &warning, &err), &err);
     warn(&warning);
@@ -34,8 +30,7 @@ static inline void eval(const Settings *s) {
     const size_t instances = evaluation_instances(&loader, s->eval_instances);
     must(evaluation_check(&loader, instances, &batch, &err), &err);
     const OLMo2Room room = olmo2_room_to_measure(B, T);
-    must(olmo2_create(&m, config, &room, &form, &err), &err);
-    must(checkpoint_load_weights(m, source.dir, &err), &err);
+    OLMo2 *m = model_load(&source, &room, s);
 
     printf("model          %s\n", source.dir);
     printf("data           %zu sequences of %zu tokens\n", instances, T);

@@ -4,26 +4,21 @@
 
 #include "llmc/generation.h"
 #include "llmc/settings.h"
-#include "llmc/source.h"
-#include "must.h"
+#include "model.h"
 
 static inline void generate(const Settings *s) {
     Error err, warning = {""};
     Source source;
-    OLMo2 *m;
     TokenBuffer ids;
-    OLMo2Form form = olmo2_form();
     const SamplerSettings sampler = {s->temperature, (size_t)s->top_k, s->top_p};
     memset(&ids, 0, sizeof ids);
-    form.bf16_products = s->dtype == PRODUCTS_BF16;
 
     must(source_open(&source, s->load, s->tokenizer, &warning, &err), &err);
     warn(&warning);
     must(prompt_encode(&source.text, &source.config, s->prompt, &ids, &err), &err);
     const size_t positions = text_positions(&source.config, ids.length, (size_t)s->max_tokens);
-    const OLMo2Room room = olmo2_room_to_decode(1, positions);
-    must(olmo2_create(&m, &source.config, &room, &form, &err), &err);
-    must(checkpoint_load_weights(m, source.dir, &err), &err);
+    const OLMo2Room room = olmo2_room_to_extend(1, positions, 1);
+    OLMo2 *m = model_load(&source, &room, s);
 
     printf("%s", s->prompt != NULL ? s->prompt : "");
     must(generate_text(m, &source.text, &ids, positions, &sampler, (uint64_t)s->seed, stdout, NULL, &err),

@@ -11,7 +11,7 @@
 #include "must.h"
 
 static inline void print_memory_plan(const OLMo2Config *config, size_t B, size_t T) {
-    const OLMo2Room training = olmo2_room_to_train(B, T), writing = olmo2_room_to_decode(1, T);
+    const OLMo2Room training = olmo2_room_to_train(B, T), writing = olmo2_room_to_extend(1, T, 1);
     const OLMo2Form form = olmo2_form();
     OLMo2Memory memory = olmo2_memory(config, &training, &form);
     printf("to train       %zu sequences of %zu tokens at once:\n%15s", B, T, "");

@@ -302,7 +302,7 @@ static inline bool plan_storage(Plan *p, Error *err) {
     const Settings *s = &p->settings;
     p->room = olmo2_room_to_train(p->micro, p->T);
     if (p->samples) {
-        p->room.slots = 1;
+        p->room.slots = p->room.rows = 1;
         p->room.cache_T = text_positions(plan_config(p), p->prompt.length, (size_t)s->max_tokens);
     }
     p->form = olmo2_form();
