@@ -161,7 +161,7 @@ typedef struct {
 
 // The default: elementwise recomputation, master weights, nothing else in bf16.
 static inline OLMo2Form olmo2_form(void) {
-    const OLMo2Form form = {.recompute = RECOMPUTE_ELEMENTWISE, .master_weights = true};
+    const OLMo2Form form = {RECOMPUTE_ELEMENTWISE, WEIGHTS_FP32, false, true, false, false};
     return form;
 }
 
