@@ -47,11 +47,15 @@
 // The type to which the factors of a product are rounded. GEMM_BF16 needs GEMM_HAS_BF16.
 typedef enum { GEMM_FP32, GEMM_BF16 } GemmType;
 
-// Element (r, c) is data[r * row_stride + c * column_stride].
+// Element (r, c) is data[r * row_stride + c * column_stride]. data is an array of float or, if `bf16`, of the
+// upper halves of floats, at any address. Only B may be bf16. Its elements become floats, exactly, on their way
+// into registers, so the product has the bits of one with a copy of B in fp32.
 typedef struct {
-    const float *data;
+    const void *data;
     size_t row_stride, column_stride;
+    bool bf16;
 } Matrix;
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"  // {data, row_stride, column_stride}: of floats
 
 // C (M, N) = A (M, K) B (K, N), or C += A B if `accumulate`, on all threads. Row i of C begins at C + i *
 // ldc. C may not overlap A or B. If K is 0, the product is zero.
@@ -87,24 +91,51 @@ enum {
     GEMM_STACK = (GEMM_ROWS + GEMM_NR) * GEMM_KC * sizeof(float) + (64 << 10)
 };
 
-// Vector types of GCC and Clang: operators work on all lanes. A vector may begin at any float.
-typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(sizeof(float)), may_alias));
-typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(sizeof(float)), may_alias));
-typedef float GemmOctet __attribute__((vector_size(8 * sizeof(float)), aligned(sizeof(float)), may_alias));
+// Vector types of GCC and Clang: operators work on all lanes. A vector may begin at any byte.
+typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(1), may_alias));
+typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(1), may_alias));
+typedef float GemmOctet __attribute__((vector_size(8 * sizeof(float)), aligned(1), may_alias));
+typedef uint32_t GemmOctetBits __attribute__((vector_size(8 * sizeof(uint32_t))));
 
 static inline size_t gemm_min(size_t a, size_t b) { return a < b ? a : b; }
 
 static inline size_t gemm_divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// dst[k * width + i] = src[i * stride + k] for i < rows, k < 4: up to eight rows become four columns.
-__attribute__((always_inline)) static inline void gemm_transpose(float *dst, size_t width, const float *src,
-                                                                 size_t stride, size_t rows) {
+// The address of element i of an array of float or of bf16.
+static inline const char *gemm_at(const void *data, size_t i, bool bf16) {
+    return (const char *)data + i * (bf16 ? sizeof(uint16_t) : sizeof(float));
+}
+
+// That element.
+static inline float gemm_element(const void *data, size_t i, bool bf16) {
+    uint16_t half;
+    float x;
+    if (!bf16) {
+        memcpy(&x, gemm_at(data, i, bf16), sizeof x);
+        return x;
+    }
+    memcpy(&half, gemm_at(data, i, bf16), sizeof half);
+    const uint32_t bits = (uint32_t)half << 16;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// The matrix without its first r rows and c columns.
+static inline Matrix gemm_from(Matrix m, size_t r, size_t c) {
+    m.data = gemm_at(m.data, r * m.row_stride + c * m.column_stride, m.bf16);
+    return m;
+}
+
+// dst[k * width + i] = src[i * stride + k] for i < rows, k < 4, or with bf16 for k < 8: up to eight rows become
+// columns. Two bf16, of an even k and of the next, move together as one lane of 32 bits.
+__attribute__((always_inline)) static inline void gemm_transpose(float *dst, size_t width, const void *src,
+                                                                 size_t stride, size_t rows, bool bf16) {
 #if defined(__clang__) || __GNUC__ >= 12
     GemmOctet row[4], pair[4], column[4];
     for (size_t i = 0; i < 4; i++) {  // rows i and i + 4 side by side
         const GemmQuad zeros = {0};
-        const GemmQuad low = i < rows ? *(const GemmQuad *)(src + i * stride) : zeros;
-        const GemmQuad high = i + 4 < rows ? *(const GemmQuad *)(src + (i + 4) * stride) : zeros;
+        const GemmQuad low = i < rows ? *(const GemmQuad *)gemm_at(src, i * stride, bf16) : zeros;
+        const GemmQuad high = i + 4 < rows ? *(const GemmQuad *)gemm_at(src, (i + 4) * stride, bf16) : zeros;
         row[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
     }
     // a0 a1 a2 a3 and b0 b1 b2 b3 become a0 b0 a1 b1 and a2 b2 a3 b3, in both halves; then once more.
@@ -120,24 +151,37 @@ __attribute__((always_inline)) static inline void gemm_transpose(float *dst, siz
     }
 #undef GEMM_LOW
 #undef GEMM_HIGH
-    for (size_t k = 0; k < 4; k++) { memcpy(dst + k * width, &column[k], rows * sizeof(float)); }
-#else
     for (size_t k = 0; k < 4; k++) {
-        for (size_t i = 0; i < rows; i++) { dst[k * width + i] = src[i * stride + k]; }
+        if (bf16) {
+            const GemmOctetBits pairs = (GemmOctetBits)column[k];
+            const GemmOctetBits even = pairs << 16, odd = pairs & 0xffff0000;
+            memcpy(dst + 2 * k * width, &even, rows * sizeof(float));
+            memcpy(dst + (2 * k + 1) * width, &odd, rows * sizeof(float));
+        } else {
+            memcpy(dst + k * width, &column[k], rows * sizeof(float));
+        }
+    }
+#else
+    for (size_t k = 0; k < (bf16 ? 8 : 4); k++) {
+        for (size_t i = 0; i < rows; i++) { dst[k * width + i] = gemm_element(src, i * stride + k, bf16); }
     }
 #endif
 }
 
 // gemm_pack for `rows` rows, at most eight, that are contiguous in k.
-__attribute__((always_inline)) static inline void gemm_pack_rows(float *dst, size_t width, const float *src,
-                                                                 size_t stride, size_t rows, size_t depth) {
+__attribute__((always_inline)) static inline void gemm_pack_rows(float *dst, size_t width, const void *src,
+                                                                 size_t stride, size_t rows, size_t depth,
+                                                                 bool bf16) {
+    const size_t step = bf16 ? 8 : 4;
     size_t k = 0;
-    for (; k + 4 <= depth; k += 4) {
-        for (size_t i = 0; i < rows; i++) { __builtin_prefetch(src + (i + width) * stride + k, 0, 2); }
-        gemm_transpose(dst + k * width, width, src + k, stride, rows);
+    for (; k + step <= depth; k += step) {
+        for (size_t i = 0; i < rows; i++) {
+            __builtin_prefetch(gemm_at(src, (i + width) * stride + k, bf16), 0, 2);
+        }
+        gemm_transpose(dst + k * width, width, gemm_at(src, k, bf16), stride, rows, bf16);
     }
     for (; k < depth; k++) {
-        for (size_t i = 0; i < rows; i++) { dst[k * width + i] = src[i * stride + k]; }
+        for (size_t i = 0; i < rows; i++) { dst[k * width + i] = gemm_element(src, i * stride + k, bf16); }
     }
 }
 
@@ -145,15 +189,19 @@ __attribute__((always_inline)) static inline void gemm_pack_rows(float *dst, siz
 // It packs strips of A (width MR, i is a row) and panels of B (width NR, i is a column). It also prefetches
 // what the next strip or panel will read into the second-level cache, because the processor does not predict
 // such short pieces. A prefetch may point past the end of the matrix: it reads nothing.
-__attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t width, const float *src,
+__attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t width, const void *src,
                                                             size_t stride, size_t k_stride, size_t count,
-                                                            size_t depth) {
+                                                            size_t depth, bool bf16) {
     if (count < width) { memset(dst, 0, depth * width * sizeof(float)); }
     if (stride == 1) {
         for (size_t k = 0; k < depth; k++) {
-            const float *src_k = src + k * k_stride;
-            for (size_t i = 0; i < width; i += 16) { __builtin_prefetch(src_k + width + i, 0, 2); }
-            if (count == width) {  // a size that the compiler knows: a few vector moves
+            const char *src_k = gemm_at(src, k * k_stride, bf16);
+            for (size_t i = 0; i < width; i += 16) {
+                __builtin_prefetch(gemm_at(src_k, width + i, bf16), 0, 2);
+            }
+            if (bf16) {
+                for (size_t i = 0; i < count; i++) { dst[k * width + i] = gemm_element(src_k, i, bf16); }
+            } else if (count == width) {  // a size that the compiler knows: a few vector moves
                 memcpy(dst + k * width, src_k, width * sizeof(float));
             } else {
                 memcpy(dst + k * width, src_k, count * sizeof(float));
@@ -163,11 +211,17 @@ __attribute__((always_inline)) static inline void gemm_pack(float *dst, size_t w
     }
     size_t i = 0;
     if (k_stride == 1) {
-        for (; i + 8 <= count; i += 8) { gemm_pack_rows(dst + i, width, src + i * stride, stride, 8, depth); }
-        for (; i + 2 <= count; i += 2) { gemm_pack_rows(dst + i, width, src + i * stride, stride, 2, depth); }
+        for (; i + 8 <= count; i += 8) {
+            gemm_pack_rows(dst + i, width, gemm_at(src, i * stride, bf16), stride, 8, depth, bf16);
+        }
+        for (; i + 2 <= count; i += 2) {
+            gemm_pack_rows(dst + i, width, gemm_at(src, i * stride, bf16), stride, 2, depth, bf16);
+        }
     }
     for (; i < count; i++) {
-        for (size_t k = 0; k < depth; k++) { dst[k * width + i] = src[i * stride + k * k_stride]; }
+        for (size_t k = 0; k < depth; k++) {
+            dst[k * width + i] = gemm_element(src, i * stride + k * k_stride, bf16);
+        }
     }
 }
 
@@ -188,7 +242,7 @@ static inline void gemm_pack_strips(float *strips, const float *a, size_t row_st
     }
     for (; i < rows; i += GEMM_MR) {
         gemm_pack(strips + i * depth, GEMM_MR, a + i * row_stride, row_stride, k_stride,
-                  gemm_min(GEMM_MR, rows - i), depth);
+                  gemm_min(GEMM_MR, rows - i), depth, false);
     }
 }
 
@@ -302,15 +356,19 @@ static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t 
     for (size_t i0 = 0; i0 < M; i0 += GEMM_ROWS) {
         for (size_t k0 = 0; k0 < K; k0 += block) {
             const size_t rows = gemm_min(GEMM_ROWS, M - i0), depth = gemm_min(block, K - k0);
-            const float *a = A.data + i0 * A.row_stride + k0 * A.column_stride;
-            gemm_pack_strips(strips, a, A.row_stride, A.column_stride, rows, depth);
+            const Matrix a = gemm_from(A, i0, k0);
+            gemm_pack_strips(strips, (const float *)a.data, A.row_stride, A.column_stride, rows, depth);
             for (size_t i = 0; bf16 && i < rows; i += GEMM_MR) {
                 gemm_pair(strips + i * depth, GEMM_MR, depth);
             }
             for (size_t j = 0; j < N; j += GEMM_NR) {
                 const size_t columns = gemm_min(GEMM_NR, N - j);
-                gemm_pack(panel, GEMM_NR, B.data + k0 * B.row_stride + j * B.column_stride, B.column_stride,
-                          B.row_stride, columns, depth);
+                const void *b = gemm_from(B, k0, j).data;
+                if (B.bf16) {
+                    gemm_pack(panel, GEMM_NR, b, B.column_stride, B.row_stride, columns, depth, true);
+                } else {
+                    gemm_pack(panel, GEMM_NR, b, B.column_stride, B.row_stride, columns, depth, false);
+                }
                 float *c = C + i0 * ldc + j;
                 if (bf16) {
                     gemm_pair(panel, GEMM_NR, depth);
@@ -345,10 +403,8 @@ static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (size_t j = 0; j < N; j += columns) {
         for (size_t i = 0; i < M; i += rows) {
-            const Matrix a = {A.data + i * A.row_stride, A.row_stride, A.column_stride};
-            const Matrix b = {B.data + j * B.column_stride, B.row_stride, B.column_stride};
-            gemm_serial(C + i * ldc + j, ldc, a, b, gemm_min(rows, M - i), gemm_min(columns, N - j), K,
-                        accumulate, type);
+            gemm_serial(C + i * ldc + j, ldc, gemm_from(A, i, 0), gemm_from(B, 0, j), gemm_min(rows, M - i),
+                        gemm_min(columns, N - j), K, accumulate, type);
         }
     }
 }

@@ -45,7 +45,8 @@ typedef void Backward(float *dq, float *dk, float *dv, const float *d_o, const f
 static void product(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K, bool accumulate) {
     for (size_t i = 0; i < M; i++) {
         for (size_t j = 0; j < N; j++) {
-            const float *a = A.data + i * A.row_stride, *b = B.data + j * B.column_stride;
+            const float *a = (const float *)A.data + i * A.row_stride;
+            const float *b = (const float *)B.data + j * B.column_stride;
             float sum = accumulate ? C[i * ldc + j] : 0.0f;
             for (size_t k = 0; k < K; k++) { sum += a[k * A.column_stride] * b[k * B.row_stride]; }
             C[i * ldc + j] = sum;
@@ -179,7 +180,7 @@ static void add_rows(float *y, size_t y_stride, Matrix s, const float *x, size_t
                      size_t HS) {
     for (size_t i = 0; i < m; i++) {
         float *y_i = y + i * y_stride;
-        const float *s_i = s.data + i * s.row_stride;
+        const float *s_i = (const float *)s.data + i * s.row_stride;
         size_t j = 0;
         for (; j + 4 <= n; j += 4) {
             const float *x0 = x + j * x_stride, *x1 = x0 + x_stride, *x2 = x1 + x_stride, *x3 = x2 + x_stride;

@@ -24,11 +24,15 @@ static const double TOLERANCE = 3e-6;
 // C (M, N) = A B, or C += A B, with the arguments of gemm.
 typedef void Product(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K, bool accumulate);
 
-static float element(Matrix m, size_t r, size_t c) { return m.data[r * m.row_stride + c * m.column_stride]; }
+static const float *at(Matrix m, size_t r, size_t c) {
+    return (const float *)m.data + r * m.row_stride + c * m.column_stride;
+}
+
+static float element(Matrix m, size_t r, size_t c) { return *at(m, r, c); }
 
 // The part of the matrix that begins at row r and column c.
 static Matrix part(Matrix m, size_t r, size_t c) {
-    return (Matrix){m.data + r * m.row_stride + c * m.column_stride, m.row_stride, m.column_stride};
+    return (Matrix){at(m, r, c), m.row_stride, m.column_stride};
 }
 
 static void product_1_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
@@ -75,7 +79,7 @@ enum { DEPTH = 256, WIDTH = 192, HEIGHT = 8 * GEMM_MR, DOTS = GEMM_MR / 2 };
 static void tile_of_rows(float *C, size_t ldc, Matrix A, Matrix B, size_t depth) {
     GemmVector sum[GEMM_MR][GEMM_NV] = {{{0}}};
     for (size_t k = 0; k < depth; k++) {
-        const GemmVector *b = (const GemmVector *)(B.data + k * B.row_stride);
+        const GemmVector *b = (const GemmVector *)at(B, k, 0);
         for (int i = 0; i < GEMM_MR; i++) {
             const float a = element(A, (size_t)i, k);
             for (int v = 0; v < GEMM_NV; v++) { sum[i][v] += a * b[v]; }
@@ -92,10 +96,8 @@ static void tile_of_dots(float *C, size_t ldc, Matrix A, Matrix B, size_t depth)
     GemmVector sum[DOTS][DOTS] = {{{0}}};
     for (size_t k = 0; k < depth; k += GEMM_LANES) {
         for (int i = 0; i < DOTS; i++) {
-            const GemmVector *a = (const GemmVector *)(A.data + (size_t)i * A.row_stride + k);
-            for (int j = 0; j < DOTS; j++) {
-                sum[i][j] += *a * *(const GemmVector *)(B.data + (size_t)j * B.column_stride + k);
-            }
+            const GemmVector *a = (const GemmVector *)at(A, (size_t)i, k);
+            for (int j = 0; j < DOTS; j++) { sum[i][j] += *a * *(const GemmVector *)at(B, k, (size_t)j); }
         }
     }
     for (int i = 0; i < DOTS; i++) {
