@@ -1,6 +1,9 @@
-// sampler.h: the next token from a row of logits: greedy, or drawn with temperature, top-k and top-p.
+// sampler.h: the next token from a row of logits: greedy, or drawn with temperature, top-k, top-p and min-p.
 //
 //   sampler_next(logits, V, settings, rng, scratch)   the id of the next token
+//
+// The settings apply in the order of transformers: first the temperature, then top-k, then top-p among what
+// top-k left, then min-p.
 #ifndef LLMC_SAMPLER_H
 #define LLMC_SAMPLER_H
 
@@ -10,6 +13,7 @@ typedef struct {
     double temperature;  // logits are divided by it; 0 takes the most probable token
     size_t top_k;        // only the k most probable tokens are drawn from; 0 for all
     double top_p;  // of these, only the most probable ones that together reach the probability p; 1 for all
+    double min_p;  // of these, only those with at least this fraction of the largest probability; 0 for all
 } SamplerSettings;
 
 typedef struct {
@@ -55,6 +59,16 @@ static inline double sampler_weigh(SamplerCandidate *candidates, size_t n, float
     for (size_t i = 0; i < n; i++) {
         float logit = candidates[i].logit;
         candidates[i].weight = logit == largest ? 1.0 : exp(((double)logit - (double)largest) / temperature);
+        total += candidates[i].weight;
+    }
+    return total;
+}
+
+// Sets the weights below min_p to 0 and returns the sum of the others. The largest weight is 1.
+static inline double sampler_cut(SamplerCandidate *candidates, size_t n, double min_p) {
+    double total = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        if (candidates[i].weight < min_p) { candidates[i].weight = 0.0; }
         total += candidates[i].weight;
     }
     return total;
@@ -106,6 +120,7 @@ static inline uint32_t sampler_next(const float *logits, size_t V, const Sampler
         n -= rest;
         total = kept;
     }
+    if (s->min_p > 0.0) { total = sampler_cut(candidates, n, fmin(s->min_p, 1.0)); }
     return sampler_draw(candidates, n, total, rng);
 }
 

@@ -5,10 +5,12 @@
 //   utf8_decode(s, size)   its code point
 //   utf8_encode(c, out)    the bytes of a code point
 //   utf8_invalid(s, n)     offset of the first byte that belongs to no character, or n
+//   utf8_unfinished(s, n)  bytes of a character at the end that lacks its last bytes, or 0
 //   utf8_mark(s, n)        bytes of the byte order mark at s: 3, or 0 if there is none
 #ifndef LLMC_UTF8_H
 #define LLMC_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -81,6 +83,26 @@ static inline size_t utf8_invalid(const char *s, size_t n) {
         at += length;
     }
     return at;
+}
+
+// Whether those n bytes, at most 3, begin a character that is longer.
+static inline bool utf8_begins(const char *s, size_t n) {
+    char filled[2][4];  // E0 and F0 need a high second byte, ED and F4 a low one
+    memset(filled[0], 0x80, 4);
+    memset(filled[1], 0xBF, 4);
+    for (int i = 0; i < 2; i++) {
+        memcpy(filled[i], s, n);
+        if (utf8_length(filled[i], 4) > n) { return true; }
+    }
+    return false;
+}
+
+static inline size_t utf8_unfinished(const char *s, size_t n) {
+    for (size_t size = 1; size <= 3 && size <= n; size++) {
+        if (((unsigned char)s[n - size] & 0xC0) == 0x80) { continue; }
+        return utf8_begins(s + n - size, size) ? size : 0;
+    }
+    return 0;
 }
 
 #endif

@@ -8,7 +8,7 @@ enum { LARGE = 100352, SMALL = 40 };
 static uint32_t sample(const float *logits, size_t V, double temperature, size_t top_k, double top_p,
                        uint64_t seed) {
     static SamplerCandidate scratch[LARGE];
-    SamplerSettings settings = {temperature, top_k, top_p};
+    SamplerSettings settings = {temperature, top_k, top_p, 0.0};
     Pcg64 rng;
     pcg64_seed(&rng, seed);
     return sampler_next(logits, V, &settings, &rng, scratch);
@@ -66,10 +66,11 @@ static void test_limits_of_weights(void) {
 
 // The tokens that may be chosen, from their definition: the rank of a token is the number of tokens preferred
 // to it; top-k keeps ranks below k; top-p keeps a token if those of lower rank hold less than p of what top-k
-// kept. Returns how many are kept and sets probabilities (V), 0 for the others.
+// kept; min-p keeps a token if its probability is at least that fraction of the largest. Returns how many are
+// kept and sets probabilities (V), 0 for the others.
 static size_t kept_by_definition(const float *logits, size_t V, const SamplerSettings *s,
                                  double *probabilities) {
-    double weights[SMALL], total = 0.0, kept_total = 0.0;
+    double weights[SMALL], total = 0.0, kept_total = 0.0, largest = 0.0;
     size_t ranks[SMALL], kept = 0;
     for (size_t i = 0; i < V; i++) {
         ranks[i] = 0;
@@ -78,11 +79,13 @@ static size_t kept_by_definition(const float *logits, size_t V, const SamplerSet
         }
         weights[i] = s->top_k == 0 || ranks[i] < s->top_k ? exp((double)logits[i] / s->temperature) : 0.0;
         total += weights[i];
+        largest = fmax(largest, weights[i]);
     }
     for (size_t i = 0; i < V; i++) {
         double before = 0.0;
         for (size_t j = 0; j < V; j++) { before += ranks[j] < ranks[i] ? weights[j] : 0.0; }
         bool keep = weights[i] > 0.0 && (s->top_p >= 1.0 || before < s->top_p * total * (1.0 - 1e-12));
+        keep = keep && (weights[i] == largest || weights[i] >= s->min_p * largest);
         probabilities[i] = keep ? weights[i] : 0.0;
         kept_total += probabilities[i];
         kept += keep;
@@ -128,8 +131,10 @@ static void test_distribution(void) {
     for (size_t t = 0; t < 3; t++) {
         for (size_t k = 0; k < 6; k++) {
             for (size_t p = 0; p < 3; p++) {
-                SamplerSettings s = {temperatures[t], top_ks[k], top_ps[p]};
+                SamplerSettings s = {temperatures[t], top_ks[k], top_ps[p], 0.0};
                 check_distribution(logits, SMALL, &s, 18 * t + 3 * k + p);
+                s.min_p = 0.3;  // not a power of exp(0.25 / temperature)
+                check_distribution(logits, SMALL, &s, 54 + 18 * t + 3 * k + p);
             }
         }
     }
@@ -145,9 +150,33 @@ static void test_kept_sets(void) {
         SamplerCandidate scratch[SMALL];
         size_t V = 1 + pcg64_bounded(&rng, SMALL - 1);
         for (size_t i = 0; i < V; i++) { logits[i] = (float)(4.0 * pcg64_double(&rng)); }
-        SamplerSettings s = {0.2 + pcg64_double(&rng), pcg64_bounded(&rng, SMALL), pcg64_double(&rng)};
+        SamplerSettings s = {0.2 + pcg64_double(&rng), pcg64_bounded(&rng, SMALL), pcg64_double(&rng), 0.0};
+        if (round % 2 == 1) { s.min_p = pcg64_double(&rng); }
         kept_by_definition(logits, V, &s, probabilities);
         CHECK(probabilities[sampler_next(logits, V, &s, &rng, scratch)] > 0.0);
+    }
+}
+
+// min-p alone: at the limit and beyond it, the most probable tokens are left.
+static void test_min_p(void) {
+    const float logits[] = {0.0f, 1.0f, 2.0f, 2.0f, -INFINITY, NAN};
+    SamplerCandidate scratch[6];
+    const struct {
+        double min_p;
+        uint32_t least;  // the lowest id that is drawn
+    } cases[] = {{0.0, 0}, {exp(-2.0) - 1e-9, 0}, {exp(-2.0) + 1e-9, 1}, {exp(-1.0) + 1e-9, 2}, {1.0, 2},
+                 {7.0, 2}};
+    Pcg64 rng;
+    pcg64_seed(&rng, 4);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const SamplerSettings s = {1.0, 0, 1.0, cases[i].min_p};
+        uint32_t least = 6;
+        for (size_t draw = 0; draw < 400; draw++) {  // the rarest has probability 0.05: missed with 1e-9
+            const uint32_t id = sampler_next(logits, 6, &s, &rng, scratch);
+            CHECK(id < 4);
+            least = id < least ? id : least;
+        }
+        CHECK(least == cases[i].least);
     }
 }
 
@@ -171,6 +200,7 @@ int main(void) {
     test_limits_of_weights();
     test_distribution();
     test_kept_sets();
+    test_min_p();
     test_large();
     return check_report();
 }
