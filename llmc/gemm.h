@@ -95,7 +95,7 @@ enum {
 typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(1), may_alias));
 typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(1), may_alias));
 typedef float GemmOctet __attribute__((vector_size(8 * sizeof(float)), aligned(1), may_alias));
-typedef uint32_t GemmOctetBits __attribute__((vector_size(8 * sizeof(uint32_t))));
+typedef uint32_t GemmOctetBits __attribute__((vector_size(8 * sizeof(float))));
 
 static inline size_t gemm_min(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -115,8 +115,8 @@ static inline float gemm_element(const void *data, size_t i, bool bf16) {
         return x;
     }
     memcpy(&half, gemm_at(data, i, bf16), sizeof half);
-    const uint32_t bits = (uint32_t)half << 16;
-    memcpy(&x, &bits, sizeof x);
+    const uint32_t bits[sizeof x / sizeof(uint32_t)] = {(uint32_t)half << 16};
+    memcpy(&x, bits, sizeof x);
     return x;
 }
 
