@@ -319,7 +319,7 @@ static Gradient gradient(const Dump *d, int id, size_t l) {
 static void test_activations(const Dump *d) {
     const OLMo2 *m = d->m;
     const OLMo2Config *c = &d->config;
-    const size_t B = d->B, T = d->T, N = d->N, C = c->C, F = c->F, NH = c->NH, NKV = c->NKV, HS = c->HS;
+    const size_t N = d->N, C = c->C, F = c->F, NH = c->NH, NKV = c->NKV, HS = c->HS;
     const size_t Q = NH * HS, KV = NKV * HS;
     const float eps = c->rms_eps;
     char name[128];
@@ -340,9 +340,9 @@ static void test_activations(const Dump *d) {
         check_real(d, ACTIVATION, in_layer(name, "", l, "up"), up, N * F);
         check_real(d, ACTIVATION, in_layer(name, "", l, "down"), a.down, N * C);
         // what the model recomputes in the backward, or adds to the residual stream at once
-        qknorm_rope_forward(got, a.q_rstd, q_raw, weight(d, Q_NORM, l), m->rope, B, T, NH, HS, eps);
+        test_qknorm_rope_forward(m, got, a.q_rstd, q_raw, weight(d, Q_NORM, l), NH);
         check_real(d, ACTIVATION, in_layer(name, "", l, "q"), got, N * Q);
-        qknorm_rope_forward(got, a.k_rstd, k_raw, weight(d, K_NORM, l), m->rope, B, T, NKV, HS, eps);
+        test_qknorm_rope_forward(m, got, a.k_rstd, k_raw, weight(d, K_NORM, l), NKV);
         check_real(d, ACTIVATION, in_layer(name, "", l, "k"), got, N * KV);
         rmsnorm_forward(got, a.q_rstd, q_raw, weight(d, Q_NORM, l), N, Q, eps);
         check_real(d, ACTIVATION, in_layer(name, "", l, "q_normed"), got, N * Q);
@@ -430,7 +430,6 @@ static void test_attention_branch(const Dump *d, size_t l) {
     const OLMo2Config *c = &d->config;
     const Workspace *s = &d->m->workspace;
     const Activations a = layer_activations(d->m, l);  // its rstd and lse are those of the forward above
-    const float *rope = d->m->rope;
     const size_t B = d->B, T = d->T, N = d->N, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, Q = NH * HS,
                  KV = NKV * HS;
     Real *dh = layer_floats(d, "d.", l, "h"), *d_o = layer_floats(d, "d.", l, "o");
@@ -454,10 +453,10 @@ static void test_attention_branch(const Dump *d, size_t l) {
     check_in_layer(d, l, "q", got_q, N * Q);
     check_in_layer(d, l, "k", got_k, N * KV);
     check_in_layer(d, l, "v", got_v, N * KV);
-    qknorm_rope_backward(got_q, gradient(d, Q_NORM, l), dq, q_raw, weight(d, Q_NORM, l), a.q_rstd, rope, B, T,
-                         NH, HS);
-    qknorm_rope_backward(got_k, gradient(d, K_NORM, l), dk, k_raw, weight(d, K_NORM, l), a.k_rstd, rope, B, T,
-                         NKV, HS);
+    test_qknorm_rope_backward(d->m, got_q, gradient(d, Q_NORM, l), dq, q_raw, weight(d, Q_NORM, l), a.q_rstd,
+                              NH);
+    test_qknorm_rope_backward(d->m, got_k, gradient(d, K_NORM, l), dk, k_raw, weight(d, K_NORM, l), a.k_rstd,
+                              NKV);
     check_in_layer(d, l, "q_raw", got_q, N * Q);
     check_in_layer(d, l, "k_raw", got_k, N * KV);
     if (TURNS_BACK_IN_PLACE) {

@@ -1,4 +1,4 @@
-// train_olmo2.c: OLMo 2 on the CPU, in fp32: every layer forward and backward, AdamW, the model, decoding.
+// train_olmo2.c: OLMo 2 on the CPU, in fp32: every layer forward and backward, AdamW, the model.
 //
 // Read it from top to bottom: first the layers, each forward with its backward right after it, then the
 // model, which is a list of calls to them. A layer's comment names its page in dev/doc, where the mathematics
@@ -218,14 +218,15 @@ static void rope_table(float *rope, size_t T, size_t HS, float theta) {
     }
 }
 
-// y (B, T, NH, HS), rope (T, HS): y becomes R_t y in place. For each pair (a, b),
+// y (N, NH, HS), rope (positions, HS), t = positions[n]: y_n becomes R_t y_n in place. For each pair (a, b),
 //   R_t (a, b) = (a cos - b sin, b cos + a sin)
-static void rope_forward(float *y, const float *rope, size_t B, size_t T, size_t NH, size_t HS) {
-    PROFILE(3.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
+static void rope_forward(float *y, const float *rope, const size_t *positions, size_t N, size_t NH,
+                         size_t HS) {
+    PROFILE(3.0 * N * NH * HS, sizeof(float) * 2 * N * NH * HS);
     const size_t C = NH * HS, half = HS / 2;
 #pragma omp parallel for
-    for (size_t n = 0; n < B * T; n++) {
-        const float *cosine = rope + n % T * HS, *sine = cosine + half;
+    for (size_t n = 0; n < N; n++) {
+        const float *cosine = rope + positions[n] * HS, *sine = cosine + half;
         for (float *head = y + n * C; head < y + (n + 1) * C; head += HS) {
             for (size_t i = 0; i < half; i++) {
                 float a = head[i], b = head[i + half];
@@ -236,14 +237,15 @@ static void rope_forward(float *y, const float *rope, size_t B, size_t T, size_t
     }
 }
 
-// dy (B, T, NH, HS) becomes dx in place. A rotation's transpose is the rotation by the opposite angle:
+// dy (N, NH, HS) becomes dx in place. A rotation's transpose is the rotation by the opposite angle:
 //   R_t^T (a, b) = (a cos + b sin, b cos - a sin)
-static void rope_backward(float *dy, const float *rope, size_t B, size_t T, size_t NH, size_t HS) {
-    PROFILE(3.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
+static void rope_backward(float *dy, const float *rope, const size_t *positions, size_t N, size_t NH,
+                          size_t HS) {
+    PROFILE(3.0 * N * NH * HS, sizeof(float) * 2 * N * NH * HS);
     const size_t C = NH * HS, half = HS / 2;
 #pragma omp parallel for
-    for (size_t n = 0; n < B * T; n++) {
-        const float *cosine = rope + n % T * HS, *sine = cosine + half;
+    for (size_t n = 0; n < N; n++) {
+        const float *cosine = rope + positions[n] * HS, *sine = cosine + half;
         for (float *head = dy + n * C; head < dy + (n + 1) * C; head += HS) {
             for (size_t i = 0; i < half; i++) {
                 float a = head[i], b = head[i + half];
@@ -254,67 +256,93 @@ static void rope_backward(float *dy, const float *rope, size_t B, size_t T, size
     }
 }
 
-// x (B, T, NH, HS), w (NH*HS), rope (T, HS) -> y (B, T, NH, HS), rstd (B, T):  y = R_t (w * x / rms(x))
+// x (N, NH, HS), w (NH*HS), positions (N) -> y (N, NH, HS), rstd (N):  y = R_t (w * x / rms(x))
 static void qknorm_rope_forward(float *y, float *rstd, const float *x, const float *w, const float *rope,
-                                size_t B, size_t T, size_t NH, size_t HS, float eps) {
-    PROFILE(7.0 * B * T * NH * HS, sizeof(float) * 2 * B * T * NH * HS);
-    rmsnorm_forward(y, rstd, x, w, B * T, NH * HS, eps);
-    rope_forward(y, rope, B, T, NH, HS);
+                                const size_t *positions, size_t N, size_t NH, size_t HS, float eps) {
+    PROFILE(7.0 * N * NH * HS, sizeof(float) * 2 * N * NH * HS);
+    rmsnorm_forward(y, rstd, x, w, N, NH * HS, eps);
+    rope_forward(y, rope, positions, N, NH, HS);
 }
 
-// dy (B, T, NH, HS), overwritten -> dx (B, T, NH, HS) assigned, dw (NH*HS) accumulated. dx may be dy.
-// RMSNorm's backward runs over the whole row, so it couples all heads of a token.
+// dy (N, NH, HS), overwritten -> dx (N, NH, HS) assigned, dw (NH*HS) accumulated. dx may be dy. RMSNorm's
+// backward runs over the whole row, so it couples all heads of a token.
 static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x, const float *w,
-                                 const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
-                                 size_t HS) {
-    PROFILE(13.0 * B * T * NH * HS, sizeof(float) * 3 * B * T * NH * HS);
-    rope_backward(dy, rope, B, T, NH, HS);
-    rmsnorm_backward(dx, dw, dy, x, w, rstd, B * T, NH * HS);
+                                 const float *rstd, const float *rope, const size_t *positions, size_t N,
+                                 size_t NH, size_t HS) {
+    PROFILE(13.0 * N * NH * HS, sizeof(float) * 3 * N * NH * HS);
+    rope_backward(dy, rope, positions, N, NH, HS);
+    rmsnorm_backward(dx, dw, dy, x, w, rstd, N, NH * HS);
 }
 
 // ---------------------------------------------------------------------------------------------
 // Causal attention with grouped queries: query head h reads key/value head h / (NH / NKV).
 //   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_i = softmax_j(s_ij),  o_i = sum_j p_ij v_j
 // Only a tile of QUERIES rows of s and p exists at a time, never the T x T matrix.
-//          on paper: dev/doc/attention.md    tested: test_attention in dev/test/test_gradients.c
+//          on paper: dev/doc/attention.md    tested: test_attention in dev/test/test_gradients.c,
+//          test_prefill in dev/test/test_model.c
 
-enum { QUERIES = 64 };
+enum { QUERIES = 64, KEY_BLOCK = 256 };
 
-// Floats that each thread needs for its tiles: s, and in the backward also dp.
+// Consecutive queries of one sequence.
+typedef struct {
+    size_t sequence;  // whose keys and values they read
+    size_t row;       // of the first one, in q and o
+    size_t position;  // of the first one, in its sequence
+    size_t count;     // at most QUERIES
+} QueryTile;
+
+// The keys and values of some sequences: head g of sequence b has those of position j at
+// b * sequence + g * head + j * position.
+typedef struct {
+    const float *k, *v;
+    size_t sequence, head, position;
+} Past;
+
+// Floats that each thread needs for a tile of the backward: s and dp. The forward needs no more.
 static size_t attention_tile_size(size_t T) { return 2 * QUERIES * T; }
 
-// q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T) = log sum_j e^(s_ij), kept
-// for the backward. The tile becomes e^(s - max). The softmax's division by the sum is applied to o, which
-// has HS numbers per query, not to the tile, which has one per key. tiles (threads, attention_tile_size(T))
-// is scratch.
-static void attention_forward(float *o, float *lse, const float *q, const float *k, const float *v,
-                              float *tiles, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
-    PROFILE(4.0 * B * NH * (T * (T + 1) / 2) * HS, sizeof(float) * 2 * B * T * (NH + NKV) * HS);
-    const size_t Q = NH * HS, KV = NKV * HS;
+// q (N, NH, HS), the past with NKV heads, up to the queries themselves -> o (N, NH, HS),
+// lse (N, NH) = log sum_j e^(s_ij), kept for the backward. The tile becomes e^(s - max). The softmax's
+// division by the sum is applied to o, which has HS numbers per query, not to the tile, which has one per
+// key. o is summed over blocks of KEY_BLOCK positions that begin at position 0, so the bits of a query do not
+// depend on the others in its tile: masked keys only add zeros. scratch (threads, largest tile) holds s.
+static void attention_forward(float *o, float *lse, const float *q, Past past, const QueryTile *tiles,
+                              size_t tile_count, float *scratch, size_t NH, size_t NKV, size_t HS) {
+    size_t rows = 0, pairs = 0, largest = 0;
+    for (const QueryTile *t = tiles; t < tiles + tile_count; t++) {
+        const size_t size = t->count * (t->position + t->count);
+        rows += t->count;
+        pairs += size - t->count * (t->count - 1) / 2;
+        largest = size > largest ? size : largest;
+    }
+    PROFILE(4.0 * NH * pairs * HS, sizeof(float) * 2 * rows * (NH + NKV) * HS);
+    const size_t Q = NH * HS;
     const float scale = 1.0f / sqrtf((float)HS);
-#pragma omp parallel for collapse(3) schedule(dynamic)
-    for (size_t b = 0; b < B; b++) {
-        for (size_t h = 0; h < NH; h++) {
-            for (size_t i0 = 0; i0 < T; i0 += QUERIES) {
-                const size_t rows = T - i0 < QUERIES ? T - i0 : QUERIES, keys = i0 + rows;
-                const size_t query = (b * T + i0) * Q + h * HS, key = b * T * KV + h / (NH / NKV) * HS;
-                float *s = tiles + thread_number() * attention_tile_size(T);
-                gemm_serial(s, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
-                            false, context.products);
-                float sum[QUERIES];
-                for (size_t r = 0; r < rows; r++) {
-                    float *s_i = s + r * keys;
-                    const size_t visible = i0 + r + 1;
-                    const float max = scale * maximum(s_i, visible);
-                    sum[r] = exponentials(s_i, s_i, scale, max, visible);
-                    for (size_t j = visible; j < keys; j++) { s_i[j] = 0.0f; }
-                    lse[(b * NH + h) * T + i0 + r] = max + logf(sum[r]);
-                }
-                gemm_serial(o + query, Q, (Matrix){s, keys, 1}, (Matrix){v + key, KV, 1}, rows, HS, keys,
-                            false, context.products);
-                for (size_t r = 0; r < rows; r++) {
-                    for (size_t i = 0; i < HS; i++) { o[query + r * Q + i] /= sum[r]; }
-                }
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (size_t h = 0; h < NH; h++) {
+        for (size_t i = 0; i < tile_count; i++) {
+            const QueryTile t = tiles[i];
+            const size_t keys = t.position + t.count, query = t.row * Q + h * HS;
+            const size_t key = t.sequence * past.sequence + h / (NH / NKV) * past.head;
+            float *s = scratch + thread_number() * largest;
+            gemm_serial(s, keys, (Matrix){q + query, Q, 1}, (Matrix){past.k + key, 1, past.position}, t.count,
+                        keys, HS, false, context.products);
+            float sum[QUERIES];
+            for (size_t r = 0; r < t.count; r++) {
+                float *s_i = s + r * keys;
+                const size_t visible = t.position + r + 1;
+                const float max = scale * maximum(s_i, visible);
+                sum[r] = exponentials(s_i, s_i, scale, max, visible);
+                for (size_t j = visible; j < keys; j++) { s_i[j] = 0.0f; }
+                lse[(t.row + r) * NH + h] = max + logf(sum[r]);
+            }
+            for (size_t j = 0; j < keys; j += KEY_BLOCK) {
+                gemm_serial(o + query, Q, (Matrix){s + j, keys, 1},
+                            (Matrix){past.v + key + j * past.position, past.position, 1}, t.count, HS,
+                            keys - j < KEY_BLOCK ? keys - j : KEY_BLOCK, j > 0, context.products);
+            }
+            for (size_t r = 0; r < t.count; r++) {
+                for (size_t c = 0; c < HS; c++) { o[query + r * Q + c] /= sum[r]; }
             }
         }
     }
@@ -329,8 +357,8 @@ static void attention_forward(float *o, float *lse, const float *q, const float 
 // p is recomputed as e^(s - lse). One thread takes a key/value head together with all query heads that read
 // it, because their gradients add up in dk and dv.
 static void attention_backward(float *dq, float *dk, float *dv, const float *d_o, const float *q,
-                               const float *k, const float *v, const float *o, const float *lse, float *tiles,
-                               size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+                               const float *k, const float *v, const float *o, const float *lse,
+                               float *scratch, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
     PROFILE(10.0 * B * NH * (T * (T + 1) / 2) * HS, sizeof(float) * 4 * B * T * (NH + NKV) * HS);
     const size_t Q = NH * HS, KV = NKV * HS, group = NH / NKV;
     const float scale = 1.0f / sqrtf((float)HS);
@@ -346,7 +374,7 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                 for (size_t i0 = 0; i0 < T; i0 += QUERIES) {
                     const size_t rows = T - i0 < QUERIES ? T - i0 : QUERIES, keys = i0 + rows;
                     const size_t query = (b * T + i0) * Q + h * HS;
-                    float *p = tiles + thread_number() * attention_tile_size(T), *ds = p + QUERIES * T;
+                    float *p = scratch + thread_number() * attention_tile_size(T), *ds = p + QUERIES * T;
                     gemm_serial(p, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
                                 false, context.products);
                     gemm_serial(ds, keys, (Matrix){d_o + query, Q, 1}, (Matrix){v + key, 1, KV}, rows, keys,
@@ -354,7 +382,7 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                     for (size_t r = 0; r < rows; r++) {
                         float *p_i = p + r * keys, *ds_i = ds + r * keys;
                         const size_t visible = i0 + r + 1;
-                        const float lse_i = lse[(b * NH + h) * T + i0 + r];
+                        const float lse_i = lse[(b * T + i0 + r) * NH + h];
                         const float mean = dot(d_o + query + r * Q, o + query + r * Q, HS);
                         for (size_t j = 0; j < visible; j++) {
                             p_i[j] = exponential(p_i[j] * scale - lse_i);
@@ -370,26 +398,6 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                                 rows, true, context.products);
                 }
             }
-        }
-    }
-}
-
-// attention_forward for the last position only: q (NH, HS), keys and values (positions, NKV, HS) ->
-// o (NH, HS) = sum_j softmax_j(q . k_j / sqrt(HS)) v_j. scores (NH, cache_T) is scratch.
-static void attention_decode(float *o, const float *q, const float *keys, const float *values, float *scores,
-                             size_t positions, size_t cache_T, size_t NH, size_t NKV, size_t HS) {
-    const size_t KV = NKV * HS;
-    const float scale = 1.0f / sqrtf((float)HS);
-#pragma omp parallel for
-    for (size_t h = 0; h < NH; h++) {
-        const size_t group = h / (NH / NKV) * HS;
-        float *s = scores + h * cache_T, *o_h = o + h * HS;
-        for (size_t j = 0; j < positions; j++) { s[j] = dot(q + h * HS, keys + j * KV + group, HS) * scale; }
-        float sum = exponentials(s, s, 1.0f, maximum(s, positions), positions);
-        memset(o_h, 0, HS * sizeof(float));
-        for (size_t j = 0; j < positions; j++) {
-            const float *v_j = values + j * KV + group;
-            for (size_t i = 0; i < HS; i++) { o_h[i] += s[j] / sum * v_j[i]; }
         }
     }
 }
@@ -519,8 +527,8 @@ static LayerParameters layer_parameters(float *array, const OLMo2Config *c, size
     };
 }
 
-// What the forward leaves for the backward. In a model that trains, each layer has its own slice; otherwise
-// all layers use the same one.
+// What the forward leaves for the backward. olmo2_forward in a model that trains gives each layer its own
+// slice; otherwise all layers use the same one. olmo2_prefill's rows stand in place of (B, T).
 typedef struct {
     float *x;      // (L+1, B, T, C)  residual stream: the input of each layer, and the last one's output
     float *q_raw;  // (L, B, T, NH*HS)   projections, before norm and rotation
@@ -528,7 +536,7 @@ typedef struct {
     float *v;      // (L, B, T, NKV*HS)
     float *q_rstd, *k_rstd;   // (L, B, T)
     float *attention;         // (L, B, T, NH*HS)   heads, side by side
-    float *lse;               // (L, B, NH, T)
+    float *lse;               // (L, B, T, NH)
     float *o;                 // (L, B, T, C)       the attention branch before its norm
     float *attention_rstd;    // (L, B, T)
     float *h;                 // (L, B, T, C)       residual stream between the branches
@@ -543,7 +551,8 @@ typedef struct {
 typedef struct {
     float *q, *k;             // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
     float *act;               // (B, T, F)       silu(gate) * up
-    float *tiles;             // (threads, attention_tile_size(T))
+    float *scores;            // (threads, attention_tile_size(T), or the largest tile of a prefill)
+    float *gathered;          // (classifier rows, C)   the rows of `hidden` that the head is applied to
     float *logits;            // (classifier rows, V)
     float *dx;                // (B, T, C)       gradient of the residual stream
     float *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
@@ -557,32 +566,32 @@ typedef struct {
     float *normed, *dnormed;  // (B, T, C)       a branch's input with pre-norm (dev/ablations)
 } Workspace;
 
-// Decoding: the keys and values of every slot's past, and one row of each activation per slot.
+// The keys and values of every slot's sequence.
 typedef struct {
-    float *keys, *values;              // (slots, L, cache_T, NKV*HS)
-    float *scores;                     // (slots, NH, cache_T)
-    float *x, *o, *h, *down, *normed;  // (slots, C)
-    float *q_raw, *q, *attention;      // (slots, NH*HS)
-    float *k_raw, *v;                  // (slots, NKV*HS)
-    float *gate, *up, *act;            // (slots, F)
-    float *rstd;                       // (slots)
-} Decoder;
+    float *keys, *values;  // (slots, L, NKV, cache_T, HS)
+} Cache;
 
 struct OLMo2 {
     OLMo2Config config;
     OLMo2Room room;
     OLMo2Form form;
     float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
-    float *buffer;                                   // one allocation for activations, workspace and decoder
+    float *buffer;                                   // one allocation for activations, workspace and cache
     size_t buffer_bytes;                             // its size
     size_t threads;                                  // that the workspace has tiles for
     Activations activations;
     Workspace workspace;
-    Decoder decoder;
+    Cache cache;
     float *rope;        // (max(T, cache_T), HS)
-    uint32_t *tokens;   // (B, T) of the last forward
-    size_t *positions;  // (slots): the next position of each slot's sequence
-    size_t B, T;        // of the last forward
+    size_t *lengths;    // (slots): the positions of each slot's sequence in the cache
+    uint32_t *tokens;   // (B, T) of the last olmo2_forward
+    OLMo2Piece *steps;  // (slots): the pieces of one olmo2_decode
+    // the rows of the last olmo2_forward, or of the last olmo2_prefill, which has B = 1 and T = N
+    size_t B, T, N;
+    bool extends;       // by olmo2_prefill: they attend to their slot's cache
+    size_t *positions;  // (N): each row's in its sequence
+    QueryTile *tiles;   // (tile_count): the rows, sequence by sequence
+    size_t tile_count;
     Profile profile;
 };
 
@@ -605,43 +614,53 @@ static float *take(Arena *arena, size_t count) {
     return piece;
 }
 
+static size_t at_least(size_t size, size_t least) { return size < least ? least : size; }
+
+static size_t at_most(size_t size, size_t most) { return size > most ? most : size; }
+
+// The most rows of an olmo2_prefill, and those of any forward.
+static size_t prefill_rows(const OLMo2Room *room) { return at_least(room->rows, room->slots); }
+
+static size_t most_rows(const OLMo2Room *room) { return at_least(room->B * room->T, prefill_rows(room)); }
+
 // Rows of logits that exist at a time: as many as fit 64 MB, at least 16, and at most 128. With fewer than
 // 128, reading lm_head once per chunk begins to cost time.
 static size_t classifier_rows(const OLMo2Config *c, const OLMo2Room *room) {
-    size_t rows = 64000000 / sizeof(float) / c->V;
-    rows = rows < 16 ? 16 : rows > 128 ? 128 : rows;
-    const size_t N = room->B * room->T > room->rows ? room->B * room->T : room->rows;
-    return rows < N ? rows : N;
+    const size_t rows = 64000000 / sizeof(float) / c->V;
+    return at_most(rows < 16 ? 16 : rows > 128 ? 128 : rows, most_rows(room));
 }
 
 static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
-    const size_t N = room->B * room->T, L = room->train ? c->L : 1, Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    a->x = take(arena, (room->train ? L + 1 : 1) * N * c->C);
-    a->q_raw = take(arena, L * N * Q);
-    a->k_raw = take(arena, L * N * KV);
-    a->v = take(arena, L * N * KV);
-    a->q_rstd = take(arena, L * N);
-    a->k_rstd = take(arena, L * N);
-    a->attention = take(arena, L * N * Q);
-    a->lse = take(arena, L * N * c->NH);
-    a->o = take(arena, L * N * c->C);
-    a->attention_rstd = take(arena, L * N);
-    a->h = take(arena, L * N * c->C);
-    a->gate = take(arena, L * N * c->F);
-    a->up = take(arena, L * N * c->F);
-    a->down = take(arena, L * N * c->C);
-    a->feedforward_rstd = take(arena, L * N);
-    a->hidden = take(arena, (N > room->rows ? N : room->rows) * c->C);
-    a->hidden_rstd = take(arena, N);
+    const size_t BT = room->B * room->T, R = prefill_rows(room), Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t N = at_least(room->train ? c->L * BT : BT, R);
+    a->x = take(arena, at_least(room->train ? (c->L + 1) * BT : BT, R) * c->C);
+    a->q_raw = take(arena, N * Q);
+    a->k_raw = take(arena, N * KV);
+    a->v = take(arena, N * KV);
+    a->q_rstd = take(arena, N);
+    a->k_rstd = take(arena, N);
+    a->attention = take(arena, N * Q);
+    a->lse = take(arena, N * c->NH);
+    a->o = take(arena, N * c->C);
+    a->attention_rstd = take(arena, N);
+    a->h = take(arena, N * c->C);
+    a->gate = take(arena, N * c->F);
+    a->up = take(arena, N * c->F);
+    a->down = take(arena, N * c->C);
+    a->feedforward_rstd = take(arena, N);
+    a->hidden = take(arena, at_least(BT, R) * c->C);
+    a->hidden_rstd = take(arena, at_least(BT, R));
 }
 
 static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
-    const size_t N = room->B * room->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t N = most_rows(room), Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t tile = at_most(QUERIES, prefill_rows(room)) * room->cache_T;
     w->q = take(arena, N * Q);
     w->k = take(arena, N * KV);
     w->act = take(arena, N * c->F);
     w->normed = take(arena, c->pre_norm ? N * c->C : 0);
-    w->tiles = take(arena, N == 0 ? 0 : thread_count() * attention_tile_size(room->T));
+    w->scores = take(arena, thread_count() * at_least(attention_tile_size(room->T), tile));
+    w->gathered = take(arena, classifier_rows(c, room) * c->C);
     w->logits = take(arena, classifier_rows(c, room) * c->V);
     if (!room->train) { return; }
     w->dx = take(arena, N * c->C);
@@ -659,27 +678,6 @@ static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, 
     w->dnormed = take(arena, c->pre_norm ? N * c->C : 0);
 }
 
-static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
-    const size_t S = room->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    d->keys = take(arena, S * c->L * room->cache_T * KV);
-    d->values = take(arena, S * c->L * room->cache_T * KV);
-    d->scores = take(arena, S * c->NH * room->cache_T);
-    d->x = take(arena, S * c->C);
-    d->o = take(arena, S * c->C);
-    d->h = take(arena, S * c->C);
-    d->down = take(arena, S * c->C);
-    d->normed = take(arena, S * c->C);
-    d->q_raw = take(arena, S * Q);
-    d->q = take(arena, S * Q);
-    d->attention = take(arena, S * Q);
-    d->k_raw = take(arena, S * KV);
-    d->v = take(arena, S * KV);
-    d->gate = take(arena, S * c->F);
-    d->up = take(arena, S * c->F);
-    d->act = take(arena, S * c->F);
-    d->rstd = take(arena, S);
-}
-
 // Points the model's structs into the buffer, or only counts if there is none yet.
 static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     const OLMo2Config *c = &m->config;
@@ -690,7 +688,8 @@ static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     lay_out_workspace(&m->workspace, &arena, c, &m->room);
     m->rope = take(&arena, olmo2_room_positions(&m->room) * c->HS);
     const size_t workspace = arena.used - activations;
-    lay_out_decoder(&m->decoder, &arena, c, &m->room);
+    m->cache.keys = take(&arena, m->room.slots * c->L * c->NKV * m->room.cache_T * c->HS);
+    m->cache.values = take(&arena, m->room.slots * c->L * c->NKV * m->room.cache_T * c->HS);
     OLMo2Memory memory = {
         .weights = parameters,
         .gradients = m->room.train ? parameters : 0,
@@ -746,9 +745,16 @@ static bool allocate_model(OLMo2 *m, Error *err) {
         m->moment2 = (float *)allocate_pages(parameters, floats, "AdamW's second moments", err);
         if (m->gradients == NULL || m->moment1 == NULL || m->moment2 == NULL) { return false; }
     }
-    m->tokens = (uint32_t *)allocate(m->room.B * m->room.T, sizeof(uint32_t), "the tokens of a batch", err);
-    m->positions = (size_t *)allocate(m->room.slots, sizeof(size_t), "the positions of the slots", err);
-    if (m->tokens == NULL || m->positions == NULL) { return false; }
+    const size_t N = most_rows(&m->room), slots = m->room.slots;
+    m->tokens = (uint32_t *)allocate(m->room.B * m->room.T, sizeof *m->tokens, "the tokens of a batch", err);
+    m->lengths = (size_t *)allocate(slots, sizeof *m->lengths, "the lengths of the slots", err);
+    m->steps = (OLMo2Piece *)allocate(slots, sizeof *m->steps, "the steps of the slots", err);
+    m->positions = (size_t *)allocate(N, sizeof *m->positions, "the positions of a batch", err);
+    m->tiles = (QueryTile *)allocate(N, sizeof *m->tiles, "the tiles of a batch", err);
+    const void *small[] = {m->tokens, m->lengths, m->steps, m->positions, m->tiles};
+    for (size_t i = 0; i < sizeof small / sizeof small[0]; i++) {
+        if (small[i] == NULL) { return false; }
+    }
     m->buffer = (float *)allocate_pages(m->buffer_bytes, 1,
                                         "activations, workspace and cache (a smaller micro-batch or a "
                                         "shorter sequence needs less)",
@@ -789,7 +795,10 @@ void olmo2_free(OLMo2 *m) {
     free_pages(m->moment2, parameters, floats);
     free_pages(m->buffer, m->buffer_bytes, 1);
     free(m->tokens);
+    free(m->lengths);
+    free(m->steps);
     free(m->positions);
+    free(m->tiles);
     free(m);
 }
 
@@ -798,15 +807,15 @@ const OLMo2Config *olmo2_config(const OLMo2 *m) { return &m->config; }
 Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
 
 // ---------------------------------------------------------------------------------------------
-// The layer of OLMo 2: forward, backward, decoding
+// The layer of OLMo 2: forward, backward
 //          on paper: dev/doc/README.md    tested: test_model in dev/test/test_gradients.c; against PyTorch,
 //          tensor by tensor, in test_olmo2.c
 
-// Layer l's slice of the activations of the last forward.
+// Layer l's slice of the activations of the last forward. Rows that extend sequences keep none.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const Activations *a = &m->activations;
-    const size_t N = m->B * m->T, n = m->room.train ? l * N : 0, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t n = m->room.train && !m->extends ? l * m->N : 0, Q = c->NH * c->HS, KV = c->NKV * c->HS;
     return (Activations){
         .x = a->x + n * c->C,
         .q_raw = a->q_raw + n * Q,
@@ -826,10 +835,32 @@ static Activations layer_activations(const OLMo2 *m, size_t l) {
     };
 }
 
+// What layer l's queries attend to, given the keys and values of the same rows, k and v (N, NKV*HS): these
+// alone, or a slot's cache, to which they are first appended.
+static Past layer_past(const OLMo2 *m, size_t l, const float *k, const float *v) {
+    const size_t NKV = m->config.NKV, HS = m->config.HS, KV = NKV * HS, cache_T = m->room.cache_T;
+    if (!m->extends) { return (Past){k, v, m->T * KV, HS, KV}; }
+    float *keys = m->cache.keys + l * cache_T * KV, *values = m->cache.values + l * cache_T * KV;
+    const Past past = {keys, values, m->config.L * cache_T * KV, cache_T * HS, HS};
+#pragma omp parallel for collapse(2)
+    for (size_t i = 0; i < m->tile_count; i++) {
+        for (size_t g = 0; g < NKV; g++) {
+            const QueryTile t = m->tiles[i];
+            for (size_t r = 0; r < t.count; r++) {
+                const size_t from = (t.row + r) * KV + g * HS;
+                const size_t to = t.sequence * past.sequence + g * past.head + (t.position + r) * HS;
+                memcpy(keys + to, k + from, HS * sizeof(float));
+                memcpy(values + to, v + from, HS * sizeof(float));
+            }
+        }
+    }
+    return past;
+}
+
 // Layer l, from its x to the next layer's x.
 static void layer_forward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
-    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t N = m->N, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS;
     const float eps = c->rms_eps;
     const Workspace *s = &m->workspace;
@@ -840,9 +871,10 @@ static void layer_forward(const OLMo2 *m, size_t l) {
     matmul_forward(a.q_raw, a.x, w.wq, N, C, Q);
     matmul_forward(a.k_raw, a.x, w.wk, N, C, KV);
     matmul_forward(a.v, a.x, w.wv, N, C, KV);
-    qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
-    qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
-    attention_forward(a.attention, a.lse, s->q, s->k, a.v, s->tiles, B, T, NH, NKV, HS);
+    qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, m->positions, N, NH, HS, eps);
+    qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, m->positions, N, NKV, HS, eps);
+    attention_forward(a.attention, a.lse, s->q, layer_past(m, l, s->k, a.v), m->tiles, m->tile_count,
+                      s->scores, NH, NKV, HS);
     matmul_forward(a.o, a.attention, w.wo, N, Q, C);
     rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, C, eps);
 
@@ -877,66 +909,37 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     rmsnorm_residual_backward(s->dbranch, d.attention_norm, s->dx, a.o, w.attention_norm, a.attention_rstd, N,
                               C);
     matmul_backward(s->dattention, d.wo, s->dbranch, a.attention, w.wo, N, Q, C, false);
-    qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH, HS, eps);
-    qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV, HS, eps);
-    attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a.v, a.attention, a.lse, s->tiles, B,
+    qknorm_rope_forward(s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, m->positions, N, NH, HS, eps);
+    qknorm_rope_forward(s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, m->positions, N, NKV, HS, eps);
+    attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a.v, a.attention, a.lse, s->scores, B,
                        T, NH, NKV, HS);
-    qknorm_rope_backward(s->dk_raw, d.k_norm, s->dk, a.k_raw, w.k_norm, a.k_rstd, m->rope, B, T, NKV, HS);
-    qknorm_rope_backward(s->dq_raw, d.q_norm, s->dq, a.q_raw, w.q_norm, a.q_rstd, m->rope, B, T, NH, HS);
+    qknorm_rope_backward(s->dk_raw, d.k_norm, s->dk, a.k_raw, w.k_norm, a.k_rstd, m->rope, m->positions, N,
+                         NKV, HS);
+    qknorm_rope_backward(s->dq_raw, d.q_norm, s->dq, a.q_raw, w.q_norm, a.q_rstd, m->rope, m->positions, N,
+                         NH, HS);
     matmul_backward(s->dx, d.wv, s->dv, a.x, w.wv, N, C, KV, true);
     matmul_backward(s->dx, d.wk, s->dk_raw, a.x, w.wk, N, C, KV, true);
     matmul_backward(s->dx, d.wq, s->dq_raw, a.x, w.wq, N, C, Q, true);
 }
 
-// layer_forward for one position of each of n sequences. The keys and values of their past are in the cache.
-//          tested: test_decode in dev/test/test_model.c
-static void layer_decode(const OLMo2 *m, size_t l, const size_t *slots, size_t n) {
-    const OLMo2Config *c = &m->config;
-    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
-                 KV = NKV * HS;
-    const size_t cache_T = m->room.cache_T;
-    const float eps = c->rms_eps;
-    const Decoder *d = &m->decoder;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
-
-    // attention branch
-    matmul_forward(d->q_raw, d->x, w.wq, n, C, Q);
-    matmul_forward(d->k_raw, d->x, w.wk, n, C, KV);
-    matmul_forward(d->v, d->x, w.wv, n, C, KV);
-    for (size_t i = 0; i < n; i++) {
-        const size_t t = m->positions[slots[i]], past = (slots[i] * L + l) * cache_T * KV;
-        const float *rope = m->rope + t * HS;  // a sequence of length 1 that begins at position t
-        float *q = d->q + i * Q, *keys = d->keys + past, *values = d->values + past;
-        qknorm_rope_forward(q, d->rstd, d->q_raw + i * Q, w.q_norm, rope, 1, 1, NH, HS, eps);
-        qknorm_rope_forward(keys + t * KV, d->rstd, d->k_raw + i * KV, w.k_norm, rope, 1, 1, NKV, HS, eps);
-        memcpy(values + t * KV, d->v + i * KV, KV * sizeof(float));
-        attention_decode(d->attention + i * Q, q, keys, values, d->scores + i * NH * cache_T, t + 1, cache_T,
-                         NH, NKV, HS);
-    }
-    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-    rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
-
-    // feed-forward branch
-    matmul_forward(d->gate, d->h, w.w_gate, n, C, F);
-    matmul_forward(d->up, d->h, w.w_up, n, C, F);
-    swiglu_forward(d->act, d->gate, d->up, n, F);
-    matmul_forward(d->down, d->act, w.w_down, n, F, C);
-    rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
-}
-
-#include "dev/ablations/ablations.h"  // these three lists with a part of OLMo 2 left out
+#include "dev/ablations/ablations.h"  // these two lists with a part of OLMo 2 left out
 
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
 
-void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
-    enter(m);
+// Adds the next rows of a forward: `count` of them, from `position` on in that sequence.
+static void add_piece(OLMo2 *m, size_t sequence, size_t position, size_t count) {
+    for (size_t i = 0; i < count; i += QUERIES) {
+        m->tiles[m->tile_count++] =
+            (QueryTile){sequence, m->N + i, position + i, at_most(QUERIES, count - i)};
+    }
+    for (size_t i = 0; i < count; i++) { m->positions[m->N++] = position + i; }
+}
+
+// From the embeddings of tokens (N) to the output of the final norm.
+static void forward_rows(OLMo2 *m, const uint32_t *tokens) {
     const OLMo2Config *c = &m->config;
-    const size_t N = B * T;
-    m->B = B;
-    m->T = T;
-    memcpy(m->tokens, tokens, N * sizeof *tokens);
-    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, N, c->C);
+    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, m->N, c->C);
     for (size_t l = 0; l < c->L; l++) {
         if (is_ablated(c)) {
             ablated_layer_forward(m, l);
@@ -945,14 +948,25 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
         }
     }
     rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
-                    m->weights + parameter_offset(c, FINAL_NORM, 0), N, c->C, c->rms_eps);
+                    m->weights + parameter_offset(c, FINAL_NORM, 0), m->N, c->C, c->rms_eps);
+}
+
+void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
+    enter(m);
+    m->extends = false;
+    m->N = m->tile_count = 0;
+    for (size_t b = 0; b < B; b++) { add_piece(m, b, 0, T); }
+    m->B = B;
+    m->T = T;
+    memcpy(m->tokens, tokens, m->N * sizeof *tokens);
+    forward_rows(m, tokens);
 }
 
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
                     float *lse) {
     enter(m);
     const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(c, &m->room);
+    const size_t N = m->N, C = c->C, V = c->V, chunk = classifier_rows(c, &m->room);
     const float *hidden = m->activations.hidden, *lm_head = m->weights + parameter_offset(c, LM_HEAD, 0);
     float *logits = m->workspace.logits;
     for (size_t n = 0; n < N; n += chunk) {
@@ -971,7 +985,7 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
 void olmo2_backward(OLMo2 *m) {
     enter(m);
     const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, C = c->C;
+    const size_t N = m->N, C = c->C;
     const Workspace *s = &m->workspace;
     rmsnorm_backward(s->dx, m->gradients + parameter_offset(c, FINAL_NORM, 0), s->dhidden,
                      layer_activations(m, c->L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
@@ -1057,70 +1071,59 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 }
 
 // ---------------------------------------------------------------------------------------------
-// The model: decoding
-
-static void decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *hidden) {
-    enter(m);
-    const OLMo2Config *c = &m->config;
-    const size_t C = c->C;
-    const Decoder *d = &m->decoder;
-    embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, n, C);
-    for (size_t l = 0; l < c->L; l++) {
-        if (is_ablated(c)) {
-            ablated_layer_decode(m, l, slots, n);
-        } else {
-            layer_decode(m, l, slots, n);
-        }
-    }
-    rmsnorm_forward(hidden, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, C, c->rms_eps);
-    for (size_t i = 0; i < n; i++) { m->positions[slots[i]]++; }
-}
+// The model: sequences with a cache
+//          tested: test_prefill in dev/test/test_model.c
 
 void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n) {
-    const size_t C = m->config.C;
-    size_t row = 0;
+    enter(m);
+    m->extends = true;
+    m->N = m->tile_count = 0;
     for (size_t i = 0; i < n; i++) {
-        for (size_t t = 0; t < pieces[i].count; t++, row++) {
-            decode(m, tokens + row, &pieces[i].slot, 1, m->activations.hidden + row * C);
-        }
+        add_piece(m, pieces[i].slot, m->lengths[pieces[i].slot], pieces[i].count);
+        m->lengths[pieces[i].slot] += pieces[i].count;
     }
     m->B = 1;
-    m->T = row;
+    m->T = m->N;
+    forward_rows(m, tokens);
 }
 
 void olmo2_logits(OLMo2 *m, const size_t *rows, size_t n, float *logits) {
     enter(m);
     const OLMo2Config *c = &m->config;
-    for (size_t i = 0; i < n; i++) {
-        matmul_forward(logits + i * c->V, m->activations.hidden + rows[i] * c->C,
-                       m->weights + parameter_offset(c, LM_HEAD, 0), 1, c->C, c->V);
+    const size_t C = c->C, V = c->V, chunk = classifier_rows(c, &m->room);
+    float *gathered = m->workspace.gathered;
+    for (size_t i = 0; i < n; i += chunk) {
+        const size_t count = at_most(n - i, chunk);
+        for (size_t r = 0; r < count; r++) {
+            memcpy(gathered + r * C, m->activations.hidden + rows[i + r] * C, C * sizeof(float));
+        }
+        matmul_forward(logits + i * V, gathered, m->weights + parameter_offset(c, LM_HEAD, 0), count, C, V);
     }
 }
 
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
-    for (size_t i = 0; i < n; i++) {
-        const OLMo2Piece piece = {slots[i], 1};
-        const size_t row = 0;
-        olmo2_prefill(m, tokens + i, &piece, 1);
-        olmo2_logits(m, &row, 1, logits + i * m->config.V);
-    }
+    const OLMo2Config *c = &m->config;
+    for (size_t i = 0; i < n; i++) { m->steps[i] = (OLMo2Piece){slots[i], 1}; }
+    olmo2_prefill(m, tokens, m->steps, n);
+    matmul_forward(logits, m->activations.hidden, m->weights + parameter_offset(c, LM_HEAD, 0), n, c->C,
+                   c->V);
 }
 
-size_t olmo2_positions(const OLMo2 *m, size_t slot) { return m->positions[slot]; }
+size_t olmo2_positions(const OLMo2 *m, size_t slot) { return m->lengths[slot]; }
 
-void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions) { m->positions[slot] = positions; }
+void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions) { m->lengths[slot] = positions; }
 
 void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end) {
     const OLMo2Config *c = &m->config;
-    const size_t KV = c->NKV * c->HS, cache_T = m->room.cache_T;
-    for (size_t l = 0; l < c->L; l++) {
-        const size_t source = ((from * c->L + l) * cache_T + begin) * KV,
-                     target = ((to * c->L + l) * cache_T + begin) * KV,
-                     bytes = (end - begin) * KV * sizeof(float);
-        memcpy(m->decoder.keys + target, m->decoder.keys + source, bytes);
-        memcpy(m->decoder.values + target, m->decoder.values + source, bytes);
+    const size_t heads = c->L * c->NKV, size = m->room.cache_T * c->HS;
+    for (size_t h = 0; h < heads; h++) {
+        const size_t source = (from * heads + h) * size + begin * c->HS,
+                     target = (to * heads + h) * size + begin * c->HS,
+                     bytes = (end - begin) * c->HS * sizeof(float);
+        memcpy(m->cache.keys + target, m->cache.keys + source, bytes);
+        memcpy(m->cache.values + target, m->cache.values + source, bytes);
     }
-    m->positions[to] = end;
+    m->lengths[to] = end;
 }
 
 bool olmo2_lends(void) { return false; }

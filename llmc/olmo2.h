@@ -244,14 +244,13 @@ typedef struct {
 
 // Appends tokens to n sequences by one forward. tokens holds the tokens of the first piece, then those of the
 // second, and so on: `rows` in all, at most the room's. No slot may occur twice, and no sequence may grow
-// beyond cache_T. The final norm's output of these rows stays in the model, as after olmo2_forward:
-// olmo2_logits and olmo2_classify (with B * T = rows, without weights) apply the head to it.
+// beyond cache_T. The final norm's output of these rows stays in the model, in place of that of the last
+// olmo2_forward: olmo2_logits and olmo2_classify (with B * T = rows, without weights) apply the head to it.
 // However sequences are cut into pieces and whatever is beside them, the CPU gives the same bits, and those of
 // olmo2_forward. On a GPU results agree within rounding.
 void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n);
 
-// The logits (n, V) of those rows of the last olmo2_prefill or olmo2_forward. n is at most the room's slots,
-// or its classifier's rows.
+// The logits (n, V) of those rows of the last olmo2_prefill or olmo2_forward.
 void olmo2_logits(OLMo2 *m, const size_t *rows, size_t n, float *logits);
 
 // For i < n, appends tokens[i] to the sequence in slots[i]: olmo2_prefill with pieces of one token, then the

@@ -3,7 +3,7 @@
 // section.
 //
 // Only the order of calls is here: the layers and their derivations are those of train_olmo2.c. With nothing
-// ablated, these lists give the bits of layer_forward, layer_backward and layer_decode (test_ablations in
+// ablated, these lists give the bits of layer_forward and layer_backward (test_ablations in
 // dev/test/test_model.c), so a change to one list that is missing in the other is found.
 //
 // The tensors keep their names and shapes. Without QK-norm, q_norm and k_norm are not used; with pre-norm,
@@ -12,7 +12,6 @@
 //   is_ablated              whether a configuration needs these lists
 //   ablated_layer_forward   layer l, from its x to the next layer's x
 //   ablated_layer_backward  the same from its last line to its first
-//   ablated_layer_decode    one position of each of n sequences
 #ifndef DEV_ABLATIONS_H
 #define DEV_ABLATIONS_H
 
@@ -29,25 +28,25 @@ static void add(float *x, const float *y, size_t size) {
 
 // Queries or keys: normalised unless that is ablated, then rotated.
 static void ablated_qk_forward(const OLMo2 *m, float *y, float *rstd, const float *x, const float *w,
-                               const float *rope, size_t B, size_t T, size_t NH) {
+                               size_t NH) {
     const size_t HS = m->config.HS;
     if (!m->config.ablate_qk_norm) {
-        qknorm_rope_forward(y, rstd, x, w, rope, B, T, NH, HS, m->config.rms_eps);
+        qknorm_rope_forward(y, rstd, x, w, m->rope, m->positions, m->N, NH, HS, m->config.rms_eps);
         return;
     }
-    memcpy(y, x, B * T * NH * HS * sizeof(float));
-    rope_forward(y, rope, B, T, NH, HS);
+    memcpy(y, x, m->N * NH * HS * sizeof(float));
+    rope_forward(y, m->rope, m->positions, m->N, NH, HS);
 }
 
 static void ablated_qk_backward(const OLMo2 *m, float *dx, float *dw, float *dy, const float *x,
                                 const float *w, const float *rstd, size_t NH) {
-    const size_t B = m->B, T = m->T, HS = m->config.HS;
+    const size_t HS = m->config.HS;
     if (!m->config.ablate_qk_norm) {
-        qknorm_rope_backward(dx, dw, dy, x, w, rstd, m->rope, B, T, NH, HS);
+        qknorm_rope_backward(dx, dw, dy, x, w, rstd, m->rope, m->positions, m->N, NH, HS);
         return;
     }
-    rope_backward(dy, m->rope, B, T, NH, HS);
-    memmove(dx, dy, B * T * NH * HS * sizeof(float));
+    rope_backward(dy, m->rope, m->positions, m->N, NH, HS);
+    memmove(dx, dy, m->N * NH * HS * sizeof(float));
 }
 
 // What a branch reads: x itself, or y = rmsnorm(x).
@@ -75,7 +74,7 @@ static const float *branch_end_backward(const OLMo2 *m, float *dw, const float *
                                         const float *rstd) {
     const Workspace *s = &m->workspace;
     if (m->config.pre_norm) { return s->dx; }
-    rmsnorm_residual_backward(s->dbranch, dw, s->dx, o, w, rstd, m->B * m->T, m->config.C);
+    rmsnorm_residual_backward(s->dbranch, dw, s->dx, o, w, rstd, m->N, m->config.C);
     return s->dbranch;
 }
 
@@ -84,13 +83,13 @@ static const float *branch_end_backward(const OLMo2 *m, float *dw, const float *
 static float *branch_begin_gradient(const OLMo2 *m) {
     const Workspace *s = &m->workspace;
     if (!m->config.pre_norm) { return s->dx; }
-    memset(s->dnormed, 0, m->B * m->T * m->config.C * sizeof(float));
+    memset(s->dnormed, 0, m->N * m->config.C * sizeof(float));
     return s->dnormed;
 }
 
 static void branch_begin_backward(const OLMo2 *m, float *dw, const float *x, const float *w,
                                   const float *rstd) {
-    const size_t N = m->B * m->T, C = m->config.C;
+    const size_t N = m->N, C = m->config.C;
     const Workspace *s = &m->workspace;
     if (!m->config.pre_norm) { return; }
     rmsnorm_backward(s->dnormed, dw, s->dnormed, x, w, rstd, N, C);
@@ -102,7 +101,7 @@ static void branch_begin_backward(const OLMo2 *m, float *dw, const float *x, con
 
 static void ablated_layer_forward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
-    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t N = m->N, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS;
     const Workspace *s = &m->workspace;
     const LayerParameters w = layer_parameters(m->weights, c, l);
@@ -114,9 +113,10 @@ static void ablated_layer_forward(const OLMo2 *m, size_t l) {
     matmul_forward(a.q_raw, in, w.wq, N, C, Q);
     matmul_forward(a.k_raw, in, w.wk, N, C, KV);
     matmul_forward(a.v, in, w.wv, N, C, KV);
-    ablated_qk_forward(m, s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH);
-    ablated_qk_forward(m, s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV);
-    attention_forward(a.attention, a.lse, s->q, s->k, a.v, s->tiles, B, T, NH, NKV, HS);
+    ablated_qk_forward(m, s->q, a.q_rstd, a.q_raw, w.q_norm, NH);
+    ablated_qk_forward(m, s->k, a.k_rstd, a.k_raw, w.k_norm, NKV);
+    attention_forward(a.attention, a.lse, s->q, layer_past(m, l, s->k, a.v), m->tiles, m->tile_count,
+                      s->scores, NH, NKV, HS);
     matmul_forward(a.o, a.attention, w.wo, N, Q, C);
     branch_end(m, a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N);
 
@@ -153,9 +153,9 @@ static void ablated_layer_backward(const OLMo2 *m, size_t l) {
     // attention branch
     dout = branch_end_backward(m, d.attention_norm, a.o, w.attention_norm, a.attention_rstd);
     matmul_backward(s->dattention, d.wo, dout, a.attention, w.wo, N, Q, C, false);
-    ablated_qk_forward(m, s->q, a.q_rstd, a.q_raw, w.q_norm, m->rope, B, T, NH);
-    ablated_qk_forward(m, s->k, a.k_rstd, a.k_raw, w.k_norm, m->rope, B, T, NKV);
-    attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a.v, a.attention, a.lse, s->tiles, B,
+    ablated_qk_forward(m, s->q, a.q_rstd, a.q_raw, w.q_norm, NH);
+    ablated_qk_forward(m, s->k, a.k_rstd, a.k_raw, w.k_norm, NKV);
+    attention_backward(s->dq, s->dk, s->dv, s->dattention, s->q, s->k, a.v, a.attention, a.lse, s->scores, B,
                        T, NH, NKV, HS);
     ablated_qk_backward(m, s->dk_raw, d.k_norm, s->dk, a.k_raw, w.k_norm, a.k_rstd, NKV);
     ablated_qk_backward(m, s->dq_raw, d.q_norm, s->dq, a.q_raw, w.q_norm, a.q_rstd, NH);
@@ -165,42 +165,6 @@ static void ablated_layer_backward(const OLMo2 *m, size_t l) {
     matmul_backward(din, d.wk, s->dk_raw, in, w.wk, N, C, KV, true);
     matmul_backward(din, d.wq, s->dq_raw, in, w.wq, N, C, Q, true);
     branch_begin_backward(m, d.attention_norm, a.x, w.attention_norm, a.attention_rstd);
-}
-
-static void ablated_layer_decode(const OLMo2 *m, size_t l, const size_t *slots, size_t n) {
-    const OLMo2Config *c = &m->config;
-    const size_t C = c->C, L = c->L, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS,
-                 KV = NKV * HS;
-    const size_t cache_T = m->room.cache_T;
-    const Decoder *d = &m->decoder;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
-    const float *in;
-
-    // attention branch
-    in = branch_begin(m, d->normed, d->rstd, d->x, w.attention_norm, n);
-    matmul_forward(d->q_raw, in, w.wq, n, C, Q);
-    matmul_forward(d->k_raw, in, w.wk, n, C, KV);
-    matmul_forward(d->v, in, w.wv, n, C, KV);
-    for (size_t i = 0; i < n; i++) {
-        const size_t t = m->positions[slots[i]], past = (slots[i] * L + l) * cache_T * KV;
-        const float *rope = m->rope + t * HS;
-        float *q = d->q + i * Q, *keys = d->keys + past, *values = d->values + past;
-        ablated_qk_forward(m, q, d->rstd, d->q_raw + i * Q, w.q_norm, rope, 1, 1, NH);
-        ablated_qk_forward(m, keys + t * KV, d->rstd, d->k_raw + i * KV, w.k_norm, rope, 1, 1, NKV);
-        memcpy(values + t * KV, d->v + i * KV, KV * sizeof(float));
-        attention_decode(d->attention + i * Q, q, keys, values, d->scores + i * NH * cache_T, t + 1, cache_T,
-                         NH, NKV, HS);
-    }
-    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-    branch_end(m, d->h, d->rstd, d->x, d->o, w.attention_norm, n);
-
-    // feed-forward branch
-    in = branch_begin(m, d->normed, d->rstd, d->h, w.feedforward_norm, n);
-    matmul_forward(d->gate, in, w.w_gate, n, C, F);
-    matmul_forward(d->up, in, w.w_up, n, C, F);
-    swiglu_forward(d->act, d->gate, d->up, n, F);
-    matmul_forward(d->down, d->act, w.w_down, n, F, C);
-    branch_end(m, d->x, d->rstd, d->h, d->down, w.feedforward_norm, n);
 }
 
 #endif

@@ -2,7 +2,7 @@
 // train_olmo2.c. README.md says how to build and read this.
 //
 //   build/cpu/attention forward    q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS) and
-//                                  lse (B, NH, T)
+//                                  lse (B, T, NH)
 //   build/cpu/attention backward   d_o, q, k, v, o, lse -> dq, dk, dv
 //
 // Query head h reads key/value head h / (NH / NKV). Forward:
@@ -76,7 +76,7 @@ static void forward_1(float *o, float *lse, const float *q, const float *k, cons
                     sum += p_i[j];
                 }
                 for (size_t j = 0; j < T; j++) { p_i[j] /= sum; }
-                lse[row + i] = max + logf(sum);
+                lse[(b * T + i) * z->NH + h] = max + logf(sum);
             }
             product(o + query, Q, (Matrix){p_h, T, 1}, (Matrix){v + key, KV, 1}, T, HS, T, false);
         }
@@ -93,7 +93,7 @@ static void backward_1(float *dq, float *dk, float *dv, const float *d_o, const 
         for (size_t g = 0; g < z->NKV; g++) {
             float *p = space + 2 * (b * z->NKV + g) * T * T, *ds = p + T * T;
             for (size_t h = g * group; h < (g + 1) * group; h++) {
-                const size_t query = query_at(z, b, h, 0), key = keys_at(z, b, h), row = (b * z->NH + h) * T;
+                const size_t query = query_at(z, b, h, 0), key = keys_at(z, b, h);
                 const Matrix q_h = {q + query, Q, 1}, do_h = {d_o + query, Q, 1};
                 product(p, T, q_h, (Matrix){k + key, 1, KV}, T, T, HS, false);
                 product(ds, T, do_h, (Matrix){v + key, 1, KV}, T, T, HS, false);
@@ -101,7 +101,8 @@ static void backward_1(float *dq, float *dk, float *dv, const float *d_o, const 
                     float mean = 0.0f;
                     for (size_t c = 0; c < HS; c++) { mean += d_o[query + i * Q + c] * o[query + i * Q + c]; }
                     for (size_t j = 0; j < T; j++) {
-                        p[i * T + j] = j <= i ? expf(p[i * T + j] * scale - lse[row + i]) : 0.0f;
+                        p[i * T + j] =
+                            j <= i ? expf(p[i * T + j] * scale - lse[(b * T + i) * z->NH + h]) : 0.0f;
                         ds[i * T + j] = p[i * T + j] * (ds[i * T + j] - mean) * scale;
                     }
                 }
@@ -228,7 +229,7 @@ static void forward_3(float *o, float *lse, const float *q, const float *k, cons
                     const float sum = exponentials(s_i, s_i, scale, max, visible);
                     for (size_t j = 0; j < visible; j++) { s_i[j] /= sum; }
                     for (size_t j = visible; j < i0 + t.rows; j++) { s_i[j] = 0.0f; }
-                    lse[(b * z->NH + h) * T + i0 + i] = max + logf(sum);
+                    lse[(b * T + i0 + i) * z->NH + h] = max + logf(sum);
                 }
                 tiles_to_queries(o + query, s, v + key, &t);
             }
@@ -258,7 +259,7 @@ static void backward_3(float *dq, float *dk, float *dv, const float *d_o, const 
                     tiles_scores(ds, turned, d_o + query, v + key, &t);
                     for (size_t i = 0; i < t.rows; i++) {
                         const float mean = dot(d_o + query + i * Q, o + query + i * Q, HS);
-                        const float lse_i = lse[(b * z->NH + h) * T + i0 + i];
+                        const float lse_i = lse[(b * T + i0 + i) * z->NH + h];
                         float *p_i = p + i * width, *ds_i = ds + i * width;
                         for (size_t j = 0; j <= i0 + i; j++) {
                             p_i[j] = exponential(p_i[j] * scale - lse_i);
@@ -282,7 +283,17 @@ static void backward_3(float *dq, float *dk, float *dv, const float *d_o, const 
 
 static void forward_4(float *o, float *lse, const float *q, const float *k, const float *v, float *space,
                       const Shape *z) {
-    attention_forward(o, lse, q, k, v, space, z->B, z->T, z->NH, z->NKV, z->HS);
+    const size_t KV = z->NKV * z->HS;
+    QueryTile tiles[64];
+    size_t count = 0;
+    for (size_t b = 0; b < z->B; b++) {
+        for (size_t t = 0; t < z->T; t += QUERIES, count++) {
+            assert(count < sizeof tiles / sizeof tiles[0]);
+            tiles[count] = (QueryTile){b, b * z->T + t, t, gemm_min(QUERIES, z->T - t)};
+        }
+    }
+    attention_forward(o, lse, q, (Past){k, v, z->T * KV, z->HS, KV}, tiles, count, space, z->NH, z->NKV,
+                      z->HS);
 }
 
 static void backward_4(float *dq, float *dk, float *dv, const float *d_o, const float *q, const float *k,
@@ -366,7 +377,7 @@ static void expect_row(Problem *p, const Shape *z, size_t b, size_t h, size_t i,
     }
     for (size_t j = 0; j <= i; j++) { p_i[j] /= sum; }
     if (!backward) {
-        a[LSE].expected[(b * z->NH + h) * z->T + i] = log(sum);
+        a[LSE].expected[(b * z->T + i) * z->NH + h] = log(sum);
         for (size_t c = 0; c < HS; c++) {
             a[O].expected[query + c] = 0.0;
             for (size_t j = 0; j <= i; j++) {

@@ -69,10 +69,10 @@ void matmul_backward_loops(float *dx, float *dw, const float *dy, const float *x
 // Causal attention with grouped queries. llm.c keeps the probabilities of the forward, T x T for each head of
 // each layer, for the backward. train_olmo2.c has no such arrays, so here they are recomputed.
 
-// q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, NH, T). One query at a time, in
+// q (B, T, NH, HS), k and v (B, T, NKV, HS) -> o (B, T, NH, HS), lse (B, T, NH). One query at a time, in
 // three passes over the keys that it sees.
 void attention_forward_loops(float *o, float *lse, const float *q, const float *k, const float *v,
-                             float *tiles, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+                             float *scratch, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
     const float scale = 1.0f / sqrtf((float)HS);
 #pragma omp parallel for collapse(3)
     for (size_t b = 0; b < B; b++) {
@@ -80,7 +80,7 @@ void attention_forward_loops(float *o, float *lse, const float *q, const float *
             for (size_t h = 0; h < NH; h++) {
                 const size_t query = ((b * T + t) * NH + h) * HS, key = (b * T * NKV + h / (NH / NKV)) * HS;
                 const float *q_t = q + query;
-                float *o_t = o + query, *p = tiles + thread_number() * 2 * T;
+                float *o_t = o + query, *p = scratch + thread_number() * 2 * T;
                 float max = -FLT_MAX, sum = 0.0f;
                 for (size_t j = 0; j <= t; j++) {
                     const float *k_j = k + key + j * NKV * HS;
@@ -98,7 +98,7 @@ void attention_forward_loops(float *o, float *lse, const float *q, const float *
                     const float *v_j = v + key + j * NKV * HS, p_j = p[j] / sum;
                     for (size_t i = 0; i < HS; i++) { o_t[i] += p_j * v_j[i]; }
                 }
-                lse[(b * NH + h) * T + t] = max + logf(sum);
+                lse[(b * T + t) * NH + h] = max + logf(sum);
             }
         }
     }
@@ -108,11 +108,11 @@ void attention_forward_loops(float *o, float *lse, const float *q, const float *
 // in llm.c, this uses one thread, since queries add to the same dk and dv. The softmax of query t takes t^2
 // steps: ds_m = sum_j p_j ([j=m] - p_m) dp_j.
 void attention_backward_loops(float *dq, float *dk, float *dv, const float *d_o, const float *q,
-                              const float *k, const float *v, const float *o, const float *lse, float *tiles,
-                              size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+                              const float *k, const float *v, const float *o, const float *lse,
+                              float *scratch, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
     const size_t KV = NKV * HS;
     const float scale = 1.0f / sqrtf((float)HS);
-    float *p = tiles, *dp = p + T, *ds = dp + T;
+    float *p = scratch, *dp = p + T, *ds = dp + T;
     (void)o;
     memset(dq, 0, B * T * NH * HS * sizeof(float));
     memset(dk, 0, B * T * KV * sizeof(float));
@@ -121,7 +121,7 @@ void attention_backward_loops(float *dq, float *dk, float *dv, const float *d_o,
         for (size_t t = 0; t < T; t++) {
             for (size_t h = 0; h < NH; h++) {
                 const size_t query = ((b * T + t) * NH + h) * HS, key = (b * T * NKV + h / (NH / NKV)) * HS;
-                const float *q_t = q + query, *do_t = d_o + query, lse_t = lse[(b * NH + h) * T + t];
+                const float *q_t = q + query, *do_t = d_o + query, lse_t = lse[(b * T + t) * NH + h];
                 float *dq_t = dq + query;
                 for (size_t j = 0; j <= t; j++) {
                     const float *k_j = k + key + j * KV;

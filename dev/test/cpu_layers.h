@@ -32,7 +32,7 @@ static void release(Real *array) { free(array); }
 
 static Gradient gradient_at(const OLMo2 *m, size_t offset) { return m->gradients + offset; }
 
-static float *attention_space(const Workspace *s) { return s->tiles; }
+static float *attention_space(const Workspace *s) { return s->scores; }
 
 static void get_projections(Real *q_raw, Real *k_raw, Real *v, const Activations *a, size_t N, size_t Q,
                             size_t KV) {
@@ -44,6 +44,17 @@ static void get_projections(Real *q_raw, Real *k_raw, Real *v, const Activations
 static void get_gate_up(Real *gate, Real *up, const Activations *a, size_t N, size_t F) {
     memcpy(gate, a->gate, N * F * sizeof(Real));
     memcpy(up, a->up, N * F * sizeof(Real));
+}
+
+// The norm and rotation of a row of queries or keys, at the positions of the last forward.
+static void test_qknorm_rope_forward(const OLMo2 *m, Real *y, float *rstd, const Real *x, const Real *w,
+                                     size_t NH) {
+    qknorm_rope_forward(y, rstd, x, w, m->rope, m->positions, m->N, NH, m->config.HS, m->config.rms_eps);
+}
+
+static void test_qknorm_rope_backward(const OLMo2 *m, Real *dx, Gradient dw, Real *dy, const Real *x,
+                                      const Real *w, const float *rstd, size_t NH) {
+    qknorm_rope_backward(dx, dw, dy, x, w, rstd, m->rope, m->positions, m->N, NH, m->config.HS);
 }
 
 static void test_classifier_backward(Real *logits, const float *lse, const uint32_t *labels,

@@ -83,16 +83,19 @@ static void rmsnorm_residual_backward(Real *d_o, Gradient dw, const Real *dh, co
     rmsnorm_residual_backward(d_o, dw, layers_model->workspace.partial, dh, o, w, rstd, N, C);
 }
 
-static void qknorm_rope_forward(Real *y, float *rstd, const Real *x, const Real *w, const float *rope,
-                                size_t B, size_t T, size_t NH, size_t HS, float eps) {
-    qknorm_rope_forward(y, rstd, x, NH * HS, w, rope, nullptr, B * T, T, NH, HS, eps);
+// The norm and rotation of a row of queries or keys, at the positions of the last forward.
+static void test_qknorm_rope_forward(const OLMo2 *m, Real *y, float *rstd, const Real *x, const Real *w,
+                                     size_t NH) {
+    const size_t HS = m->config.HS;
+    qknorm_rope_forward(y, rstd, x, NH * HS, w, m->rope, nullptr, m->B * m->T, m->T, NH, HS,
+                        m->config.rms_eps);
 }
 
-static void qknorm_rope_backward(Real *dx, Gradient dw, const Real *dy, const Real *x, const Real *w,
-                                 const float *rstd, const float *rope, size_t B, size_t T, size_t NH,
-                                 size_t HS) {
-    qknorm_rope_backward(dx, NH * HS, dw, layers_model->workspace.partial, dy, x, NH * HS, w, rstd, rope,
-                         B * T, T, NH, HS);
+static void test_qknorm_rope_backward(const OLMo2 *m, Real *dx, Gradient dw, const Real *dy, const Real *x,
+                                      const Real *w, const float *rstd, size_t NH) {
+    const size_t HS = m->config.HS;
+    qknorm_rope_backward(dx, NH * HS, dw, m->workspace.partial, dy, x, NH * HS, w, rstd, m->rope, m->B * m->T,
+                         m->T, NH, HS);
 }
 
 static void attention_backward(Real *dq, Real *dk, Real *dv, const Real *d_o, const Real *q, const Real *k,

@@ -91,8 +91,11 @@ static void check_gradient(const char *name, double (*f)(void *), void *context,
 typedef struct {
     double *x, *w, *y, *rstd, *r;
     uint32_t *tokens;
+    size_t *positions;
     size_t N, C, B, T, NH, NKV, HS;
-    double *rope, *k, *v, *lse, *tiles;
+    double *rope, *k, *v, *lse, *scores;
+    QueryTile tiles[6];
+    size_t tile_count;
 } Layer;
 
 static double embedding_objective(void *context) {
@@ -161,21 +164,22 @@ static void test_matmul(void) {
 
 static double qknorm_rope_objective(void *context) {
     Layer *s = (Layer *)context;
-    qknorm_rope_forward(s->y, s->rstd, s->x, s->w, s->rope, s->B, s->T, s->NH, s->HS, 1e-2);
+    qknorm_rope_forward(s->y, s->rstd, s->x, s->w, s->rope, s->positions, s->N, s->NH, s->HS, 1e-2);
     return weighted_sum(s->r, s->y, s->N * s->C);
 }
 
 static void test_qknorm_rope(void) {
-    Layer s = {.B = 2, .T = 5, .NH = 3, .HS = 14};
-    s.N = s.B * s.T, s.C = s.NH * s.HS;
+    size_t positions[] = {0, 1, 2, 3, 4, 0, 4, 7, 1, 1};
+    Layer s = {.N = 10, .NH = 3, .HS = 14, .positions = positions};
+    s.C = s.NH * s.HS;
     const size_t size = s.N * s.C;
-    s.x = randoms(size, 0.0, 0.2), s.w = randoms(s.C, 1.0, 0.5), s.rope = zeros(s.T * s.HS);
-    rope_table(s.rope, s.T, s.HS, 500000.0);
+    s.x = randoms(size, 0.0, 0.2), s.w = randoms(s.C, 1.0, 0.5), s.rope = zeros(8 * s.HS);
+    rope_table(s.rope, 8, s.HS, 500000.0);
     s.y = zeros(size), s.rstd = zeros(s.N), s.r = randoms(size, 0.0, 1.0);
     double *dx = zeros(size), *dw = zeros(s.C), *dy = zeros(size);
     memcpy(dy, s.r, size * sizeof *dy);  // the backward rotates it in place
     qknorm_rope_objective(&s);
-    qknorm_rope_backward(dx, dw, dy, s.x, s.w, s.rstd, s.rope, s.B, s.T, s.NH, s.HS);
+    qknorm_rope_backward(dx, dw, dy, s.x, s.w, s.rstd, s.rope, positions, s.N, s.NH, s.HS);
     check_gradient("qknorm_rope: x", qknorm_rope_objective, &s, s.x, dx, size);
     check_gradient("qknorm_rope: w", qknorm_rope_objective, &s, s.w, dw, s.C);
     free_arrays();
@@ -183,7 +187,9 @@ static void test_qknorm_rope(void) {
 
 static double attention_objective(void *context) {
     Layer *s = (Layer *)context;
-    attention_forward(s->y, s->lse, s->x, s->k, s->v, s->tiles, s->B, s->T, s->NH, s->NKV, s->HS);
+    const size_t KV = s->NKV * s->HS;
+    const Past past = {s->k, s->v, s->T * KV, s->HS, KV};
+    attention_forward(s->y, s->lse, s->x, past, s->tiles, s->tile_count, s->scores, s->NH, s->NKV, s->HS);
     return weighted_sum(s->r, s->y, s->B * s->T * s->NH * s->HS);
 }
 
@@ -192,10 +198,16 @@ static void test_attention(size_t B, size_t T, size_t NH, size_t NKV, size_t HS)
     const size_t queries = B * T * NH * HS, keys = B * T * NKV * HS;
     s.x = randoms(queries, 0.0, 1.0), s.k = randoms(keys, 0.0, 1.0), s.v = randoms(keys, 0.0, 1.0);
     s.y = zeros(queries), s.lse = zeros(B * NH * T), s.r = randoms(queries, 0.0, 1.0);
-    s.tiles = zeros(thread_count() * attention_tile_size(T));
+    s.scores = zeros(thread_count() * attention_tile_size(T));
+    for (size_t b = 0; b < B; b++) {
+        for (size_t t = 0; t < T; t += QUERIES) {
+            const size_t count = T - t < QUERIES ? T - t : QUERIES;
+            s.tiles[s.tile_count++] = (QueryTile){b, b * T + t, t, count};
+        }
+    }
     double *dq = randoms(queries, 0.0, 1.0), *dk = randoms(keys, 0.0, 1.0), *dv = randoms(keys, 0.0, 1.0);
     attention_objective(&s);
-    attention_backward(dq, dk, dv, s.r, s.x, s.k, s.v, s.y, s.lse, s.tiles, B, T, NH, NKV, HS);
+    attention_backward(dq, dk, dv, s.r, s.x, s.k, s.v, s.y, s.lse, s.scores, B, T, NH, NKV, HS);
     char name[64];
     const char *parts[] = {"q", "k", "v"};
     double *values[] = {s.x, s.k, s.v}, *gradients[] = {dq, dk, dv};

@@ -34,13 +34,13 @@ class Edit(NamedTuple):
 MUTATIONS = [
     ("no QK-norm", [Edit(C, "m->config = *config;", "m->config = *config; m->config.ablate_qk_norm = true;")]),
     ("QK-norm head by head", [
-        Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, NH * HS, eps);",
-             "for (size_t i = 0; i < B * T * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, "
+        Edit(C, "rmsnorm_forward(y, rstd, x, w, N, NH * HS, eps);",
+             "for (size_t i = 0; i < N * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, "
              "x + i * HS, w + i % NH * HS, 1, HS, eps); }")]),
     ("QK-norm after RoPE", [
-        Edit(C, "rmsnorm_forward(y, rstd, x, w, B * T, NH * HS, eps);\n    rope_forward(y, rope, B, T, NH, HS);",
-             "memcpy(y, x, B * T * NH * HS * sizeof(float));\n    rope_forward(y, rope, B, T, NH, HS);\n"
-             "    rmsnorm_forward(y, rstd, y, w, B * T, NH * HS, eps);")]),
+        Edit(C, "rmsnorm_forward(y, rstd, x, w, N, NH * HS, eps);\n    rope_forward(y, rope, positions, N, NH, HS);",
+             "memcpy(y, x, N * NH * HS * sizeof(float));\n    rope_forward(y, rope, positions, N, NH, HS);\n"
+             "    rmsnorm_forward(y, rstd, y, w, N, NH * HS, eps);")]),
     ("interleaved RoPE", [
         Edit(C, "head[i + half]", "head[2 * i + 1]"),
         Edit(C, "head[i]", "head[2 * i]")]),
@@ -55,13 +55,13 @@ MUTATIONS = [
         Edit(C, "swiglu_forward(s->act, a.gate, a.up", "swiglu_forward(s->act, a.up, a.gate")]),
     ("sigmoid for silu", [Edit(C, "a[i] = gate[i] / (1.0f +", "a[i] = 1.0f / (1.0f +")]),
     ("missing 1/sqrt(HS)", [Edit(C, "scale = 1.0f / sqrtf((float)HS);", "scale = 1.0f;")]),
-    ("wrong query group", [Edit(C, "h / (NH / NKV) * HS", "h % NKV * HS")]),
+    ("wrong query group", [Edit(C, "h / (NH / NKV) * past.head", "h % NKV * past.head")]),
     ("mask lets the next token through", [
-        Edit(C, "visible = i0 + r + 1;", "visible = i0 + r + 2 < keys ? i0 + r + 2 : keys;")]),
+        Edit(C, "visible = t.position + r + 1;", "visible = gemm_min(t.position + r + 2, keys);")]),
     ("mask hides the first token", [
         Edit(C, "const float max = scale * maximum(s_i, visible);",
              "if (visible > 1) { s_i[0] = -80.0f / scale; }\n"
-             "                    const float max = scale * maximum(s_i, visible);")]),
+             "                const float max = scale * maximum(s_i, visible);")]),
     ("tied embeddings", [
         Edit(C, "*lm_head = m->weights + parameter_offset(c, LM_HEAD, 0)",
              "*lm_head = m->weights + parameter_offset(c, EMBEDDING, 0)")]),

@@ -122,9 +122,10 @@ static void test_nested(Profile *p) {
     context.profile = p;
     enum { C = 24 };
     static float x[N * C], y[N * C], dw[C], w[C], rstd[N], rope[T * 6];
+    static size_t positions[N];
     profile_reset(p);
     profile_start(p);
-    qknorm_rope_forward(y, rstd, x, w, rope, B, T, 4, 6, 1e-6f);
+    qknorm_rope_forward(y, rstd, x, w, rope, positions, N, 4, 6, 1e-6f);
     CHECK(p->count == 1 && entry(p, "qknorm_rope_forward").calls == 1.0);
     CHECK(entry(p, "qknorm_rope_forward").flops == 7.0 * N * C);
     CHECK(entry(p, "qknorm_rope_forward").bytes == sizeof(float) * 2.0 * N * C);
