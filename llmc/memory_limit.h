@@ -4,12 +4,13 @@
 // Doors:
 //   memory_suffices     whether that many bytes are allowed at all; the error names the limit
 //   memory_limit        the smallest limit and what imposes it
+//   memory_text         what a model needs, in words
 #ifndef LLMC_MEMORY_LIMIT_H
 #define LLMC_MEMORY_LIMIT_H
 
 #include <sys/resource.h>
 
-#include "utils.h"
+#include "olmo2.h"
 
 typedef struct {
     size_t bytes;
@@ -30,6 +31,21 @@ static inline bool memory_suffices(size_t bytes, Error *err) {
                 "out of memory: the model and its buffers need %s, %s %s\n"
                 "A smaller --micro-batch-size, --seq-len or --config needs less.",
                 format_bytes(needed, bytes), limit.source, format_bytes(found, limit.bytes));
+}
+
+// "1.20 GB: weights 300 MB, ...": the total, then every class that is not empty.
+static inline const char *memory_text(char text[512], const OLMo2Memory *memory) {
+    const char *names[] = {"weights", "gradients", "moments", "activations", "workspace", "cache"};
+    const size_t sizes[] = {memory->weights,     memory->gradients, memory->moments,
+                            memory->activations, memory->workspace, memory->cache};
+    char bytes[32];
+    int length = snprintf(text, 512, "%s", format_bytes(bytes, memory->total));
+    for (int i = 0, listed = 0; i < 6; i++) {
+        if (sizes[i] == 0) { continue; }
+        length += snprintf(text + length, 512 - (size_t)length, "%s %s %s", listed++ > 0 ? "," : ":",
+                           names[i], format_bytes(bytes, sizes[i]));
+    }
+    return text;
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ typedef struct {
     int recompute;  // a Recompute
     int master_weights;
     int dtype;    // a ProductType
+    int weights;  // a WeightChoice
     int moments;  // a MomentType
     int dry_run;
     char *memory;
@@ -306,6 +307,9 @@ static const Flag flags[] = {
   { "dtype",             FLAG_CHOICE,  AT(dtype),             "fp32|bf16",  "fp32",  GENERATE | EVAL | RESUME,
     "on the CPU: the type to which operands of matrix products are rounded; everything else stays fp32. "
     "bf16 is faster on a processor with AVX512-BF16" },
+  { "weights",           FLAG_CHOICE,  AT(weights),           "auto|bf16|fp32", "auto", GENERATE | EVAL,
+    "the type of the weights in memory. auto: as they lie in the model's files, which are used there without "
+    "a copy, if all matrices are BF16 or all are F32; otherwise fp32. On a GPU: what the program was built for" },
   { "dry-run",           FLAG_SWITCH,  AT(dry_run),           NULL,         "off",   TRAIN | ONCE,
     "only print the plan and its memory; needs --config or --load, but no data and no device" },
   { "memory",            FLAG_TEXT,    AT(memory),            "BYTES",      NULL,    TRAIN | ONCE,

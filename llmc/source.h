@@ -5,18 +5,21 @@
 //   source_open         a model directory or a run, to be used or trained further
 //   source_new          a new model, of a size with a name or of a config.json
 //   source_close
-// checkpoint_load_weights(m, source.dir, err) loads the weights.
+// weights_open(&source.weights, source.dir, ...) opens the weights of a model that is used (weights.h);
+// checkpoint_load_weights(m, source.dir, err) copies those of a model that is trained.
 #ifndef LLMC_SOURCE_H
 #define LLMC_SOURCE_H
 
 #include "run_checkpoints.h"
 #include "text.h"
+#include "weights.h"
 
 // All zeros: none.
 typedef struct {
     char dir[PATH_MAX];  // empty for a new model
     OLMo2Config config;  // its special tokens are settled (text.h)
     Text text;           // its tokenizer, if there is one
+    Weights weights;     // none until weights_open
     ConfigFiles said;    // texts of its config.json and generation_config.json, for CheckpointParts.said
 } Source;
 
@@ -31,7 +34,9 @@ static inline bool source_open(Source *s, const char *path, const char *tokenize
 static inline bool source_new(Source *s, const char *name, size_t V, size_t T, const char *tokenizer,
                               Error *warning, Error *err);
 
+// The model that is lent the weights has to be freed first.
 static inline void source_close(Source *s) {
+    weights_close(&s->weights);
     text_close(&s->text);
     config_files_free(&s->said);
     memset(s, 0, sizeof *s);

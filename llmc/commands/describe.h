@@ -6,6 +6,7 @@
 #define LLMC_COMMANDS_DESCRIBE_H
 
 #include "llmc/help.h"
+#include "llmc/memory_limit.h"
 #include "llmc/parameters.h"
 
 static inline void print_config(const OLMo2Config *config) {
@@ -26,19 +27,10 @@ static inline void print_parameters(const OLMo2Config *config) {
            parameter_total_without_embeddings(config));
 }
 
-// "1.20 GB: weights 300 MB, ..." from column 15 on: the total, then every class that is not empty.
+// From column 15 on.
 static inline void print_memory(const OLMo2Memory *memory) {
-    const char *names[] = {"weights", "gradients", "moments", "activations", "workspace", "cache"};
-    const size_t sizes[] = {memory->weights,     memory->gradients, memory->moments,
-                            memory->activations, memory->workspace, memory->cache};
-    char line[512], bytes[32];
-    int length = snprintf(line, sizeof line, "%s", format_bytes(bytes, memory->total));
-    for (int i = 0, listed = 0; i < 6; i++) {
-        if (sizes[i] == 0) { continue; }
-        length += snprintf(line + length, sizeof line - (size_t)length, "%s %s %s", listed++ > 0 ? "," : ":",
-                           names[i], format_bytes(bytes, sizes[i]));
-    }
-    help_wrap(stdout, line, 15, 15);
+    char line[512];
+    help_wrap(stdout, memory_text(line, memory), 15, 15);
 }
 
 #endif

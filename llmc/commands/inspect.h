@@ -8,17 +8,34 @@
 #include "llmc/run_checkpoints.h"
 #include "llmc/settings.h"
 #include "llmc/stability.h"
+#include "llmc/weights.h"
 #include "must.h"
 
-static inline void print_memory_plan(const OLMo2Config *config, size_t B, size_t T) {
+// The memory of a model that is trained, and of one that writes a text with the weights of its directory
+// (empty for none) as they lie there.
+static inline void print_memory_plan(const OLMo2Config *config, const char *dir, size_t B, size_t T) {
     const OLMo2Room training = olmo2_room_to_train(B, T), writing = olmo2_room_to_extend(1, T, 1);
-    const OLMo2Form form = olmo2_form();
-    OLMo2Memory memory = olmo2_memory(config, &training, &form);
+    Weights w;
+    Error unsaid;  // print_tensors says what is wrong with the files
+    char text[160], bytes[32];
+    OLMo2Form form = olmo2_form();
+    const OLMo2Memory to_train = olmo2_memory(config, &training, &form);
+    const bool opened = dir[0] != '\0' && weights_open(&w, dir, config, WEIGHTS_AUTO, &unsaid);
+    if (opened) { weights_form(&w, &form); }
+    const OLMo2Memory to_write =
+        opened ? weights_memory(&w, config, &writing, &form) : olmo2_memory(config, &writing, &form);
     printf("to train       %zu sequences of %zu tokens at once:\n%15s", B, T, "");
-    print_memory(&memory);
-    memory = olmo2_memory(config, &writing, &form);
-    printf("to generate    %zu tokens:\n%15s", T, "");
-    print_memory(&memory);
+    print_memory(&to_train);
+    printf("to generate    %zu tokens%s%s:\n%15s", T, opened ? ", with weights of " : "",
+           opened ? weights_describe(&w, text) : "", "");
+    print_memory(&to_write);
+    if (olmo2_lends()) {  // a GPU has its own memory
+        const MemoryLimit limit = memory_limit("");
+        printf("memory         %s %s: %s to train, %s to generate\n", limit.source,
+               format_bytes(bytes, limit.bytes), to_train.total <= limit.bytes ? "enough" : "too little",
+               to_write.total <= limit.bytes ? "enough" : "too little");
+    }
+    if (dir[0] != '\0') { weights_close(&w); }
 }
 
 // The tensors of a .safetensors file or a model directory.
@@ -92,7 +109,7 @@ static inline void inspect(const Settings *s) {
     printf("model          %s\n", dir[0] != '\0' ? dir : path);
     print_config(&config);
     print_parameters(&config);
-    print_memory_plan(&config, B, T);
+    print_memory_plan(&config, dir, B, T);
     if (dir[0] == '\0') { return; }
     inspect_run(path);
     printf("\n");

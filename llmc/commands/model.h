@@ -7,15 +7,59 @@
 #include "llmc/settings.h"
 #include "llmc/source.h"
 #include "must.h"
+#include "signals.h"
+
+// What a person sees of weights that take longer than a second: a line on `out` that a terminal overwrites. A
+// file gets one now and then.
+typedef struct {
+    FILE *out;
+    bool terminal;
+    double start, shown;  // on seconds_now's clock
+} LoadProgress;
+
+static inline LoadProgress load_progress_begin(FILE *out) {
+    const LoadProgress p = {out, isatty(fileno(out)) == 1, seconds_now(), 0.0};
+    return p;
+}
+
+// A WeightsProgress. A signal that asks the program to stop interrupts it.
+static inline bool load_progress(void *context, size_t done, size_t total) {
+    LoadProgress *p = (LoadProgress *)context;
+    const double now = seconds_now(), every = p->terminal ? 0.2 : 10.0;
+    char read[32], all[32];
+    if (stop_requested) { return false; }
+    if (now - p->start < 1.0 || now - p->shown < every || done == total) { return true; }
+    p->shown = now;
+    fprintf(p->out, "%sweights: %s of %s read, %.0f s%s", p->terminal ? "\r" : "", format_bytes(read, done),
+            format_bytes(all, total), now - p->start, p->terminal ? "" : "\n");
+    fflush(p->out);
+    return true;
+}
+
+// The last line, which always appears: what the weights are, and how long they took if it was long.
+static inline void load_progress_end(const LoadProgress *p, const Weights *w) {
+    const double seconds = seconds_now() - p->start;
+    char text[160], time[32] = "";
+    if (seconds >= 1.0) { snprintf(time, sizeof time, ", %.1f s", seconds); }
+    fprintf(p->out, "%sweights: %s%s%s\n", p->terminal && p->shown > 0.0 ? "\r" : "",
+            weights_describe(w, text), time, p->terminal && p->shown > 0.0 ? "\033[K" : "");
+}
 
 // Ends the program with a message if it fails. The source must outlive the model; the caller frees the model.
 static inline OLMo2 *model_load(Source *source, const OLMo2Room *room, const Settings *s) {
     Error err;
     OLMo2 *m;
+    Weights *w = &source->weights;
     OLMo2Form form = olmo2_form();
+    LoadProgress progress = load_progress_begin(stderr);
     form.bf16_products = s->dtype == PRODUCTS_BF16;
+    must(weights_open(w, source->dir, &source->config, (WeightChoice)s->weights, &err), &err);
+    weights_form(w, &form);
+    must(olmo2_check(&source->config, room, &form, &err), &err);
+    must(weights_fit(w, &source->config, room, &form, &err), &err);
     must(olmo2_create(&m, &source->config, room, &form, &err), &err);
-    must(checkpoint_load_weights(m, source->dir, &err), &err);
+    must(weights_load(w, m, load_progress, &progress, &err), &err);
+    load_progress_end(&progress, w);
     return m;
 }
 
