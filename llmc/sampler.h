@@ -94,14 +94,15 @@ static inline uint32_t sampler_draw(const SamplerCandidate *candidates, size_t n
 static inline uint32_t sampler_next(const float *logits, size_t V, const SamplerSettings *s, Pcg64 *rng,
                                     SamplerCandidate *scratch) {
     SamplerCandidate *candidates = scratch, best = {0.0, -INFINITY, 0};
+    const bool draws = s->temperature > 0.0;
     size_t n = 0;
     for (size_t id = 0; id < V; id++) {
         SamplerCandidate candidate = {0.0, logits[id], (uint32_t)id};
         if (!(candidate.logit > -INFINITY)) { continue; }
         if (candidate.logit > best.logit) { best = candidate; }
-        candidates[n++] = candidate;
+        if (draws) { candidates[n++] = candidate; }
     }
-    if (n == 0 || !(s->temperature > 0.0)) { return best.id; }
+    if (n == 0) { return best.id; }
 
     if (s->top_k > 0 && s->top_k < n) {
         size_t rest = n;
