@@ -41,6 +41,16 @@ static inline void tokenizer_free(Tokenizer *t);
 static inline bool tokenizer_encode(const Tokenizer *t, const char *text, size_t size, TokenBuffer *out,
                                     Error *err);
 
+// A part of a text: its bytes from `begin` up to `end`.
+typedef struct {
+    size_t begin, end;
+} TextSpan;
+
+// The same, but no added token is looked for in the spans `plain` (count), which are in the order of the text:
+// there <|endoftext|> is text like any other. So a text can hold what somebody typed.
+static inline bool tokenizer_encode_around(const Tokenizer *t, const char *text, size_t size,
+                                           const TextSpan *plain, size_t count, TokenBuffer *out, Error *err);
+
 // The bytes of a token and their number; NULL if there is no such token. Text is the concatenation of the
 // pieces of its tokens. A single piece may end inside a character.
 static inline const char *tokenizer_piece(const Tokenizer *t, uint32_t id, size_t *size);
@@ -282,18 +292,48 @@ static inline bool encode_words(const Tokenizer *t, const char *at, const char *
     return true;
 }
 
+// A text, and the spans of it in which added tokens are not looked for.
+typedef struct {
+    const char *text;
+    const TextSpan *plain;  // (count)
+    size_t count;
+} EncodedText;
+
+// The first added token of a search in [*at, end), and in *at where it begins; NULL and `end` if there is none.
+static inline const AddedToken *find_added_token(const Tokenizer *t, int search, const EncodedText *whole,
+                                                 const char **at, const char *end) {
+    const char *stop = *at;
+    for (size_t i = 0; stop < end; i++) {
+        // Up to the next plain span, which an added token must not reach into; then behind it.
+        const char *limit = end, *behind = end;
+        if (i < whole->count && whole->text + whole->plain[i].begin < end) {
+            limit = whole->text + whole->plain[i].begin;
+            behind = whole->text + whole->plain[i].end;
+        }
+        for (; stop < limit; stop++) {
+            const AddedToken *added = added_token_at(t, search, stop, limit);
+            if (added != NULL) {
+                *at = stop;
+                return added;
+            }
+        }
+        if (stop < behind) { stop = behind; }
+    }
+    *at = end;
+    return NULL;
+}
+
 // Appends the tokens of text in which the earlier searches have found no added token.
-static inline bool encode_part(const Tokenizer *t, int search, const char *at, const char *end,
-                               TokenBuffer *out, Error *err) {
+static inline bool encode_part(const Tokenizer *t, int search, const EncodedText *whole, const char *at,
+                               const char *end, TokenBuffer *out, Error *err) {
     if (search == ADDED_SEARCHES) { return encode_words(t, at, end, out, err); }
     if (t->added_begin[search * 256] == t->added_begin[(search + 1) * 256]) {
-        return encode_part(t, search + 1, at, end, out, err);
+        return encode_part(t, search + 1, whole, at, end, out, err);
     }
     while (at < end) {
-        const AddedToken *added = NULL;
         const char *stop = at;
-        while (stop < end && (added = added_token_at(t, search, stop, end)) == NULL) { stop++; }
-        if (!encode_part(t, search + 1, at, stop, out, err)) { return false; }
+        const AddedToken *added = find_added_token(t, search, whole, &stop, end);
+        if (!encode_part(t, search + 1, whole, at, stop, out, err)) { return false; }
         at = stop;
         if (added != NULL) {
             if (!token_buffer_reserve(out, 1, err)) { return false; }
@@ -304,13 +344,20 @@ static inline bool encode_part(const Tokenizer *t, int search, const char *at, c
     return true;
 }
 
-static inline bool tokenizer_encode(const Tokenizer *t, const char *text, size_t size, TokenBuffer *out,
-                                    Error *err) {
+static inline bool tokenizer_encode_around(const Tokenizer *t, const char *text, size_t size,
+                                           const TextSpan *plain, size_t count, TokenBuffer *out,
+                                           Error *err) {
+    const EncodedText whole = {text, plain, count};
     const size_t before = out->length;
     if (size == 0) { return true; }
-    if (encode_part(t, ADDED_RAW, text, text + size, out, err)) { return true; }
+    if (encode_part(t, ADDED_RAW, &whole, text, text + size, out, err)) { return true; }
     out->length = before;
     return false;
+}
+
+static inline bool tokenizer_encode(const Tokenizer *t, const char *text, size_t size, TokenBuffer *out,
+                                    Error *err) {
+    return tokenizer_encode_around(t, text, size, NULL, 0, out, err);
 }
 
 // ---------------------------------------------------------------------------------------------
