@@ -555,6 +555,22 @@ static void qknorm_rope_backward(floatX *dx, size_t dx_stride, Array dw, float *
 //
 // Each kernel exists twice. The plain ones take any type and any head size up to 256, one row per warp. The
 // tiled ones use the tensor cores, for bf16 heads of 64, 96 or 128.
+//
+// The forward's queries are those of a batch, or they continue sequences whose past keys and values are in a
+// cache. Either way a query's sums are taken over its keys in the same order, so it has the same bits.
+
+// Some rows of a batch that follow each other in one sequence.
+typedef struct {
+    uint32_t row, count;  // the first row, and how many there are
+    uint32_t position;    // of the first one in its sequence
+    uint32_t page;        // the sequence's keys and values: page_T positions from its first one on
+} __align__(16) Piece;
+
+// Piece b of a batch. Without pieces, a batch has whole sequences of T tokens.
+__device__ static inline Piece piece_at(const Piece *pieces, size_t b, int T) {
+    if (pieces != nullptr) { return pieces[b]; }
+    return Piece{(uint32_t)b * (uint32_t)T, (uint32_t)T, 0, (uint32_t)b};
+}
 
 // ---- plain: a lane holds elements lane, lane + 32, ... of a row: N = HS / 32 of them, rounded up
 
@@ -607,31 +623,34 @@ __device__ static inline void softmax_add(Softmax<N> &a, const Softmax<N> &b) {
 
 enum { ATTENTION_THREADS = 128, ATTENTION_WARPS = ATTENTION_THREADS / WARP };
 
-// q (B, T, NH, HS), k (B, T, NKV, HS), v the same with v_stride elements from token to token ->
-// o (B, T, NH, HS), lse (B, NH, T). One warp per row of o.
+// q (rows, NH, HS), k (pages, page_T, NKV, HS), v the same with v_stride elements from token to token ->
+// o (rows, NH, HS), and without pieces lse (B, NH, T). One warp per row of o, blockIdx.y is the piece.
 template <int N>
 __global__ static void attention_plain_forward_kernel(floatX *o, float *lse, const floatX *q, const floatX *k,
-                                                      const floatX *v, size_t v_stride, size_t rows, int T,
-                                                      int NH, int NKV, int HS) {
-    const size_t row = row_number();
-    if (row >= rows) { return; }
-    const int h = row % NH, i = row / NH % T, g = h / (NH / NKV);
-    const size_t b = row / NH / T, KV = (size_t)NKV * HS;
+                                                      const floatX *v, size_t v_stride, const Piece *pieces,
+                                                      int T, size_t page_T, int NH, int NKV, int HS) {
+    const Piece piece = piece_at(pieces, blockIdx.y, T);
+    const size_t i = row_number() / NH, row = piece.row * (size_t)NH + row_number();
+    if (i >= piece.count) { return; }
+    const int h = row % NH, g = h / (NH / NKV), position = piece.position + i;
+    const size_t first = piece.page * page_T, KV = (size_t)NKV * HS;
     const float scale = 1.0f / sqrtf((float)HS);
     float q_i[N];
     load_row<N>(q_i, q + row * HS, HS);
     Softmax<N> softmax = softmax_of_nothing<N>();
-    for (int j = 0; j <= i; j++) {
+    for (int j = 0; j <= position; j++) {
         float k_j[N];
         Softmax<N> one;
-        load_row<N>(k_j, k + (b * T + j) * KV + g * HS, HS);
-        load_row<N>(one.mean, v + (b * T + j) * v_stride + g * HS, HS);
+        load_row<N>(k_j, k + (first + j) * KV + g * HS, HS);
+        load_row<N>(one.mean, v + (first + j) * v_stride + g * HS, HS);
         one.max = dot<N>(q_i, k_j) * scale;
         one.sum = 1.0f;
         softmax_add<N>(softmax, one);
     }
     store_row<N>(o + row * HS, softmax.mean, 1.0f / softmax.sum, HS);
-    if (lane_number() == 0) { lse[(b * NH + h) * T + i] = softmax.max + logf(softmax.sum); }
+    if (lane_number() == 0 && pieces == nullptr) {
+        lse[((size_t)blockIdx.y * NH + h) * T + i] = softmax.max + logf(softmax.sum);
+    }
 }
 
 // d_o, q, k, v, o, lse -> dq (B, T, NH, HS), delta (B, NH, T) = D. One warp per row of dq.
@@ -711,14 +730,14 @@ static void by_head_size(Launch launch, size_t HS) {
 }
 
 static void attention_plain_forward(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
-                                    size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
-    const size_t rows = B * T * NH;
-    const size_t blocks = divide_up(rows, ATTENTION_WARPS);
+                                    size_t v_stride, const Piece *pieces, size_t B, size_t T, size_t page_T,
+                                    size_t NH, size_t NKV, size_t HS) {
+    const dim3 grid(divide_up(T * NH, ATTENTION_WARPS), B);
     by_head_size(
         [&](auto width) {
             constexpr int N = decltype(width)::value;
-            attention_plain_forward_kernel<N><<<blocks, ATTENTION_THREADS>>>(  //
-                o, lse, q, k, v, v_stride, rows, T, NH, NKV, HS);
+            attention_plain_forward_kernel<N><<<grid, ATTENTION_THREADS>>>(  //
+                o, lse, q, k, v, v_stride, pieces, T, page_T, NH, NKV, HS);
             LAUNCH_CHECK();
         },
         HS);
@@ -915,22 +934,27 @@ constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 //
 // A block takes QUERIES rows of a head, a warp 16 M of them, and walks over the keys, KEYS at a time. The
 // values of a tile are copied while s = q k^T is computed, and the next keys while p v is. The blocks with
-// the most keys start first, so no long block runs alone at the end.
+// the most keys start first, so no long block runs alone at the end. blockIdx.z is the piece, whose rows are
+// numbered from 0.
 
 template <int HS, int QUERIES, int KEYS>
 __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
     attention_forward_kernel(bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v,
-                             size_t v_stride, int T, int NH, int NKV) {
+                             size_t v_stride, const Piece *pieces, int T, size_t page_T, int NH, int NKV) {
     constexpr int M = QUERIES / 16 / ATTENTION_WARPS;
     extern __shared__ __align__(128) unsigned char shared[];
     bf16 *queries = (bf16 *)shared, *keys = queries + QUERIES * HS, *values = keys + KEYS * HS;
     const int warp = warp_number(), lane = lane_number();
     const int i0 = (gridDim.x - 1 - blockIdx.x) * QUERIES, h = blockIdx.y, g = h / (NH / NKV);
-    const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
+    const size_t Q = (size_t)NH * HS, KV = (size_t)NKV * HS;
     const float scale = LOG2_E / sqrtf((float)HS);
-    q += b * T * Q + h * HS;
-    k += b * T * KV + g * HS;
-    v += b * T * v_stride + g * HS;
+    const Piece piece = piece_at(pieces, blockIdx.z, T);
+    const int count = piece.count, past = piece.position;
+    if (i0 >= count) { return; }
+    q += piece.row * Q + h * HS;
+    o += piece.row * Q + h * HS;
+    k += piece.page * page_T * KV + g * HS;
+    v += piece.page * page_T * v_stride + g * HS;
 
     bf16 *own = queries + warp * 16 * M * HS;  // the rows of this warp
     const int first = i0 + warp * 16 * M, row = first + lane / 4;
@@ -940,16 +964,16 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
         max[m][0] = max[m][1] = -INFINITY;
         sum[m][0] = sum[m][1] = 0.0f;
     }
-    copy_tile<HS, QUERIES>(queries, q, Q, i0, T);
-    copy_tile<HS, KEYS>(keys, k, KV, 0, T);
+    const int end = past + min(i0 + QUERIES, count);  // of the keys that the block sees
+    copy_tile<HS, QUERIES>(queries, q, Q, i0, count);
+    copy_tile<HS, KEYS>(keys, k, KV, 0, end);
     copy_async_commit();
-    const int end = min(i0 + QUERIES, T);
     for (int j0 = 0; j0 < end; j0 += KEYS) {
-        const bool visible = j0 < first + 16 * M;  // to any row of this warp
+        const bool visible = j0 < past + first + 16 * M;  // to any row of this warp
         float s[M][KEYS / 8][4] = {};
         copy_async_wait<0>();
         __syncthreads();  // the keys have arrived, and all warps are done with the previous values
-        copy_tile<HS, KEYS>(values, v, v_stride, j0, T);
+        copy_tile<HS, KEYS>(values, v, v_stride, j0, end);
         copy_async_commit();
         if (visible) {
 #pragma unroll
@@ -959,7 +983,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
                 for (int m = 0; m < M; m++) { load_matrices(a[m], block_row<HS, DOWN>(own, 16 * m, k16)); }
                 multiply_rows<HS, M, KEYS>(s, a, keys, k16);
             }
-            if (j0 + KEYS - 1 > first) { hide_later_keys<false, M, KEYS>(s, first, j0); }
+            if (j0 + KEYS - 1 > past + first) { hide_later_keys<false, M, KEYS>(s, past + first, j0); }
 #pragma unroll
             for (int m = 0; m < M; m++) {
 #pragma unroll
@@ -991,7 +1015,7 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
         }
         copy_async_wait<0>();
         __syncthreads();  // the values have arrived, and all warps are done with the keys
-        if (j0 + KEYS < end) { copy_tile<HS, KEYS>(keys, k, KV, j0 + KEYS, T); }
+        if (j0 + KEYS < end) { copy_tile<HS, KEYS>(keys, k, KV, j0 + KEYS, end); }
         copy_async_commit();
         if (visible) { multiply_columns<HS, M, KEYS>(mean, s, values); }
     }
@@ -1001,13 +1025,13 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
         for (int half = 0; half < 2; half++) {
             const float total = quad_sum(sum[m][half]);
             const int i = row + 16 * m + 8 * half;
-            if (lane % 4 == 0 && i < T) {
-                lse[(b * NH + h) * T + i] = (max[m][half] * scale + log2f(total)) * LN_2;
+            if (lane % 4 == 0 && i < count && pieces == nullptr) {
+                lse[((size_t)blockIdx.z * NH + h) * T + i] = (max[m][half] * scale + log2f(total)) * LN_2;
             }
             sum[m][half] = 1.0f / total;
         }
     }
-    store_rows<HS, M>(o + b * T * Q + h * HS, Q, first, T, own, mean, sum);
+    store_rows<HS, M>(o, Q, first, count, own, mean, sum);
 }
 
 // ---- backward by queries
@@ -1257,13 +1281,14 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
 
 template <int HS>
 static void attention_tiled_forward(bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v,
-                                    size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV) {
+                                    size_t v_stride, const Piece *pieces, size_t B, size_t T, size_t page_T,
+                                    size_t NH, size_t NKV) {
     constexpr int QUERIES = 128, KEYS = HS == 128 ? 32 : 64;
     constexpr size_t shared_bytes = (QUERIES + 2 * KEYS) * HS * sizeof(bf16);
     const dim3 grid(divide_up(T, QUERIES), NH, B);
     allow_shared(attention_forward_kernel<HS, QUERIES, KEYS>, shared_bytes);
     attention_forward_kernel<HS, QUERIES, KEYS><<<grid, ATTENTION_THREADS, shared_bytes>>>(  //
-        o, lse, q, k, v, v_stride, T, NH, NKV);
+        o, lse, q, k, v, v_stride, pieces, T, page_T, NH, NKV);
     LAUNCH_CHECK();
 }
 
@@ -1295,22 +1320,36 @@ static void attention_tiled_backward(bf16 *dq, bf16 *dk, bf16 *dv, size_t dv_str
 }
 #endif
 
-// q (B, T, NH, HS), k (B, T, NKV, HS), v the same with v_stride elements from token to token -> o (B, T, NH,
-// HS), lse (B, NH, T), kept for the backward. The tiled kernels need bf16, heads of 64, 96 or 128, and rows
-// that begin at multiples of 16 bytes; everything else takes the plain ones.
-static void attention_forward(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
-                              size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+// The forward of B pieces of up to T tokens, or of a batch (B, T) if pieces is nullptr. The tiled kernels
+// need bf16, heads of 64, 96 or 128, and rows that begin at multiples of 16 bytes; everything else takes the
+// plain ones.
+static void attention_of_pieces(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
+                                size_t v_stride, const Piece *pieces, size_t B, size_t T, size_t page_T,
+                                size_t NH, size_t NKV, size_t HS) {
 #ifndef PRECISION_FP32
     if (v_stride % WIDE == 0) {
         switch (HS) {
-        case 64: attention_tiled_forward<64>(o, lse, q, k, v, v_stride, B, T, NH, NKV); return;
-        case 96: attention_tiled_forward<96>(o, lse, q, k, v, v_stride, B, T, NH, NKV); return;
-        case 128: attention_tiled_forward<128>(o, lse, q, k, v, v_stride, B, T, NH, NKV); return;
+        case 64:
+            attention_tiled_forward<64>(o, lse, q, k, v, v_stride, pieces, B, T, page_T, NH, NKV);
+            return;
+        case 96:
+            attention_tiled_forward<96>(o, lse, q, k, v, v_stride, pieces, B, T, page_T, NH, NKV);
+            return;
+        case 128:
+            attention_tiled_forward<128>(o, lse, q, k, v, v_stride, pieces, B, T, page_T, NH, NKV);
+            return;
         default: break;
         }
     }
 #endif
-    attention_plain_forward(o, lse, q, k, v, v_stride, B, T, NH, NKV, HS);
+    attention_plain_forward(o, lse, q, k, v, v_stride, pieces, B, T, page_T, NH, NKV, HS);
+}
+
+// q (B, T, NH, HS), k (B, T, NKV, HS), v the same with v_stride elements from token to token -> o (B, T, NH,
+// HS), lse (B, NH, T), kept for the backward.
+static void attention_forward(floatX *o, float *lse, const floatX *q, const floatX *k, const floatX *v,
+                              size_t v_stride, size_t B, size_t T, size_t NH, size_t NKV, size_t HS) {
+    attention_of_pieces(o, lse, q, k, v, v_stride, nullptr, B, T, T, NH, NKV, HS);
 }
 
 // d_o (B, T, NH, HS), and q, k, v, o, lse of the forward -> dq (B, T, NH, HS), dk and dv (B, T, NKV, HS), all
@@ -1341,26 +1380,27 @@ static void attention_backward(floatX *dq, floatX *dk, floatX *dv, size_t dv_str
     attention_plain_backward(dq, dk, dv, dv_stride, delta, d_o, q, k, v, v_stride, o, lse, B, T, NH, NKV, HS);
 }
 
-// ---- decoding: attention_forward for the last position only
+// ---- with a cache: attention_forward for pieces of sequences whose past keys and values are known
 //
-// A block takes a head of a sequence. Its warps take turns at the keys, DECODE_KEYS at a time, so that many
+// A piece of one token, as in decoding, has a kernel of its own: its keys and values are read once, by nobody
+// else, so memory is the limit. A block takes a head of a sequence. Its warps take turns at the keys, DECODE_KEYS at a time, so that many
 // loads are in flight at once. At the end one warp merges the warps' results, in their order.
 
 enum { DECODE_WARPS = 16, DECODE_KEYS = 4 };
 
 template <int N>
 __global__ static void attention_decode_kernel(floatX *o, const floatX *q, const floatX *keys,
-                                               const floatX *values, const uint32_t *slots,
-                                               const uint32_t *positions, size_t slot_stride, int NH, int NKV,
-                                               int HS) {
+                                               const floatX *values, const Piece *pieces, size_t page_T,
+                                               int NH, int NKV, int HS) {
     extern __shared__ __align__(128) unsigned char shared[];
     float *partial = (float *)shared;  // (DECODE_WARPS, 2 + 32 N): max, sum and mean of each warp
     const int warp = warp_number(), lane = lane_number(), width = 2 + WARP * N;
-    const size_t i = blockIdx.x, h = blockIdx.y, g = h / (NH / NKV), KV = (size_t)NKV * HS;
+    const Piece piece = pieces[blockIdx.x];
+    const size_t i = piece.row, h = blockIdx.y, g = h / (NH / NKV), KV = (size_t)NKV * HS;
     const float scale = 1.0f / sqrtf((float)HS);
-    const int position = positions[i];
-    keys += slots[i] * slot_stride + g * HS;
-    values += slots[i] * slot_stride + g * HS;
+    const int position = piece.position;
+    keys += piece.page * page_T * KV + g * HS;
+    values += piece.page * page_T * KV + g * HS;
     float q_h[N];
     load_row<N>(q_h, q + (i * NH + h) * HS, HS);
     Softmax<N> softmax = softmax_of_nothing<N>();
@@ -1396,42 +1436,60 @@ __global__ static void attention_decode_kernel(floatX *o, const floatX *q, const
     store_row<N>(o + (i * NH + h) * HS, softmax.mean, 1.0f / softmax.sum, HS);
 }
 
-// q (n, NH, HS), keys and values -> o (n, NH, HS), attention over positions j <= positions[i]. In the cache,
-// position j of sequence i is row j, (NKV, HS), of slot slots[i]; slots are slot_stride elements apart.
+// The first n pieces, each of one token.
 static void attention_decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
-                             const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
-                             size_t NH, size_t NKV, size_t HS) {
+                             const Piece *pieces, size_t n, size_t page_T, size_t NH, size_t NKV, size_t HS) {
     const dim3 grid(n, NH);
     by_head_size(
         [&](auto width) {
             constexpr int N = decltype(width)::value;
             constexpr size_t bytes = DECODE_WARPS * (2 + WARP * N) * sizeof(float);
-            attention_decode_kernel<N><<<grid, DECODE_WARPS * WARP, bytes>>>(
-                o, q, keys, values, slots, positions, slot_stride, NH, NKV, HS);
+            attention_decode_kernel<N><<<grid, DECODE_WARPS * WARP, bytes>>>(  //
+                o, q, keys, values, pieces, page_T, NH, NKV, HS);
             LAUNCH_CHECK();
         },
         HS);
 }
 
-template <int W>
-__global__ static void cache_append_kernel(floatX *keys, floatX *values, const floatX *k, const floatX *v,
-                                           size_t v_stride, const uint32_t *slots, const uint32_t *positions,
-                                           size_t slot_stride, int KV) {
-    const size_t i = blockIdx.x, at = slots[i] * slot_stride + (size_t)positions[i] * KV;
-    for (int c = (int)threadIdx.x * W; c < KV; c += (int)blockDim.x * W) {
-        store(keys + at + c, load<W>(k + i * KV + c));
-        store(values + at + c, load<W>(v + i * v_stride + c));
+// The pieces of a batch, those of one token first.
+typedef struct {
+    const Piece *pieces;   // on the device
+    size_t count, single;  // all, and those of one token
+    size_t longest;        // tokens of the longest
+} Pieces;
+
+// q (rows, NH, HS), keys and values (pages, page_T, NKV, HS), with the pieces' own in place -> o (rows, NH,
+// HS). A query sees the keys of its page up to its own position.
+static void attention_cached(floatX *o, const floatX *q, const floatX *keys, const floatX *values, Pieces p,
+                             size_t page_T, size_t NH, size_t NKV, size_t HS) {
+    if (p.single > 0) { attention_decode(o, q, keys, values, p.pieces, p.single, page_T, NH, NKV, HS); }
+    if (p.single < p.count) {
+        attention_of_pieces(o, nullptr, q, keys, values, NKV * HS, p.pieces + p.single, p.count - p.single,
+                            p.longest, page_T, NH, NKV, HS);
     }
 }
 
-// k (n, KV), v (n, KV) in rows of v_stride -> row positions[i] of slot slots[i] of keys and values
+template <int W>
+__global__ static void cache_append_kernel(floatX *keys, floatX *values, const floatX *k, const floatX *v,
+                                           size_t v_stride, const Piece *pieces, size_t page_T, int KV) {
+    const Piece piece = pieces[blockIdx.y];
+    if (blockIdx.x >= piece.count) { return; }
+    const size_t row = piece.row + blockIdx.x;
+    const size_t at = (piece.page * page_T + piece.position + blockIdx.x) * KV;
+    for (int c = (int)threadIdx.x * W; c < KV; c += (int)blockDim.x * W) {
+        store(keys + at + c, load<W>(k + row * KV + c));
+        store(values + at + c, load<W>(v + row * v_stride + c));
+    }
+}
+
+// k (rows, KV), v (rows, KV) in rows of v_stride -> where their pieces' pages of keys and values continue
 static void cache_append(floatX *keys, floatX *values, const floatX *k, const floatX *v, size_t v_stride,
-                         const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
-                         size_t KV) {
+                         Pieces p, size_t page_T, size_t KV) {
+    const dim3 grid(p.longest, p.count);
     by_width(
         [&](auto width) {
             cache_append_kernel<width.value>
-                <<<n, 128>>>(keys, values, k, v, v_stride, slots, positions, slot_stride, KV);
+                <<<grid, 128>>>(keys, values, k, v, v_stride, p.pieces, page_T, KV);
         },
         KV, v_stride);
     LAUNCH_CHECK();
@@ -1738,7 +1796,8 @@ static LayerGradients layer_gradients(Array array, const OLMo2Config *c, size_t 
 
 // What the forward leaves for the backward. OLMo2Form.recompute decides what has a slice for each layer and
 // what is recomputed into one shared slice. x is always stored. "light" values need no matrix product and are
-// stored only with RECOMPUTE_NONE. All others are stored unless RECOMPUTE_BLOCK.
+// stored only with RECOMPUTE_NONE. All others are stored unless RECOMPUTE_BLOCK. olmo2_prefill's rows stand in
+// place of (B, T), and all layers share one slice.
 typedef struct {
     floatX *x;    // (L+1, B, T, C)  residual stream: the input of each layer, and the last one's output
     floatX *qkv;  // (L, B, T, NH*HS + 2 NKV*HS)  projections, before norm and rotation
@@ -1759,6 +1818,8 @@ typedef struct {
 
 // Scratch space that every layer overwrites, except dx.
 typedef struct {
+    uint32_t *rows;            // (B, T)          rows of `hidden` that the head is applied to
+    floatX *gathered;          // (classifier rows, C)   these rows
     floatX *logits;            // (classifier rows, V)
     float *logprobs, *lse;     // (B, T)
     float *weights;            // (B, T)
@@ -1778,17 +1839,12 @@ typedef struct {
     floatX *normed, *dnormed;  // (B, T, C)       a branch's input with pre-norm (dev/ablations)
 } Workspace;
 
-// Decoding: the keys and values of every slot's past, and one row of each activation per slot.
+// The keys and values of every slot's sequence, and where the rows of one olmo2_prefill continue them.
 typedef struct {
-    floatX *keys, *values;                 // (L, slots, cache_T, NKV*HS)
-    uint32_t *tokens, *slots, *positions;  // (slots)
-    floatX *x, *o, *h, *down, *normed;     // (slots, C)
-    floatX *qkv;                           // (slots, NH*HS + 2 NKV*HS)
-    floatX *q, *k, *attention;             // (slots, NH*HS), (slots, NKV*HS), (slots, NH*HS)
-    floatX *gate_up, *act;                 // (slots, 2F), (slots, F)
-    floatX *logits;                        // (slots, V)
-    float *rstd;                           // (slots)
-} Decoder;
+    floatX *keys, *values;  // (slots, L, cache_T, NKV*HS)
+    uint32_t *positions;    // (rows)
+    Piece *pieces;          // (slots)
+} Cache;
 
 static const size_t SQUARES_BLOCKS = 1024, STAGING_ELEMENTS = 1 << 20;
 
@@ -1799,18 +1855,24 @@ struct OLMo2 {
     floatX *weights;  // all parameters, in parameters.h's order
     float *master;    // the same in fp32, and `weights` is rounded from it; or nullptr
     Array gradients, moment1, moment2;
-    void *buffer;  // activations, workspace and decoder in one allocation
+    void *buffer;  // activations, workspace and cache in one allocation
     Activations activations;
     Workspace workspace;
-    Decoder decoder;
+    Cache cache;
     float *rope;       // (max(T, cache_T), HS)
-    uint32_t *tokens;  // (B, T) of the last forward
-    size_t B, T;       // of the last forward
+    uint32_t *tokens;  // (N) of the last forward
+    // the rows of the last olmo2_forward, or of the last olmo2_prefill, which has B = 1 and T = N
+    size_t B, T, N;
+    bool extends;   // by olmo2_prefill: they attend to their slot's cache
+    Pieces pieces;  // of olmo2_prefill
     // on the host
     uint32_t *host_tokens;            // (B, T)
     uint32_t *order, *starts, *next;  // (B, T), (B*T + 1), (V)  for embedding_buckets
-    uint32_t *positions;              // (slots): the next position of each slot's sequence
-    uint32_t *decoding;               // (slots): the positions of one olmo2_decode
+    uint32_t *lengths;                // (slots): the positions of each slot's sequence in the cache
+    uint32_t *positions;              // (rows), as in the cache
+    Piece *host_pieces;               // (slots), as in the cache
+    OLMo2Piece *steps;                // (slots): the pieces of one olmo2_decode
+    uint32_t *rows, *labels;          // (B, T) or rows: those that the head is applied to
     void *staging;                    // (STAGING_ELEMENTS) floats, on their way to or from the device
 };
 
@@ -1832,14 +1894,20 @@ static void take(Arena *arena, T **piece, size_t count) {
     arena->used += divide_up(bytes, alignment) * alignment;
 }
 
+static size_t at_least(size_t size, size_t least) { return size < least ? least : size; }
+
+static size_t at_most(size_t size, size_t most) { return size > most ? most : size; }
+
+// The most rows of an olmo2_prefill, and those of any forward.
+static size_t prefill_rows(const OLMo2Room *room) { return at_least(room->rows, room->slots); }
+
+static size_t most_rows(const OLMo2Room *room) { return at_least(room->B * room->T, prefill_rows(room)); }
+
 // Rows of logits that exist at a time. Fewer would make the matrix products too small for a GPU (in
 // Liger-Kernel's figures, a few hundred rows run at half the speed).
-static size_t classifier_rows(const OLMo2Room *room) {
-    const size_t rows = room->B * room->T;
-    return rows < 1024 ? rows : 1024;
-}
+static size_t classifier_rows(const OLMo2Room *room) { return at_most(most_rows(room), 1024); }
 
-// How many slices x, the light activations and all others (heavy) have.
+// How many slices of (B, T) x, the light activations and all others (heavy) have.
 typedef struct {
     size_t x, heavy, light;
 } Slices;
@@ -1855,10 +1923,11 @@ static Slices activation_slices(const OLMo2Config *c, const OLMo2Room *room, con
 
 static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c, const OLMo2Room *room,
                                 const OLMo2Form *form) {
-    const size_t N = room->B * room->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t BT = room->B * room->T, R = prefill_rows(room), Q = c->NH * c->HS, KV = c->NKV * c->HS;
     const Slices slices = activation_slices(c, room, form);
-    const size_t heavy = slices.heavy * N, light = slices.light * N;
-    take(arena, &a->x, slices.x * N * c->C);
+    const size_t x = at_least(slices.x * BT, R), heavy = at_least(slices.heavy * BT, R),
+                 light = at_least(slices.light * BT, R), N = most_rows(room);
+    take(arena, &a->x, x * c->C);
     take(arena, &a->qkv, heavy * (Q + 2 * KV));
     take(arena, &a->q_rstd, heavy);
     take(arena, &a->k_rstd, heavy);
@@ -1879,53 +1948,41 @@ static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config 
 
 static void lay_out_workspace(Workspace *w, Arena *arena, const OLMo2Config *c, const OLMo2Room *room,
                               const OLMo2Form *form, const Activations *a) {
-    const size_t N = room->B * room->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t BT = room->B * room->T, N = most_rows(room), Q = c->NH * c->HS, KV = c->NKV * c->HS;
     const size_t longest = Q > c->C ? Q : c->C;
     take(arena, &w->normed, c->pre_norm ? N * c->C : 0);
+    take(arena, &w->rows, N);
+    take(arena, &w->gathered, classifier_rows(room) * c->C);
     take(arena, &w->logits, classifier_rows(room) * c->V);
     take(arena, &w->logprobs, N);
     take(arena, &w->lse, N);
     take(arena, &w->labels, N);
     if (!room->train) { return; }
-    take(arena, &w->weights, N);
-    take(arena, &w->order, N);
-    take(arena, &w->starts, N + 1);
-    take(arena, &w->dx, N * c->C);
-    take(arena, &w->dbranch, N * c->C);
+    take(arena, &w->weights, BT);
+    take(arena, &w->order, BT);
+    take(arena, &w->starts, BT + 1);
+    take(arena, &w->dx, BT * c->C);
+    take(arena, &w->dbranch, BT * c->C);
     w->dhidden = w->dbranch;
     take(arena, &w->dnormed, c->pre_norm ? N * c->C : 0);
-    take(arena, &w->dattention, N * Q);
-    take(arena, &w->delta, N * c->NH);
-    take(arena, &w->dq, N * Q);
-    take(arena, &w->dk, N * KV);
-    take(arena, &w->dqkv, N * (Q + 2 * KV));
+    take(arena, &w->dattention, BT * Q);
+    take(arena, &w->delta, BT * c->NH);
+    take(arena, &w->dq, BT * Q);
+    take(arena, &w->dk, BT * KV);
+    take(arena, &w->dqkv, BT * (Q + 2 * KV));
     w->dact = a->act;
-    if (form->recompute == RECOMPUTE_NONE) { take(arena, &w->dact, N * c->F); }
-    take(arena, &w->dgate_up, N * 2 * c->F);
+    if (form->recompute == RECOMPUTE_NONE) { take(arena, &w->dact, BT * c->F); }
+    take(arena, &w->dgate_up, BT * 2 * c->F);
     take(arena, &w->partial, BACKWARD_BLOCKS * longest);
     take(arena, &w->squares, SQUARES_BLOCKS);
 }
 
-static void lay_out_decoder(Decoder *d, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
-    const size_t S = room->slots, Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    take(arena, &d->keys, S * c->L * room->cache_T * KV);
-    take(arena, &d->values, S * c->L * room->cache_T * KV);
-    take(arena, &d->tokens, S);
-    take(arena, &d->slots, S);
-    take(arena, &d->positions, S);
-    take(arena, &d->x, S * c->C);
-    take(arena, &d->o, S * c->C);
-    take(arena, &d->h, S * c->C);
-    take(arena, &d->down, S * c->C);
-    take(arena, &d->normed, S * c->C);
-    take(arena, &d->qkv, S * (Q + 2 * KV));
-    take(arena, &d->q, S * Q);
-    take(arena, &d->k, S * KV);
-    take(arena, &d->attention, S * Q);
-    take(arena, &d->gate_up, S * 2 * c->F);
-    take(arena, &d->act, S * c->F);
-    take(arena, &d->logits, S * c->V);
-    take(arena, &d->rstd, S);
+static void lay_out_cache(Cache *cache, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
+    const size_t size = room->slots * c->L * room->cache_T * c->NKV * c->HS;
+    take(arena, &cache->keys, size);
+    take(arena, &cache->values, size);
+    take(arena, &cache->positions, prefill_rows(room));
+    take(arena, &cache->pieces, room->slots);
 }
 
 // bf16 is too coarse to add small updates to, so weights that are trained have a copy in fp32, unless it is
@@ -1952,9 +2009,9 @@ static OLMo2Memory lay_out(OLMo2 *m, void *buffer) {
     const size_t activations = arena.used;
     lay_out_workspace(&m->workspace, &arena, c, room, form, &m->activations);
     take(&arena, &m->rope, olmo2_room_positions(room) * c->HS);
-    take(&arena, &m->tokens, room->B * room->T);
+    take(&arena, &m->tokens, most_rows(room));
     const size_t workspace = arena.used - activations;
-    lay_out_decoder(&m->decoder, &arena, c, room);
+    lay_out_cache(&m->cache, &arena, c, room);
     OLMo2Memory memory;
     memory.weights = parameters * (sizeof(floatX) + (has_master(room, form) ? sizeof(float) : 0));
     memory.gradients = array_bytes(has_bf16_gradients(form), trained);
@@ -2005,8 +2062,18 @@ bool olmo2_check(const OLMo2Config *c, const OLMo2Room *room, const OLMo2Form *f
                     "(make PRECISION=bf16, which is the default); leave the flag out, or resume with --dtype "
                     "fp32");
     }
+    if (sizeof(floatX) == sizeof(float) && form->weights == WEIGHTS_BF16) {
+        return fail(err,
+                    "weights in bf16: this program was built with PRECISION=fp32, in which they are fp32; "
+                    "build it with PRECISION=bf16");
+    }
+    if (form->lent_weights) {
+        return fail(err, "weights in a mapped file: the CUDA program needs them in the device's memory");
+    }
     if (c->HS > 256) { return fail(err, "head_dim %zu: the CUDA attention has room for at most 256", c->HS); }
-    if (room->B > 65535) { return fail(err, "%zu sequences at once: a CUDA grid takes 65535", room->B); }
+    if (room->B > 65535 || room->slots > 65535) {
+        return fail(err, "%zu sequences at once: a CUDA grid takes 65535", at_least(room->B, room->slots));
+    }
     if (c->C > longest || Q > longest) {
         return fail(err, "rows of %zu channels: the CUDA norms have room for at most %zu",
                     c->C > Q ? c->C : Q, longest);
@@ -2063,15 +2130,21 @@ static bool device_allocate(void **pointer, size_t bytes, const char *what, Erro
 }
 
 static bool allocate_on_host(OLMo2 *m, Error *err) {
-    const size_t N = m->room.B * m->room.T, slots = m->room.slots, u32 = sizeof(uint32_t);
-    m->host_tokens = (uint32_t *)allocate(N, u32, "the tokens of a batch", err);
-    m->order = (uint32_t *)allocate(N, u32, "the buckets of the embedding", err);
-    m->starts = (uint32_t *)allocate(N + 1, u32, "the buckets of the embedding", err);
+    const size_t BT = m->room.B * m->room.T, N = most_rows(&m->room), slots = m->room.slots,
+                 u32 = sizeof(uint32_t);
+    m->host_tokens = (uint32_t *)allocate(BT, u32, "the tokens of a batch", err);
+    m->order = (uint32_t *)allocate(BT, u32, "the buckets of the embedding", err);
+    m->starts = (uint32_t *)allocate(BT + 1, u32, "the buckets of the embedding", err);
     m->next = (uint32_t *)allocate(m->config.V, u32, "the buckets of the embedding", err);
-    m->positions = (uint32_t *)allocate(slots, u32, "the positions of the slots", err);
-    m->decoding = (uint32_t *)allocate(slots, u32, "the positions of the slots", err);
+    m->lengths = (uint32_t *)allocate(slots, u32, "the lengths of the slots", err);
+    m->positions = (uint32_t *)allocate(N, u32, "the positions of a batch", err);
+    m->host_pieces = (Piece *)allocate(slots, sizeof(Piece), "the pieces of a batch", err);
+    m->steps = (OLMo2Piece *)allocate(slots, sizeof(OLMo2Piece), "the steps of the slots", err);
+    m->rows = (uint32_t *)allocate(N, u32, "the rows with a label", err);
+    m->labels = (uint32_t *)allocate(N, u32, "the rows with a label", err);
     m->staging = allocate(STAGING_ELEMENTS, sizeof(float), "transfers", err);
-    const void *all[] = {m->host_tokens, m->order, m->starts, m->next, m->positions, m->decoding, m->staging};
+    const void *all[] = {m->host_tokens, m->order, m->starts, m->next,   m->lengths, m->positions,
+                         m->host_pieces, m->steps, m->rows,   m->labels, m->staging};
     for (const void *array : all) {
         if (array == nullptr) { return false; }
     }
@@ -2155,7 +2228,8 @@ void olmo2_free(OLMo2 *m) {
     if (m == nullptr) { return; }
     void *on_device[] = {m->weights,      m->master,       m->gradients.data,
                          m->moment1.data, m->moment2.data, m->buffer};
-    void *on_host[] = {m->host_tokens, m->order, m->starts, m->next, m->positions, m->decoding, m->staging};
+    void *on_host[] = {m->host_tokens, m->order, m->starts, m->next,   m->lengths, m->positions,
+                       m->host_pieces, m->steps, m->rows,   m->labels, m->staging};
     for (void *pointer : on_device) { CUDA_CHECK(cudaFree(pointer)); }
     for (void *pointer : on_host) { free(pointer); }
     cublas_close();
@@ -2171,18 +2245,18 @@ Profile *olmo2_profile(OLMo2 *m) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// The layer of OLMo 2: forward, backward, decoding
+// The layer of OLMo 2: forward, backward
 //          on paper: dev/doc/README.md    tested: test_olmo2.c against PyTorch, tensor by tensor;
 //          dev/test/test_cuda.cu against train_olmo2.c
 
-// Layer l's slice of the activations of the last forward.
+// Layer l's slice of the activations of the last forward. Rows that extend sequences keep none.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
     const Activations *all = &m->activations;
     const Slices slices = activation_slices(c, &m->room, &m->form);
-    const size_t N = m->B * m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS;
-    const size_t x = slices.x > 1 ? l * N : 0, n = slices.heavy > 1 ? l * N : 0,
-                 light = slices.light > 1 ? l * N : 0;
+    const size_t slice = m->extends ? 0 : l * m->N, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t x = slices.x > 1 ? slice : 0, n = slices.heavy > 1 ? slice : 0,
+                 light = slices.light > 1 ? slice : 0;
     Activations a = {};
     a.x = all->x + x * c->C;
     a.qkv = all->qkv + n * (Q + 2 * KV);
@@ -2202,20 +2276,39 @@ static Activations layer_activations(const OLMo2 *m, size_t l) {
     return a;
 }
 
+// The positions of the rows in their sequences; nullptr if these are n mod T.
+static const uint32_t *row_positions(const OLMo2 *m) { return m->extends ? m->cache.positions : nullptr; }
+
+// Layer l's attention: over the keys and values of the batch itself, or over those in the slots' caches, to
+// which the batch's are first appended.
+static void layer_attention(const OLMo2 *m, size_t l, Activations a) {
+    const size_t NH = m->config.NH, NKV = m->config.NKV, HS = m->config.HS, Q = NH * HS, KV = NKV * HS;
+    const size_t row = Q + 2 * KV, cache_T = m->room.cache_T, page_T = m->config.L * cache_T;
+    const floatX *v = a.qkv + Q + KV;
+    if (!m->extends) {
+        attention_forward(a.attention, a.lse, a.q, a.k, v, row, m->B, m->T, NH, NKV, HS);
+        return;
+    }
+    floatX *keys = m->cache.keys + l * cache_T * KV, *values = m->cache.values + l * cache_T * KV;
+    cache_append(keys, values, a.k, v, row, m->pieces, page_T, KV);
+    attention_cached(a.attention, a.q, keys, values, m->pieces, page_T, NH, NKV, HS);
+}
+
 // Layer l, from its x to the next layer's. The backward calls it again with RECOMPUTE_BLOCK.
 static void layer_forward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
-    const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
+    const size_t T = m->T, N = m->N, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS, row = Q + 2 * KV;
     const float eps = c->rms_eps;
+    const uint32_t *positions = row_positions(m);
     const LayerParameters w = layer_parameters(m->weights, c, l);
     const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
 
     // attention branch: h = x + rmsnorm(W_o attention(q, k, v))
     matmul_forward(a.qkv, a.x, w.w_qkv, N, C, row);
-    qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, nullptr, N, T, NH, HS, eps);
-    qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, nullptr, N, T, NKV, HS, eps);
-    attention_forward(a.attention, a.lse, a.q, a.k, a.qkv + Q + KV, row, B, T, NH, NKV, HS);
+    qknorm_rope_forward(a.q, a.q_rstd, a.qkv, row, w.q_norm, m->rope, positions, N, T, NH, HS, eps);
+    qknorm_rope_forward(a.k, a.k_rstd, a.qkv + Q, row, w.k_norm, m->rope, positions, N, T, NKV, HS, eps);
+    layer_attention(m, l, a);
     matmul_forward(a.o, a.attention, w.wo, N, Q, C);
     rmsnorm_residual_forward(a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N, C, eps);
 
@@ -2229,7 +2322,7 @@ static void layer_forward(const OLMo2 *m, size_t l) {
 // Recomputes what layer l's backward needs and the forward did not store, with the same bits.
 static void layer_recompute(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, T = m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS, row = Q + 2 * KV;
+    const size_t N = m->N, T = m->T, Q = c->NH * c->HS, KV = c->NKV * c->HS, row = Q + 2 * KV;
     const float eps = c->rms_eps;
     const LayerParameters w = layer_parameters(m->weights, c, l);
     const Activations a = layer_activations(m, l);
@@ -2275,47 +2368,16 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     matmul_backward(s->dx, d.w_qkv, s->dqkv, a.x, w.w_qkv, N, C, row, true);
 }
 
-// layer_forward for one position of each of n sequences. The keys and values of their past are in the cache.
-//          tested: test_decode in dev/test/test_cuda.cu
-static void layer_decode(const OLMo2 *m, size_t l, size_t n) {
-    const OLMo2Config *c = &m->config;
-    const size_t C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F, Q = NH * HS, KV = NKV * HS;
-    const size_t row = Q + 2 * KV, slot_stride = m->room.cache_T * KV;
-    const float eps = c->rms_eps;
-    const Decoder *d = &m->decoder;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
-    floatX *keys = d->keys + l * m->room.slots * slot_stride,
-           *values = d->values + l * m->room.slots * slot_stride;
-
-    // attention branch
-    matmul_forward(d->qkv, d->x, w.w_qkv, n, C, row);
-    qknorm_rope_forward(d->q, d->rstd, d->qkv, row, w.q_norm, m->rope, d->positions, n, 1, NH, HS, eps);
-    qknorm_rope_forward(d->k, d->rstd, d->qkv + Q, row, w.k_norm, m->rope, d->positions, n, 1, NKV, HS, eps);
-    cache_append(keys, values, d->k, d->qkv + Q + KV, row, d->slots, d->positions, n, slot_stride, KV);
-    attention_decode(d->attention, d->q, keys, values, d->slots, d->positions, n, slot_stride, NH, NKV, HS);
-    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-    rmsnorm_residual_forward(d->h, d->rstd, d->x, d->o, w.attention_norm, n, C, eps);
-
-    // feed-forward branch
-    matmul_forward(d->gate_up, d->h, w.w_gate_up, n, C, 2 * F);
-    swiglu_forward(d->act, d->gate_up, n, F);
-    matmul_forward(d->down, d->act, w.w_down, n, F, C);
-    rmsnorm_residual_forward(d->x, d->rstd, d->h, d->down, w.feedforward_norm, n, C, eps);
-}
-
-#include "dev/ablations/ablations.cuh"  // these three lists with a part of OLMo 2 left out
+#include "dev/ablations/ablations.cuh"  // these two lists with a part of OLMo 2 left out
 
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
 
-void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
+// From the embeddings of tokens (N) to the output of the final norm.
+static void forward_rows(OLMo2 *m, const uint32_t *tokens) {
     const OLMo2Config *c = &m->config;
-    const size_t N = B * T;
-    m->B = B;
-    m->T = T;
-    memcpy(m->host_tokens, tokens, N * sizeof *tokens);
+    const size_t N = m->N;
     CUDA_CHECK(cudaMemcpy(m->tokens, tokens, N * sizeof *tokens, cudaMemcpyHostToDevice));
-
     embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
     for (size_t l = 0; l < c->L; l++) {
         if (is_ablated(c)) {
@@ -2328,27 +2390,74 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
                     m->weights + parameter_offset(c, FINAL_NORM, 0), N, c->C, c->rms_eps);
 }
 
+void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
+    m->extends = false;
+    m->B = B;
+    m->T = T;
+    m->N = B * T;
+    memcpy(m->host_tokens, tokens, m->N * sizeof *tokens);
+    forward_rows(m, tokens);
+}
+
+// logits (n, V) = lm_head applied to rows of `hidden`, n of them from `first` on in s->rows; n is at most
+// classifier_rows. The embedding's kernel gathers them.
+static void gathered_logits(const OLMo2 *m, size_t first, size_t n) {
+    const OLMo2Config *c = &m->config;
+    const Workspace *s = &m->workspace;
+    embedding_forward(s->gathered, m->activations.hidden, s->rows + first, n, c->C);
+    matmul_forward(s->logits, s->gathered, m->weights + parameter_offset(c, LM_HEAD, 0), n, c->C, c->V);
+}
+
+// Moves values[i] to values[rows[i]] for i < count; all other of the N become 0. rows ascend.
+static void spread(float *values, const uint32_t *rows, size_t count, size_t N) {
+    for (size_t n = N, i = count; n-- > 0;) {
+        const bool has_value = i > 0 && rows[i - 1] == n;
+        values[n] = has_value ? values[--i] : 0.0f;
+    }
+}
+
+// olmo2_classify without weights: only rows with a label cost anything.
+static void classify_labelled(OLMo2 *m, const uint32_t *labels, float *logprobs, float *lse) {
+    const Workspace *s = &m->workspace;
+    const size_t N = m->N, V = m->config.V, chunk = classifier_rows(&m->room);
+    size_t count = 0;
+    for (size_t n = 0; n < N; n++) {
+        if (labels[n] == OLMO2_NO_TOKEN) { continue; }
+        m->rows[count] = (uint32_t)n;
+        m->labels[count++] = labels[n];
+    }
+    CUDA_CHECK(cudaMemcpy(s->rows, m->rows, count * sizeof *m->rows, cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaMemcpy(s->labels, m->labels, count * sizeof *m->labels, cudaMemcpyHostToDevice));
+    for (size_t i = 0; i < count; i += chunk) {
+        const size_t rows = at_most(count - i, chunk);
+        gathered_logits(m, i, rows);
+        classifier_forward(s->logprobs + i, s->lse + i, s->logits, s->labels + i, rows, V);
+    }
+    CUDA_CHECK(cudaMemcpy(logprobs, s->logprobs, count * sizeof *logprobs, cudaMemcpyDeviceToHost));
+    CUDA_CHECK(cudaMemcpy(lse, s->lse, count * sizeof *lse, cudaMemcpyDeviceToHost));
+    spread(logprobs, m->rows, count, N);
+    spread(lse, m->rows, count, N);
+}
+
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
                     float *lse) {
     const OLMo2Config *c = &m->config;
     const Workspace *s = &m->workspace;
-    const size_t N = m->B * m->T, C = c->C, V = c->V, chunk = classifier_rows(&m->room);
+    const size_t N = m->N, C = c->C, V = c->V, chunk = classifier_rows(&m->room);
     const floatX *hidden = m->activations.hidden, *lm_head = m->weights + parameter_offset(c, LM_HEAD, 0);
-    CUDA_CHECK(cudaMemcpy(s->labels, labels, N * sizeof *labels, cudaMemcpyHostToDevice));
-    if (weights != nullptr) {
-        CUDA_CHECK(cudaMemcpy(s->weights, weights, N * sizeof *weights, cudaMemcpyHostToDevice));
+    if (weights == nullptr) {
+        classify_labelled(m, labels, logprobs, lse);
+        return;
     }
+    CUDA_CHECK(cudaMemcpy(s->labels, labels, N * sizeof *labels, cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaMemcpy(s->weights, weights, N * sizeof *weights, cudaMemcpyHostToDevice));
     for (size_t n = 0; n < N; n += chunk) {
-        const size_t rows = N - n < chunk ? N - n : chunk;
+        const size_t rows = at_most(N - n, chunk);
         matmul_forward(s->logits, hidden + n * C, lm_head, rows, C, V);
-        if (weights == nullptr) {
-            classifier_forward(s->logprobs + n, s->lse + n, s->logits, s->labels + n, rows, V);
-        } else {
-            classifier_forward_backward(s->logprobs + n, s->lse + n, s->logits, s->labels + n, s->weights + n,
-                                        z, rows, V);
-            matmul_backward(s->dhidden + n * C, array_at(m->gradients, parameter_offset(c, LM_HEAD, 0)),
-                            s->logits, hidden + n * C, lm_head, rows, C, V, false);
-        }
+        classifier_forward_backward(s->logprobs + n, s->lse + n, s->logits, s->labels + n, s->weights + n, z,
+                                    rows, V);
+        matmul_backward(s->dhidden + n * C, array_at(m->gradients, parameter_offset(c, LM_HEAD, 0)),
+                        s->logits, hidden + n * C, lm_head, rows, C, V, false);
     }
     CUDA_CHECK(cudaMemcpy(logprobs, s->logprobs, N * sizeof *logprobs, cudaMemcpyDeviceToHost));
     CUDA_CHECK(cudaMemcpy(lse, s->lse, N * sizeof *lse, cudaMemcpyDeviceToHost));
@@ -2357,7 +2466,7 @@ void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, floa
 // olmo2_forward from its last line to its first. s->dx is the gradient of the residual stream throughout.
 void olmo2_backward(OLMo2 *m) {
     const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, C = c->C;
+    const size_t N = m->N, C = c->C;
     const Workspace *s = &m->workspace;
     const size_t buckets = embedding_buckets(m->order, m->starts, m->next, m->host_tokens, N, c->V);
     CUDA_CHECK(cudaMemcpy(s->order, m->order, N * sizeof *m->order, cudaMemcpyHostToDevice));
@@ -2493,37 +2602,84 @@ void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) 
 }
 
 // ---------------------------------------------------------------------------------------------
-// The model: decoding
+// The model: sequences with a cache
+//          tested: test_prefill in dev/test/test_cuda.cu
 
-// Copies tokens, slots and their positions to the device, and advances the positions.
-static void upload_decoding(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n) {
-    const Decoder *d = &m->decoder;
-    CUDA_CHECK(cudaMemcpy(d->tokens, tokens, n * sizeof *tokens, cudaMemcpyHostToDevice));
-    for (size_t i = 0; i < n; i++) { m->decoding[i] = (uint32_t)slots[i]; }
-    CUDA_CHECK(cudaMemcpy(d->slots, m->decoding, n * sizeof *m->decoding, cudaMemcpyHostToDevice));
-    for (size_t i = 0; i < n; i++) { m->decoding[i] = m->positions[slots[i]]++; }
-    CUDA_CHECK(cudaMemcpy(d->positions, m->decoding, n * sizeof *m->decoding, cudaMemcpyHostToDevice));
+// Tells the device what the rows are: their positions, and the pieces, those of one token first. The sequences
+// grow by them.
+static void upload_pieces(OLMo2 *m, const OLMo2Piece *pieces, size_t n) {
+    const Cache *cache = &m->cache;
+    size_t single = 0, several = 0;
+    for (size_t i = 0; i < n; i++) { several += pieces[i].count == 1; }
+    m->pieces = Pieces{cache->pieces, n, several, 0};
+    m->N = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t slot = pieces[i].slot, count = pieces[i].count;
+        m->host_pieces[count == 1 ? single++ : several++] =
+            Piece{(uint32_t)m->N, (uint32_t)count, m->lengths[slot], (uint32_t)slot};
+        for (size_t t = 0; t < count; t++) { m->positions[m->N++] = m->lengths[slot]++; }
+        m->pieces.longest = at_least(m->pieces.longest, count);
+    }
+    CUDA_CHECK(cudaMemcpy(cache->pieces, m->host_pieces, n * sizeof(Piece), cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaMemcpy(cache->positions, m->positions, m->N * sizeof(uint32_t), cudaMemcpyHostToDevice));
+}
+
+void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n) {
+    m->extends = true;
+    upload_pieces(m, pieces, n);
+    m->B = 1;
+    m->T = m->N;
+    forward_rows(m, tokens);
+}
+
+void olmo2_logits(OLMo2 *m, const size_t *rows, size_t n, float *logits) {
+    const Workspace *s = &m->workspace;
+    const size_t V = m->config.V, chunk = classifier_rows(&m->room);
+    for (size_t i = 0; i < n; i += chunk) {
+        const size_t count = at_most(n - i, chunk);
+        for (size_t r = 0; r < count; r++) { m->rows[r] = (uint32_t)rows[i + r]; }
+        CUDA_CHECK(cudaMemcpy(s->rows, m->rows, count * sizeof *m->rows, cudaMemcpyHostToDevice));
+        gathered_logits(m, 0, count);
+        download(logits + i * V, s->logits, count * V, m->staging);
+    }
 }
 
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
     const OLMo2Config *c = &m->config;
-    const Decoder *d = &m->decoder;
-    upload_decoding(m, tokens, slots, n);
-
-    embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, n, c->C);
-    for (size_t l = 0; l < c->L; l++) {
-        if (is_ablated(c)) {
-            ablated_layer_decode(m, l, n);
-        } else {
-            layer_decode(m, l, n);
-        }
+    const Workspace *s = &m->workspace;
+    const size_t chunk = classifier_rows(&m->room);
+    for (size_t i = 0; i < n; i++) { m->steps[i] = OLMo2Piece{slots[i], 1}; }
+    olmo2_prefill(m, tokens, m->steps, n);
+    for (size_t i = 0; i < n; i += chunk) {
+        const size_t rows = at_most(n - i, chunk);
+        matmul_forward(s->logits, m->activations.hidden + i * c->C,
+                       m->weights + parameter_offset(c, LM_HEAD, 0), rows, c->C, c->V);
+        download(logits + i * c->V, s->logits, rows * c->V, m->staging);
     }
-    rmsnorm_forward(d->normed, d->rstd, d->x, m->weights + parameter_offset(c, FINAL_NORM, 0), n, c->C,
-                    c->rms_eps);
-    matmul_forward(d->logits, d->normed, m->weights + parameter_offset(c, LM_HEAD, 0), n, c->C, c->V);
-    download(logits, d->logits, n * c->V, m->staging);
 }
 
-void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions) { m->positions[slot] = (uint32_t)positions; }
+size_t olmo2_positions(const OLMo2 *m, size_t slot) { return m->lengths[slot]; }
+
+void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions) { m->lengths[slot] = (uint32_t)positions; }
+
+// A slot's layers are cache_T positions apart, so each array is copied as L rows of a matrix.
+void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end) {
+    const size_t L = m->config.L, KV = m->config.NKV * m->config.HS, cache_T = m->room.cache_T;
+    const size_t target = (to * L * cache_T + begin) * KV, source = (from * L * cache_T + begin) * KV;
+    const size_t pitch = cache_T * KV * sizeof(floatX), width = (end - begin) * KV * sizeof(floatX);
+    m->lengths[to] = (uint32_t)end;
+    if (to == from || begin == end) { return; }
+    for (floatX *array : {m->cache.keys, m->cache.values}) {
+        CUDA_CHECK(
+            cudaMemcpy2D(array + target, pitch, array + source, pitch, width, L, cudaMemcpyDeviceToDevice));
+    }
+}
+
+bool olmo2_lends(void) { return false; }
+
+void olmo2_lend(OLMo2 *m, size_t index, const void *data) {
+    (void)m, (void)index, (void)data;
+    cuda_stop("a GPU cannot compute with weights in a mapped file", __FILE__, __LINE__);
+}
 
 #include "llmc/main.h"  // main: the commands, the training loop

@@ -3,7 +3,7 @@
 // at the end of its layer section.
 //
 // A GPU also needs two plain kernels, since OLMo 2's own fuse the sum and the rotation with a norm. With
-// nothing ablated, these lists give the bits of layer_forward, layer_backward and layer_decode
+// nothing ablated, these lists give the bits of layer_forward and layer_backward
 // (test_ablations in dev/test/test_cuda.cu).
 #ifndef DEV_ABLATIONS_CUH
 #define DEV_ABLATIONS_CUH
@@ -73,9 +73,10 @@ static void rope_backward(floatX *dx, size_t dx_stride, const floatX *dy, const 
 
 // Queries or keys: normalised, unless that is ablated, and rotated.
 static void ablated_qk_forward(const OLMo2 *m, floatX *y, float *rstd, const floatX *x, const floatX *w,
-                               const uint32_t *positions, size_t N, size_t T, size_t NH) {
+                               size_t NH) {
     const OLMo2Config *c = &m->config;
-    const size_t row = (c->NH + 2 * c->NKV) * c->HS;
+    const uint32_t *positions = row_positions(m);
+    const size_t N = m->N, T = m->T, row = (c->NH + 2 * c->NKV) * c->HS;
     if (c->ablate_qk_norm) {
         rope_forward(y, x, row, m->rope, positions, N, T, NH, c->HS);
     } else {
@@ -86,7 +87,7 @@ static void ablated_qk_forward(const OLMo2 *m, floatX *y, float *rstd, const flo
 static void ablated_qk_backward(const OLMo2 *m, floatX *dx, Array dw, const floatX *dy, const floatX *x,
                                 const floatX *w, const float *rstd, size_t NH) {
     const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, row = (c->NH + 2 * c->NKV) * c->HS;
+    const size_t N = m->N, row = (c->NH + 2 * c->NKV) * c->HS;
     if (c->ablate_qk_norm) {
         rope_backward(dx, row, dy, m->rope, N, m->T, NH, c->HS);
     } else {
@@ -118,7 +119,7 @@ static const floatX *branch_end_backward(const OLMo2 *m, Array dw, const floatX 
                                          const float *rstd) {
     const Workspace *s = &m->workspace;
     if (m->config.pre_norm) { return s->dx; }
-    rmsnorm_residual_backward(s->dbranch, dw, s->partial, s->dx, o, w, rstd, m->B * m->T, m->config.C);
+    rmsnorm_residual_backward(s->dbranch, dw, s->partial, s->dx, o, w, rstd, m->N, m->config.C);
     return s->dbranch;
 }
 
@@ -127,14 +128,14 @@ static const floatX *branch_end_backward(const OLMo2 *m, Array dw, const floatX 
 static floatX *branch_begin_gradient(const OLMo2 *m) {
     const Workspace *s = &m->workspace;
     if (!m->config.pre_norm) { return s->dx; }
-    CUDA_CHECK(cudaMemsetAsync(s->dnormed, 0, m->B * m->T * m->config.C * sizeof(floatX)));
+    CUDA_CHECK(cudaMemsetAsync(s->dnormed, 0, m->N * m->config.C * sizeof(floatX)));
     return s->dnormed;
 }
 
 static void branch_begin_backward(const OLMo2 *m, Array dw, const floatX *x, const floatX *w,
                                   const float *rstd) {
     const Workspace *s = &m->workspace;
-    const size_t N = m->B * m->T, C = m->config.C;
+    const size_t N = m->N, C = m->config.C;
     if (!m->config.pre_norm) { return; }
     rmsnorm_backward(s->dnormed, dw, s->partial, s->dnormed, x, w, rstd, N, C);
     add(s->dx, s->dx, s->dnormed, N * C);
@@ -145,7 +146,7 @@ static void branch_begin_backward(const OLMo2 *m, Array dw, const floatX *x, con
 
 static void ablated_layer_forward(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
-    const size_t B = m->B, T = m->T, N = B * T, C = c->C, F = c->F, Q = c->NH * c->HS, KV = c->NKV * c->HS;
+    const size_t N = m->N, C = c->C, F = c->F, Q = c->NH * c->HS, KV = c->NKV * c->HS;
     const size_t row = Q + 2 * KV;
     const Workspace *s = &m->workspace;
     const LayerParameters w = layer_parameters(m->weights, c, l);
@@ -153,9 +154,9 @@ static void ablated_layer_forward(const OLMo2 *m, size_t l) {
 
     const floatX *in = branch_begin(m, s->normed, a.attention_rstd, a.x, w.attention_norm, N);
     matmul_forward(a.qkv, in, w.w_qkv, N, C, row);
-    ablated_qk_forward(m, a.q, a.q_rstd, a.qkv, w.q_norm, nullptr, N, T, c->NH);
-    ablated_qk_forward(m, a.k, a.k_rstd, a.qkv + Q, w.k_norm, nullptr, N, T, c->NKV);
-    attention_forward(a.attention, a.lse, a.q, a.k, a.qkv + Q + KV, row, B, T, c->NH, c->NKV, c->HS);
+    ablated_qk_forward(m, a.q, a.q_rstd, a.qkv, w.q_norm, c->NH);
+    ablated_qk_forward(m, a.k, a.k_rstd, a.qkv + Q, w.k_norm, c->NKV);
+    layer_attention(m, l, a);
     matmul_forward(a.o, a.attention, w.wo, N, Q, C);
     branch_end(m, a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N);
 
@@ -168,13 +169,13 @@ static void ablated_layer_forward(const OLMo2 *m, size_t l) {
 
 static void ablated_layer_recompute(const OLMo2 *m, size_t l) {
     const OLMo2Config *c = &m->config;
-    const size_t N = m->B * m->T, T = m->T, Q = c->NH * c->HS;
+    const size_t N = m->N, Q = c->NH * c->HS;
     const LayerParameters w = layer_parameters(m->weights, c, l);
     const Activations a = layer_activations(m, l);
     if (m->form.recompute == RECOMPUTE_BLOCK) { ablated_layer_forward(m, l); }
     if (m->form.recompute == RECOMPUTE_ELEMENTWISE) {
-        ablated_qk_forward(m, a.q, a.q_rstd, a.qkv, w.q_norm, nullptr, N, T, c->NH);
-        ablated_qk_forward(m, a.k, a.k_rstd, a.qkv + Q, w.k_norm, nullptr, N, T, c->NKV);
+        ablated_qk_forward(m, a.q, a.q_rstd, a.qkv, w.q_norm, c->NH);
+        ablated_qk_forward(m, a.k, a.k_rstd, a.qkv + Q, w.k_norm, c->NKV);
         branch_end(m, a.h, a.attention_rstd, a.x, a.o, w.attention_norm, N);
     }
 }
@@ -210,32 +211,6 @@ static void ablated_layer_backward(const OLMo2 *m, size_t l) {
     din = branch_begin_gradient(m);
     matmul_backward(din, d.w_qkv, s->dqkv, in, w.w_qkv, N, C, row, true);
     branch_begin_backward(m, d.attention_norm, a.x, w.attention_norm, a.attention_rstd);
-}
-
-static void ablated_layer_decode(const OLMo2 *m, size_t l, size_t n) {
-    const OLMo2Config *c = &m->config;
-    const size_t C = c->C, F = c->F, Q = c->NH * c->HS, KV = c->NKV * c->HS, row = Q + 2 * KV;
-    const size_t slot_stride = m->room.cache_T * KV;
-    const Decoder *d = &m->decoder;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
-    floatX *keys = d->keys + l * m->room.slots * slot_stride,
-           *values = d->values + l * m->room.slots * slot_stride;
-
-    const floatX *in = branch_begin(m, d->normed, d->rstd, d->x, w.attention_norm, n);
-    matmul_forward(d->qkv, in, w.w_qkv, n, C, row);
-    ablated_qk_forward(m, d->q, d->rstd, d->qkv, w.q_norm, d->positions, n, 1, c->NH);
-    ablated_qk_forward(m, d->k, d->rstd, d->qkv + Q, w.k_norm, d->positions, n, 1, c->NKV);
-    cache_append(keys, values, d->k, d->qkv + Q + KV, row, d->slots, d->positions, n, slot_stride, KV);
-    attention_decode(d->attention, d->q, keys, values, d->slots, d->positions, n, slot_stride, c->NH, c->NKV,
-                     c->HS);
-    matmul_forward(d->o, d->attention, w.wo, n, Q, C);
-    branch_end(m, d->h, d->rstd, d->x, d->o, w.attention_norm, n);
-
-    in = branch_begin(m, d->normed, d->rstd, d->h, w.feedforward_norm, n);
-    matmul_forward(d->gate_up, in, w.w_gate_up, n, C, 2 * F);
-    swiglu_forward(d->act, d->gate_up, n, F);
-    matmul_forward(d->down, d->act, w.w_down, n, F, C);
-    branch_end(m, d->x, d->rstd, d->h, d->down, w.feedforward_norm, n);
 }
 
 #endif

@@ -128,7 +128,7 @@ static void forward_1(floatX *o, float *lse, float *scores, const floatX *q, con
 
 static void forward_2(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,
                       const Shape &z) {
-    attention_plain_forward(o, lse, q, k, v, z.v_stride, z.B, z.T, z.NH, z.NKV, z.HS);
+    attention_plain_forward(o, lse, q, k, v, z.v_stride, nullptr, z.B, z.T, z.T, z.NH, z.NKV, z.HS);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -641,12 +641,11 @@ static void backward_problem(Problem &p) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// decode: q (n, NH, HS), and a cache of keys and values -> o (n, NH, HS), over j <= positions[i]. Position j
-// of sequence i is row (NKV, HS) number j of slot slots[i]; slots are slot_stride elements apart.
+// decode: q (n, NH, HS), and a cache of keys and values (pages, page_T, NKV, HS) -> o (n, NH, HS). Piece i is
+// one query: row pieces[i].row of q, which sees positions j <= pieces[i].position of page pieces[i].page.
 
-typedef void Decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
-                    const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride, size_t NH,
-                    size_t NKV, size_t HS);
+typedef void Decode(floatX *o, const floatX *q, const floatX *keys, const floatX *values, const Piece *pieces,
+                    size_t n, size_t page_T, size_t NH, size_t NKV, size_t HS);
 
 // ---------------------------------------------------------------------------------------------
 // Version 1: one thread per output, which computes the scores of its head itself: with 128 channels, 128
@@ -655,15 +654,17 @@ typedef void Decode(floatX *o, const floatX *q, const floatX *keys, const floatX
 // passes over its positions one after the other. 40 registers.
 
 __global__ static void decode_kernel_1(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
-                                       const uint32_t *slots, const uint32_t *positions, size_t n,
-                                       size_t slot_stride, size_t NH, size_t NKV, size_t HS) {
-    const size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= n * NH * HS) { return; }
-    const size_t c = at % HS, h = at / HS % NH, i = at / HS / NH, g = h / (NH / NKV);
-    const size_t begin = slots[i] * slot_stride + g * HS;
+                                       const Piece *pieces, size_t n, size_t page_T, size_t NH, size_t NKV,
+                                       size_t HS) {
+    const size_t thread = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (thread >= n * NH * HS) { return; }
+    const Piece piece = pieces[thread / HS / NH];
+    const size_t c = thread % HS, h = thread / HS % NH, g = h / (NH / NKV),
+                 at = (piece.row * NH + h) * HS + c;
+    const size_t begin = (piece.page * page_T * NKV + g) * HS;
     const float scale = 1.0f / sqrtf((float)HS);
     float max = -INFINITY, sum = 0.0f, mean = 0.0f;
-    for (size_t j = 0; j <= positions[i]; j++) {
+    for (size_t j = 0; j <= piece.position; j++) {
         const size_t row = begin + j * NKV * HS;
         const float s = dot_of(q + (at - c), keys + row, HS) * scale, largest = fmaxf(max, s);
         const float factor = expf(max - largest), p = expf(s - largest);
@@ -675,10 +676,8 @@ __global__ static void decode_kernel_1(floatX *o, const floatX *q, const floatX 
 }
 
 static void decode_1(floatX *o, const floatX *q, const floatX *keys, const floatX *values,
-                     const uint32_t *slots, const uint32_t *positions, size_t n, size_t slot_stride,
-                     size_t NH, size_t NKV, size_t HS) {
-    decode_kernel_1<<<divide_up(n * NH * HS, 128), 128>>>(o, q, keys, values, slots, positions, n,
-                                                          slot_stride, NH, NKV, HS);
+                     const Piece *pieces, size_t n, size_t page_T, size_t NH, size_t NKV, size_t HS) {
+    decode_kernel_1<<<divide_up(n * NH * HS, 128), 128>>>(o, q, keys, values, pieces, n, page_T, NH, NKV, HS);
     LAUNCH_CHECK();
 }
 
@@ -699,10 +698,12 @@ static void decode_problem(Problem &p) {
     const auto keys = p.input<floatX>(cache, -2.0, 2.0), values = p.input<floatX>(cache, -1.0, 1.0);
     const auto o = p.output<floatX>("o", n * NH * HS, tolerance(2.0));
     std::vector<uint32_t> slots(n), positions(n);
+    std::vector<uint32_t> pieces;
     p.bytes = 2.0 * (double)(n * NH * HS * sizeof(floatX));
     for (size_t i = 0; i < n; i++) {
         slots[i] = (uint32_t)(n - i);
         positions[i] = (uint32_t)((T - 1) * (n - 1 - i) / std::max(n - 1, (size_t)1));
+        pieces.insert(pieces.end(), {(uint32_t)i, 1, positions[i], slots[i]});  // the fields of a Piece
         const size_t used = (positions[i] + 1) * KV, end = slots[i] * slot_stride + used;
         for (const auto &a : {keys, values}) {
             CUDA_CHECK(cudaMemset(a.device + end, 0xff, (slot_stride - used) * sizeof(floatX)));
@@ -711,7 +712,7 @@ static void decode_problem(Problem &p) {
         p.bytes += 2.0 * (double)(used * sizeof(floatX));
         p.flops += 2.0 * 2.0 * (double)((positions[i] + 1) * NH * HS);
     }
-    const uint32_t *device_slots = p.upload(slots), *device_positions = p.upload(positions);
+    const Piece *device_pieces = (const Piece *)p.upload(pieces);
     p.expect([&] {
         std::vector<double> s(T);
         for (size_t row = 0; row < n * NH; row++) {
@@ -729,8 +730,7 @@ static void decode_problem(Problem &p) {
         }
     });
     p.run(decode_versions, [&](Decode *version) {
-        version(o.device, q.device, keys.device, values.device, device_slots, device_positions, n,
-                slot_stride, NH, NKV, HS);
+        version(o.device, q.device, keys.device, values.device, device_pieces, n, T + 1, NH, NKV, HS);
     });
 }
 

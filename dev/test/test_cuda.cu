@@ -1,7 +1,7 @@
 // test_cuda.cu: tests train_olmo2.cu as a whole model, next to train_olmo2.c (cpu_backend.h). Training steps
 // agree with the CPU's. Recomputation, repetition and the order of execution change no bit. With nothing
 // ablated, dev/ablations gives OLMo 2's bits. Micro-batches add up. Decoding gives the forward's
-// probabilities. Arrays are read back as they were written. bf16 weights and moments learn as well as fp32
+// probabilities, and so do sequences that grow by pieces of any lengths. Arrays are read back as they were written. bf16 weights and moments learn as well as fp32
 // ones. The memory plan is what is allocated. What cannot run is refused with a message. Built in fp32 and
 // bf16, by dev/cuda_on_cpu or by nvcc.
 #include <cmath>
@@ -382,24 +382,25 @@ static void append(Floats *all, const Floats &values) {
     all->insert(all->end(), values.begin(), values.end());
 }
 
-// What one step and three decoded positions leave, by the lists of dev/ablations if `apart`, by OLMo 2's own
-// otherwise: logprobs, lse, gradients, logits. The calls around the layers are those of olmo2_forward,
-// olmo2_backward and olmo2_decode.
+// What one step and a piece of three tokens after one of a token leave, by the lists of dev/ablations if
+// `apart`, by OLMo 2's own otherwise: logprobs, lse, gradients, outputs. The calls around the layers are those
+// of olmo2_forward, olmo2_backward and olmo2_prefill.
 static Floats run_layers(OLMo2 *m, const Shape &s, bool apart) {
     const OLMo2Config *c = &m->config;
     const Workspace *w = &m->workspace;
-    const Decoder *d = &m->decoder;
     const OLMo2Memory memory = olmo2_memory(c, &m->room, &m->form);
     const floatX *final_norm = m->weights + parameter_offset(c, FINAL_NORM, 0);
-    const size_t N = s.B * s.T, slot = 0;
+    const size_t N = s.B * s.T;
     Batch b = batch_of(s);
 
     // A call that is missing must not find what an earlier run has left.
     CUDA_CHECK(cudaMemset(m->activations.x, 0xff, memory.activations));
-    CUDA_CHECK(cudaMemset(d->keys, 0xff, memory.cache));
+    CUDA_CHECK(cudaMemset(m->cache.keys, 0xff, memory.cache));
     olmo2_zero_gradients(m);
+    m->extends = false;
     m->B = s.B;
     m->T = s.T;
+    m->N = N;
     CUDA_CHECK(cudaMemcpy(m->tokens, b.tokens.data(), N * sizeof(uint32_t), cudaMemcpyHostToDevice));
     embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
     for (size_t l = 0; l < c->L; l++) { apart ? ablated_layer_forward(m, l) : layer_forward(m, l); }
@@ -416,13 +417,15 @@ static Floats run_layers(OLMo2 *m, const Shape &s, bool apart) {
     append(&all, read_all(m, OLMO2_GRADIENT));
     download(dx.data(), w->dx, dx.size(), m->staging);
     append(&all, dx);
-    olmo2_truncate(m, slot, 0);
-    for (size_t t = 0; t < m->room.cache_T; t++) {
-        Floats x(c->C);
-        upload_decoding(m, &b.tokens[t], &slot, 1);
-        embedding_forward(d->x, m->weights + parameter_offset(c, EMBEDDING, 0), d->tokens, 1, c->C);
-        for (size_t l = 0; l < c->L; l++) { apart ? ablated_layer_decode(m, l, 1) : layer_decode(m, l, 1); }
-        download(x.data(), d->x, x.size(), m->staging);
+    m->extends = true;
+    olmo2_truncate(m, 0, 0);
+    for (const OLMo2Piece &piece : {OLMo2Piece{0, 1}, OLMo2Piece{0, 3}}) {
+        Floats x(piece.count * c->C);
+        upload_pieces(m, &piece, 1);
+        embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, m->N,
+                          c->C);
+        for (size_t l = 0; l < c->L; l++) { apart ? ablated_layer_forward(m, l) : layer_forward(m, l); }
+        download(x.data(), m->activations.x, x.size(), m->staging);
         append(&all, x);
     }
     return all;
@@ -439,7 +442,7 @@ static void test_ablations(const Shape &shape, Recompute recompute) {
         OLMo2Room room = training_of(s);
         OLMo2Form form = olmo2_form();
         room.slots = 1;
-        room.cache_T = 3;
+        room.cache_T = room.rows = 4;
         form.recompute = recompute;
         OLMo2 *m = new_model<OLMo2>(s, room, form);
         if (study == 0) { own = run_layers(m, s, false); }
@@ -553,6 +556,131 @@ static void test_decode(const Shape &shape, size_t T) {
     olmo2_free(cuda);
     olmo2_free(training);
     olmo2_free(cpu);
+}
+
+// ---------------------------------------------------------------------------------------------
+// sequences that grow by pieces
+
+// The calls of olmo2_prefill in which two sequences grow: in each, a number of tokens for each sequence, or 0.
+typedef std::vector<std::pair<size_t, size_t>> Calls;
+
+// Lets both sequences grow as `calls` say -> log p of the labels (2, T). Sequences are in the order of their
+// slots' numbers within a call.
+template <typename Model>
+static Floats extend(Model *m, const Batch &b, const size_t slots[2], const Calls &calls) {
+    Floats logprobs(b.B * b.T);
+    size_t done[2] = {0, 0};
+    for (const auto &call : calls) {
+        const size_t counts[2] = {call.first, call.second}, first = slots[0] < slots[1] ? 0 : 1;
+        std::vector<uint32_t> tokens, labels;
+        std::vector<OLMo2Piece> pieces;
+        std::vector<size_t> places;
+        for (size_t i : {first, 1 - first}) {
+            if (counts[i] == 0) { continue; }
+            pieces.push_back(OLMo2Piece{slots[i], counts[i]});
+            for (size_t t = 0; t < counts[i]; t++) {
+                places.push_back(i * b.T + done[i]++);
+                tokens.push_back(b.tokens[places.back()]);
+                labels.push_back(b.labels[places.back()]);
+            }
+        }
+        Floats part(tokens.size()), lse(tokens.size());
+        olmo2_prefill(m, tokens.data(), pieces.data(), pieces.size());
+        olmo2_classify(m, labels.data(), nullptr, 0.0f, part.data(), lse.data());
+        for (size_t n = 0; n < places.size(); n++) { logprobs[places[n]] = part[n]; }
+    }
+    return logprobs;
+}
+
+static double largest_difference(const Floats &a, const Floats &b) {
+    double worst = a.size() == b.size() ? 0.0 : NAN;
+    for (size_t i = 0; i < a.size(); i++) { worst = worse(worst, fabs((double)a[i] - (double)b[i])); }
+    return worst;
+}
+
+// However two sequences of T tokens are cut, every token has the log p that olmo2_forward gives it, and that
+// the CPU gives it. The order of its sums does not depend on the cut, except for a piece of one token, so on
+// the emulated GPU the bits are equal too. (cuBLAS may sum in another order for another number of rows.)
+static void test_prefill(const Shape &shape, size_t T) {
+    Shape s = shape;
+    s.B = 2;
+    s.T = T;
+    OLMo2Room room = olmo2_room_to_measure(s.B, s.T);
+    room.slots = 4;
+    room.cache_T = T + 1;
+    room.rows = 2 * T;
+    const size_t slots[2] = {3, 1}, others[2] = {0, 2};
+    const Calls whole = {{T, T}}, apart = {{0, T}, {T, 0}}, cut = {{2, T / 2}, {T - 2, T - T / 2}},
+                mixed = {{1, 5}, {T - 3, 1}, {1, T - 7}, {1, 1}};
+    OLMo2 *m = new_model<OLMo2>(s, room);
+    CpuModel *cpu = new_model<CpuModel>(s, room);
+    Batch b = batch_of(s);
+    Floats none(2 * T);
+    olmo2_forward(m, b.tokens.data(), s.B, s.T);
+    olmo2_classify(m, b.labels.data(), nullptr, 0.0f, b.logprobs.data(), b.lse.data());
+    for (size_t n = 0; n < 2 * T; n++) {  // a position without a label costs nothing and gets nothing
+        const bool labelled = b.labels[n] != OLMO2_NO_TOKEN;
+        CHECK((b.logprobs[n] != 0.0f) == labelled && (b.lse[n] != 0.0f) == labelled);
+    }
+
+    const double allowed = IS_BF16 ? 5e-2 : 1e-5;  // as in test_decode
+    within(s.name, "prefill: log p beside the CPU's",
+           largest_difference(extend(m, b, slots, whole), extend(cpu, b, slots, mixed)), allowed);
+    const Floats at_once = extend(m, b, others, whole);
+    CHECK(!EMULATED || same_bits(at_once, b.logprobs));
+    for (const Calls &calls : {apart, cut, mixed}) {
+        for (size_t slot = 0; slot < room.slots; slot++) { olmo2_truncate(m, slot, 0); }
+        const Floats first = extend(m, b, others, calls), second = extend(m, b, slots, calls);
+        CHECK(olmo2_positions(m, slots[0]) == T && olmo2_positions(m, slots[1]) == T);
+        CHECK(!EMULATED || same_bits(first, second));
+        CHECK(!EMULATED || calls == mixed || same_bits(first, at_once));
+        within(s.name, "prefill: in pieces beside the forward", largest_difference(first, b.logprobs),
+               allowed);
+    }
+    olmo2_free(m);
+    olmo2_free(cpu);
+}
+
+// The logits of the sequence's tokens from `past` on, of which the slot holds those before.
+static Floats continuation(OLMo2 *m, const Batch &b, size_t slot, size_t past) {
+    const size_t count = b.T - past, V = m->config.V;
+    const OLMo2Piece piece = {slot, count};
+    std::vector<size_t> rows(count);
+    Floats logits(count * V);
+    for (size_t r = 0; r < count; r++) { rows[r] = count - 1 - r; }
+    olmo2_prefill(m, &b.tokens[past], &piece, 1);
+    olmo2_logits(m, rows.data(), count, logits.data());
+    return logits;
+}
+
+// A copied or shortened sequence continues with the bits of the original. Nothing else is copied.
+static void test_copies(const Shape &shape) {
+    Shape s = shape;
+    s.B = 1;
+    s.T = 12;
+    OLMo2 *m = new_model<OLMo2>(s, olmo2_room_to_extend(3, s.T, s.T));
+    const Batch b = batch_of(s);
+    Batch other = b;
+    for (size_t t = 5; t < s.T; t++) { other.tokens[t] = (b.tokens[t] + 1) % (uint32_t)s.V; }
+    continuation(m, b, 0, 0);
+    olmo2_truncate(m, 0, 7);
+    const Floats expected = continuation(m, b, 0, 7);
+
+    olmo2_copy_slot(m, 2, 0, 0, 7);
+    CHECK(olmo2_positions(m, 2) == 7 && olmo2_positions(m, 0) == s.T);
+    CHECK(same_bits(expected, continuation(m, b, 2, 7)));
+    const Floats different = continuation(m, other, 1, 0);  // its first five tokens are those of slot 0
+    olmo2_copy_slot(m, 1, 0, 5, 7);
+    CHECK(same_bits(expected, continuation(m, b, 1, 7)));
+    olmo2_truncate(m, 1, 0);
+    CHECK(same_bits(different, continuation(m, other, 1, 0)));
+    CHECK(!same_bits(expected, continuation(m, b, (olmo2_truncate(m, 1, 7), 1), 7)));
+    olmo2_copy_slot(m, 0, 0, 3, 7);  // onto itself: as olmo2_truncate
+    CHECK(olmo2_positions(m, 0) == 7);
+    CHECK(same_bits(expected, continuation(m, b, 0, 7)));
+    olmo2_copy_slot(m, 1, 0, 0, 0);
+    CHECK(olmo2_positions(m, 1) == 0);
+    olmo2_free(m);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -837,8 +965,15 @@ static void test_errors() {
     config.C = 24;
     refuse(config, room, form, "multiples of 16");
     refuse(config, room, form, "hidden_size 24");
+    OLMo2Form lent = form;
+    lent.lent_weights = true;
+    refuse(config_of(s), room, lent, "weights in a mapped file");
+    CHECK(!olmo2_lends());
     if (!IS_BF16) {
         OLMo2Form coarse = form;
+        coarse.weights = WEIGHTS_BF16;
+        refuse(config_of(s), room, coarse, "weights in bf16: this program was built with PRECISION=fp32");
+        coarse = form;
         coarse.master_weights = false;
         refuse(config_of(s), room, coarse, "--master-weights off");
         refuse(config_of(s), room, coarse, "PRECISION=bf16");
@@ -887,6 +1022,9 @@ int main() {
     for (int i : {HEADS_OF_64, ODD_CHANNELS}) { test_micro_batches(shapes[i], false); }
     if (IS_BF16) { test_micro_batches(shapes[GROUPED_QUERIES], true); }
     for (int i : {GROUPED_QUERIES, HEADS_OF_96, ODD_CHANNELS, INPUT_NORMS}) { test_decode(shapes[i], 19); }
+    for (const Shape &s : shapes) { test_prefill(s, 11); }
+    test_prefill(shapes[GROUPED_QUERIES], IS_BF16 ? 145 : 35);  // more than a tile of queries and two of keys
+    for (int i : {GROUPED_QUERIES, ODD_HEADS}) { test_copies(shapes[i]); }
     test_decode(shapes[ODD_HEADS], DECODE_WARPS * DECODE_KEYS + 3);  // more keys than one round takes
     test_all_arrays();
     test_learning();

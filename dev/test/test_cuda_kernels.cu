@@ -423,31 +423,80 @@ static void check_plain_attention() {
     check_attention({1, 13, 2, 1, 40});  // two elements to a lane
 }
 
-// Three sequences in four slots, of 1, 5 and 75 tokens: keys for one warp, for two, and for all, some twice.
-static void check_decoding() {
-    const Attention a = {3, 75, 4, 2, 12};
-    const size_t Q = a.NH * a.HS, KV = a.NKV * a.HS, slots = 4;
-    const std::vector<uint32_t> slot = {2, 0, 3}, position = {0, 4, 74};
-    Numbers q = random_numbers(3 * a.T * Q, -2, 2), k = random_numbers(3 * a.T * KV, -2, 2);
-    Numbers v = random_numbers(3 * a.T * KV, -1, 1), o(3 * a.T * Q), lse(3 * a.T * a.NH);
+// The same numbers, NaN in the same places.
+static bool same_numbers(const Numbers &a, const Numbers &b) {
+    bool same = a.size() == b.size();
+    for (size_t i = 0; same && i < a.size(); i++) { same = a[i] == b[i] || (isnan(a[i]) && isnan(b[i])); }
+    return same;
+}
+
+// The next tokens of sequence b, in page `page` of a cache: `count` of them after the first `past`.
+struct Continued {
+    size_t b, page, past, count;
+};
+
+// Sequences whose past is in a cache: cache_append and attention_cached give what attention over the whole
+// sequences gives. Unused positions of the cache are NaN. The rows of a batch are in the order of `continued`,
+// the pieces of one token are to be first. v and the cache have rows of different lengths.
+static void check_pieces(const Attention &a, const std::vector<Continued> &continued, double close) {
+    const size_t Q = a.NH * a.HS, KV = a.NKV * a.HS, pages = 4, page_T = a.T + 3, more = 16;
+    Numbers q = random_numbers(a.B * a.T * Q, -2, 2), k = random_numbers(a.B * a.T * KV, -2, 2);
+    Numbers v = random_numbers(a.B * a.T * KV, -1, 1), o(a.B * a.T * Q), lse(a.B * a.T * a.NH);
     rounded<floatX>(q), rounded<floatX>(k), rounded<floatX>(v);
     attention_of(a, o, lse, q, k, v);
-    Numbers last_q, last_o, keys(slots * a.T * KV, NAN), values(slots * a.T * KV, NAN);
-    for (size_t i = 0; i < 3; i++) {
-        const size_t at = a.q(i, position[i], 0), from = a.kv(i, 0, 0), to = slot[i] * a.T * KV;
-        const ptrdiff_t begin = (ptrdiff_t)at, end = (ptrdiff_t)(at + Q);
-        last_q.insert(last_q.end(), q.begin() + begin, q.begin() + end);
-        last_o.insert(last_o.end(), o.begin() + begin, o.begin() + end);
-        for (size_t j = 0; j < (position[i] + 1) * KV; j++) {
-            keys[to + j] = k[from + j];
-            values[to + j] = v[from + j];
+    Numbers new_q, new_k, new_v, new_o, keys(pages * page_T * KV, NAN), values = keys;
+    std::vector<Piece> single, several;
+    size_t rows = 0, longest = 0;
+    const auto part = [](Numbers &to, const Numbers &from, size_t begin, size_t size) {
+        to.insert(to.end(), from.begin() + (ptrdiff_t)begin, from.begin() + (ptrdiff_t)(begin + size));
+    };
+    for (const Continued &c : continued) {
+        (c.count == 1 ? single : several)
+            .push_back(Piece{(uint32_t)rows, (uint32_t)c.count, (uint32_t)c.past, (uint32_t)c.page});
+        rows += c.count;
+        longest = std::max(longest, c.count);
+        for (size_t i = 0; i < c.past * KV; i++) {
+            keys[c.page * page_T * KV + i] = k[a.kv(c.b, 0, 0) + i];
+            values[c.page * page_T * KV + i] = v[a.kv(c.b, 0, 0) + i];
+        }
+        part(new_q, q, a.q(c.b, c.past, 0), c.count * Q);
+        part(new_o, o, a.q(c.b, c.past, 0), c.count * Q);
+        part(new_k, k, a.kv(c.b, c.past, 0), c.count * KV);
+        part(new_v, v, a.kv(c.b, c.past, 0), c.count * KV);
+    }
+    std::vector<Piece> all = single;
+    all.insert(all.end(), several.begin(), several.end());
+    Numbers v_wide = widened(new_v, KV, more);
+    const On<floatX> d_q(rounded<floatX>(new_q)), d_k(rounded<floatX>(new_k)), d_v(rounded<floatX>(v_wide)),
+        d_keys(rounded<floatX>(keys)), d_values(rounded<floatX>(values)), d_o(rows * Q);
+    const On<Piece> d_pieces(all);
+    const Pieces pieces = {d_pieces, all.size(), single.size(), longest};
+    cache_append(d_keys, d_values, d_k, d_v + more, KV + more, pieces, page_T, KV);
+    attention_cached(d_o, d_q, d_keys, d_values, pieces, page_T, a.NH, a.NKV, a.HS);
+    near("attention, pieces", d_o.get(), new_o, close);
+    for (const Continued &c : continued) {
+        for (size_t i = 0; i < c.count * KV; i++) {
+            keys[(c.page * page_T + c.past) * KV + i] = k[a.kv(c.b, c.past, 0) + i];
+            values[(c.page * page_T + c.past) * KV + i] = v[a.kv(c.b, c.past, 0) + i];
         }
     }
-    const On<floatX> d_q(rounded<floatX>(last_q)), d_keys(rounded<floatX>(keys)), d_o(3 * Q),
-        d_values(rounded<floatX>(values));
-    const On<uint32_t> d_slots(slot), d_positions(position);
-    attention_decode(d_o, d_q, d_keys, d_values, d_slots, d_positions, 3, a.T * KV, a.NH, a.NKV, a.HS);
-    near("attention, decoding", d_o.get(), last_o, CLOSE);
+    CHECK(same_numbers(d_keys.get(), keys) && same_numbers(d_values.get(), values));
+}
+
+// Three sequences in four slots, of 1, 5 and 75 tokens: keys for one warp, for two, and for all, some twice.
+static void check_decoding() {
+    check_pieces({3, 75, 4, 2, 12}, {{0, 2, 0, 1}, {1, 0, 4, 1}, {2, 3, 74, 1}}, CLOSE);
+}
+
+// From the beginning, after a past, after one of more than a tile of keys, and single tokens between them. The
+// tiled kernels have tiles of 128 queries, of which one piece here fills more than one.
+static void check_long_pieces() {
+    const double close = IS_BF16 ? 1.5e-2 : 1e-5;
+    check_pieces({3, 150, 2, 1, 64}, {{0, 2, 0, 5}, {1, 0, 9, 131}, {2, 3, 70, 1}}, close);
+    check_pieces({2, 75, 2, 2, 96}, {{0, 3, 31, 1}, {1, 1, 65, 7}}, close);
+    check_pieces({3, 75, 4, 2, 128}, {{1, 2, 33, 40}, {0, 0, 0, 2}, {2, 1, 63, 2}}, close);
+    check_pieces({3, 13, 6, 2, 12}, {{0, 2, 0, 5}, {1, 0, 4, 1}, {2, 3, 8, 3}}, CLOSE);
+    check_pieces({2, 9, 2, 1, 40}, {{1, 2, 6, 3}, {0, 1, 1, 1}}, CLOSE);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -939,13 +988,21 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*check)();
-    } groups[] = {{"warp_sum", check_warp_sum},     {"embedding", check_embeddings},
-                  {"rmsnorm", check_rmsnorms},      {"qknorm_rope", check_qknorm_ropes},
-                  {"matmul", check_matmul},         {"tiled", check_tiled_attention},
-                  {"plain", check_plain_attention}, {"decoding", check_decoding},
-                  {"swiglu", check_swiglus},        {"classifier", check_classifiers},
-                  {"adamw", check_updates},         {"norm_of_gradients", check_norms},
-                  {"model", check_model},           {"bits", check_bits}};
+    } groups[] = {{"warp_sum", check_warp_sum},
+                  {"embedding", check_embeddings},
+                  {"rmsnorm", check_rmsnorms},
+                  {"qknorm_rope", check_qknorm_ropes},
+                  {"matmul", check_matmul},
+                  {"tiled", check_tiled_attention},
+                  {"plain", check_plain_attention},
+                  {"decoding", check_decoding},
+                  {"pieces", check_long_pieces},
+                  {"swiglu", check_swiglus},
+                  {"classifier", check_classifiers},
+                  {"adamw", check_updates},
+                  {"norm_of_gradients", check_norms},
+                  {"model", check_model},
+                  {"bits", check_bits}};
     Error err;
     if (!cublas_open(&err)) {
         fprintf(stderr, "error: %s\n", err.text);
