@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -191,8 +192,10 @@ def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # to the nearest, ties to even
 
 
-def random_values(rng: np.random.Generator, tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
-    """Standard deviation 0.02; norms around 1. In pieces, so that memory stays small."""
+def random_values(seed: int, tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
+    """Standard deviation 0.02; norms around 1. They depend on the tensor's name, so that they are the same in
+    any shards. In pieces, so that memory stays small."""
+    rng = np.random.Generator(np.random.SFC64([seed, zlib.crc32(tensor.name.encode())]))
     count, piece = int(np.prod(tensor.shape, dtype=np.int64)), 1 << 22
     for begin in range(0, count, piece):
         values = rng.standard_normal(min(piece, count - begin), dtype=np.float32)
@@ -200,7 +203,7 @@ def random_values(rng: np.random.Generator, tensor: Tensor, dtype: str) -> Itera
         yield to_dtype(values + np.float32(1.0) if len(tensor.shape) == 1 else values, dtype)
 
 
-def write_shard(path: Path, tensors: list[Tensor], dtype: str, rng: np.random.Generator, sparse: bool) -> None:
+def write_shard(path: Path, tensors: list[Tensor], dtype: str, seed: int, sparse: bool) -> None:
     tensors = sorted(tensors)  # by name, as the library writes them
     with open(path, "wb") as file:
         file.write(header(tensors, dtype))
@@ -208,7 +211,7 @@ def write_shard(path: Path, tensors: list[Tensor], dtype: str, rng: np.random.Ge
             file.truncate(file.tell() + sum(tensor_bytes(tensor, dtype) for tensor in tensors))
             return
         for tensor in tensors:
-            for values in random_values(rng, tensor, dtype):
+            for values in random_values(seed, tensor, dtype):
                 file.write(values)
 
 
@@ -216,10 +219,9 @@ def write_weights(
     directory: Path, tensors: list[Tensor], dtype: str, shard_size: float, seed: int, sparse: bool
 ) -> None:
     shards, weight_map = split_shards(tensors, dtype, shard_size), {}
-    rng = np.random.Generator(np.random.SFC64(seed))
     for i, shard in enumerate(shards):
         name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        write_shard(directory / name, shard, dtype, rng, sparse)
+        write_shard(directory / name, shard, dtype, seed, sparse)
         weight_map.update({tensor.name: name for tensor in shard})
     if len(shards) > 1:
         total = sum(tensor_bytes(tensor, dtype) for tensor in tensors)
@@ -268,7 +270,9 @@ def make_release(
     base, _, stage = name.partition("-")
     stage = f"-{stage}" if stage else ""
     if base not in SIZES or stage not in STAGES:
-        raise SystemExit(f"error: {name}: expected one of {', '.join(SIZES)}, with {', '.join(STAGES[1:])} or not")
+        raise SystemExit(
+            f"error: {name}: expected one of {', '.join(SIZES)}, with {', '.join(STAGES[1:])} or not"
+        )
     if TOKENIZER.is_file() and not bytes_only:
         tokenizer, eos, pad, vocab = json.loads(TOKENIZER.read_text()), 100257, 100277, vocab or 100352
     else:
@@ -281,7 +285,10 @@ def make_release(
     write_json(directory / "config.json", config)
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
     version = config["transformers_version"]
-    write_json(directory / "generation_config.json", {"_from_model_config": True, **ids, "transformers_version": version})
+    write_json(
+        directory / "generation_config.json",
+        {"_from_model_config": True, **ids, "transformers_version": version},
+    )
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     for file, content in tokenizer_files(tokenizer, stage).items():
         write_json(directory / file, content)
@@ -290,7 +297,9 @@ def make_release(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("size", help="1B, 7B, 13B, 32B, with -SFT, -DPO, -Instruct or not")
     parser.add_argument("directory", type=Path, help="new or empty")
     parser.add_argument("--dtype", choices=sorted(WIDTH), help="default: F32 for a base model, else BF16")
