@@ -59,7 +59,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         file = path.rsplit("/", 1)[-1]
-        if self.token and not path.startswith("/cdn/") and self.headers["Authorization"] != f"Bearer {self.token}":
+        if (
+            self.token
+            and not path.startswith("/cdn/")
+            and self.headers["Authorization"] != f"Bearer {self.token}"
+        ):
             self.answer(401)
         elif path == f"/api/models/allenai/{NAME}" and query == "blobs=true":
             self.answer(200, json.dumps(self.listing or listing(self.folder)).encode())
@@ -134,12 +138,18 @@ def get(server: str, *arguments: object, **environment: str) -> subprocess.Compl
     command = ["bash", str(ROOT / "scripts/get_olmo2.sh"), *map(str, arguments)]
     env = {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HF_ENDPOINT")}
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**env, "HF_ENDPOINT": server, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**env, "HF_ENDPOINT": server, **environment},
     )
 
 
 def release(folder: Path) -> Path:
-    return make_release("1B-Instruct", folder / "release", layers=1, scale=16, shard_size=300_000, bytes_only=True)
+    return make_release(
+        "1B-Instruct", folder / "release", layers=1, scale=16, shard_size=300_000, bytes_only=True
+    )
 
 
 def same(found: Path, expected: Path) -> bool:
@@ -164,7 +174,10 @@ def test_download(folder: Path) -> None:
         check_equal(result.returncode, 0, f"exit code ({result.stderr})")
         check(same(target, source), "the directory is the release, without README.md")
         check("to download into" in result.stdout and " free" in result.stdout, "it says what it needs")
-        check(result.stdout.endswith(f"chat --load {str(target).replace(' ', chr(92) + ' ')}\n"), "the next command")
+        check(
+            result.stdout.endswith(f"chat --load {str(target).replace(' ', chr(92) + ' ')}\n"),
+            "the next command",
+        )
         check_equal(server.log[-1][0], "config.json", "the last file")
         # again: nothing to do
         requests = len(server.log)
@@ -206,12 +219,20 @@ def test_interruptions(folder: Path) -> None:
     size = (source / shard).stat().st_size
     with hub(source, drops={shard: 2}) as server:
         result = get(server.url, "1B-Instruct", folder / "dropped")
-        check(result.returncode == 0 and same(folder / "dropped", source), f"two broken connections ({result.stderr})")
+        check(
+            result.returncode == 0 and same(folder / "dropped", source),
+            f"two broken connections ({result.stderr})",
+        )
         asked = [words for file, words in server.log if file == shard]
-        check_equal(asked, ["None", f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"], "ranges")
+        check_equal(
+            asked, ["None", f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"], "ranges"
+        )
     with hub(source, drops={shard: 1}, ranges=False) as server:
         result = get(server.url, "1B-Instruct", folder / "whole")
-        check(result.returncode == 0 and same(folder / "whole", source), f"a server without ranges ({result.stderr})")
+        check(
+            result.returncode == 0 and same(folder / "whole", source),
+            f"a server without ranges ({result.stderr})",
+        )
     with hub(source, errors={shard: [503, 502]}) as server:
         result = get(server.url, "1B-Instruct", folder / "busy")
         check(result.returncode == 0 and same(folder / "busy", source), f"a busy server ({result.stderr})")
@@ -238,7 +259,9 @@ def test_interruptions(folder: Path) -> None:
         server.slow = 0.0
         server.log.clear()
         result = get(server.url, "1B-Instruct", target)
-        check(result.returncode == 0 and same(target, source), f"the same command continues ({result.stderr})")
+        check(
+            result.returncode == 0 and same(target, source), f"the same command continues ({result.stderr})"
+        )
         check(any(words == f"bytes={kept}-" for _, words in server.log), f"from byte {kept}: {server.log}")
 
 
@@ -247,8 +270,14 @@ def test_damage(folder: Path) -> None:
     shard = sorted(source.glob("*.safetensors"))[0].name
     with hub(source, wrong={shard}) as server:
         check_fails(get(server.url, "1B-Instruct", target), f"{shard}: what arrived")
-        check("has another checksum than the released file" in get(server.url, "1B-Instruct", target).stderr, "why")
-        check(not list(target.glob("*.safetensors")) and not list(target.glob(f".partial-*{shard}")), "it is removed")
+        check(
+            "has another checksum than the released file" in get(server.url, "1B-Instruct", target).stderr,
+            "why",
+        )
+        check(
+            not list(target.glob("*.safetensors")) and not list(target.glob(f".partial-*{shard}")),
+            "it is removed",
+        )
         server.wrong = {"generation_config.json"}
         check_fails(get(server.url, "1B-Instruct", folder / "small"), "generation_config.json: what arrived")
         server.wrong = set()
@@ -285,14 +314,21 @@ def test_errors(folder: Path) -> None:
         for entry in server.listing["siblings"]:
             if entry["rfilename"] == shard:
                 entry["size"] = 10**15
-        check_fails(get(server.url, "1B-Instruct", folder / "full"), "GB free, the download needs 1000000.00 GB")
+        check_fails(
+            get(server.url, "1B-Instruct", folder / "full"), "GB free, the download needs 1000000.00 GB"
+        )
         for words in ({"siblings": []}, {"error": "x"}, {**whole, "siblings": whole["siblings"][:2]}):
             server.listing = words
-            check_fails(get(server.url, "1B-Instruct", folder / "list"), "its answer is not a list of a model's files")
+            check_fails(
+                get(server.url, "1B-Instruct", folder / "list"), "its answer is not a list of a model's files"
+            )
         evil = [{"rfilename": "../model.safetensors", "size": 1, "blobId": "0" * 40}]
         server.listing = {**whole, "siblings": whole["siblings"] + evil}
         result = get(server.url, "1B-Instruct", target)
-        check(result.returncode == 0 and same(target, source), f"names with a slash are left out ({result.stderr})")
+        check(
+            result.returncode == 0 and same(target, source),
+            f"names with a slash are left out ({result.stderr})",
+        )
         check(not (folder / "model.safetensors").exists(), "nothing outside the directory")
     (folder / "file").write_text("")
     with hub(source) as server:
