@@ -965,11 +965,12 @@ __global__ static void __launch_bounds__(ATTENTION_THREADS, 2)
         sum[m][0] = sum[m][1] = 0.0f;
     }
     const int end = past + min(i0 + QUERIES, count);  // of the keys that the block sees
+    const int own_end = first < count ? min(past + first + 16 * M, end) : 0;  // those that this warp sees
     copy_tile<HS, QUERIES>(queries, q, Q, i0, count);
     copy_tile<HS, KEYS>(keys, k, KV, 0, end);
     copy_async_commit();
     for (int j0 = 0; j0 < end; j0 += KEYS) {
-        const bool visible = j0 < past + first + 16 * M;  // to any row of this warp
+        const bool visible = j0 < own_end;
         float s[M][KEYS / 8][4] = {};
         copy_async_wait<0>();
         __syncthreads();  // the keys have arrived, and all warps are done with the previous values

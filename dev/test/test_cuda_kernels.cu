@@ -778,6 +778,7 @@ static OLMo2 *create_model(Model *model, Recompute recompute, bool no_master) {
     Error err;
     room.slots = 3;
     room.cache_T = 7;
+    room.rows = 14;
     form.recompute = recompute;
     form.master_weights = !no_master;
     if (!olmo2_create(&m, &model->c, &room, &form, &err)) {
@@ -800,6 +801,7 @@ static void check_logprobs(OLMo2 *m, const Model &model, const Batch &b) {
     olmo2_forward(m, b.tokens.data(), b.B, b.T);
     olmo2_classify(m, b.labels.data(), nullptr, 0.0f, logprobs.data(), lse.data());
     forward_of(model, b, 0.0, &expected_logprobs, &expected_lse);
+    for (size_t n = 0; n < lse.size(); n++) { expected_lse[n] *= b.labels[n] != OLMO2_NO_TOKEN; }
     near("model logprobs", Numbers(logprobs.begin(), logprobs.end()), expected_logprobs, MODEL_CLOSE);
     near("model lse", Numbers(lse.begin(), lse.end()), expected_lse, MODEL_CLOSE);
 }
@@ -906,6 +908,45 @@ static void check_model_decoding(OLMo2 *m, const Model &model) {
     near("model, decoding", got, expected, MODEL_CLOSE);
 }
 
+// Sequence 0 grows in slot 2 by 3 tokens and one, and its rest in a copy of that, slot 1. Sequence 1 grows in
+// slot 0 by one, five and one.
+static void check_model_pieces(OLMo2 *m, const Model &model) {
+    const size_t T = 7, V = model.c.V;
+    const Batch b = make_batch(model.c, 2, T);
+    const OLMo2Piece calls[3][2] = {{{2, 3}, {0, 1}}, {{2, 1}, {0, 5}}, {{1, 3}, {0, 1}}};
+    size_t done[2] = {0, 0};
+    Numbers logprobs, lse, got(2 * T), from_logits, of_labels;
+    forward_of(model, b, 0.0, &logprobs, &lse);
+    for (size_t slot = 0; slot < 3; slot++) { olmo2_truncate(m, slot, 0); }
+    for (const auto &pieces : calls) {
+        std::vector<uint32_t> tokens, labels;
+        std::vector<size_t> places, rows;
+        for (size_t i = 0; i < 2; i++) {
+            for (size_t t = 0; t < pieces[i].count; t++) {
+                places.push_back(i * T + done[i]++);
+                tokens.push_back(b.tokens[places.back()]);
+                labels.push_back(b.labels[places.back()]);
+            }
+        }
+        std::vector<float> part(places.size()), part_lse(places.size()), logits(places.size() * V);
+        if (pieces[0].slot == 1) { olmo2_copy_slot(m, 1, 2, 0, 4); }
+        olmo2_prefill(m, tokens.data(), pieces, 2);
+        olmo2_classify(m, labels.data(), nullptr, 0.0f, part.data(), part_lse.data());
+        for (size_t n = 0; n < places.size(); n++) {
+            got[places[n]] = part[n];
+            rows.push_back(places.size() - 1 - n);
+        }
+        olmo2_logits(m, rows.data(), rows.size(), logits.data());
+        for (size_t n = 0; n < rows.size(); n++) {
+            if (labels[rows[n]] == OLMO2_NO_TOKEN) { continue; }
+            from_logits.push_back((double)logits[n * V + labels[rows[n]]] - (double)part_lse[rows[n]]);
+            of_labels.push_back(logprobs[places[rows[n]]]);
+        }
+    }
+    near("model, pieces", got, logprobs, MODEL_CLOSE);
+    near("model, logits of pieces", from_logits, of_labels, MODEL_CLOSE);
+}
+
 // A layer's gate and up, with equal weights and equal gradients, are rounded with different random bits.
 static void check_tensors_differ(Model *model) {
     OLMo2 *m = create_model(model, RECOMPUTE_NONE, true);
@@ -947,6 +988,7 @@ static void check_model() {
         check_model_updates(m, &updated);
         check_logprobs(m, updated, make_batch(model.c, 2, 6));
         check_model_decoding(m, updated);
+        check_model_pieces(m, updated);
         olmo2_free(m);
     }
     if (IS_BF16) { check_tensors_differ(&model); }

@@ -130,16 +130,22 @@ MUTATIONS = [
 
     # what a query may see
     Mutation("attention forward: sees the next token", "tiled", PLAIN, COMPARISON, change(
-        "<false, M, KEYS>(s, first, j0)", "<false, M, KEYS>(s, first, j0 - 1)")),
+        "<false, M, KEYS>(s, past + first, j0)", "<false, M, KEYS>(s, past + first, j0 - 1)")),
     Mutation("attention forward: mask of the last tile only", "tiled", PLAIN, COMPARISON, change(
-        "if (j0 + KEYS - 1 > first) {", "if (j0 + KEYS - 1 > first + 16 * M) {")),
+        "if (j0 + KEYS - 1 > past + first) {", "if (j0 + KEYS - 1 > past + first + 16 * M) {")),
+    Mutation("attention forward: mask without the past", "pieces", PLAIN, COMPARISON, change(
+        "<false, M, KEYS>(s, past + first, j0)", "<false, M, KEYS>(s, first, j0)")),
+    Mutation("attention forward: a warp stops before its past", "pieces", PLAIN, COMPARISON, change(
+        "min(past + first + 16 * M, end)", "min(first + 16 * M, end)")),
+    Mutation("plain attention: a piece begins at position 0", "pieces", PLAIN, COMPARISON, change(
+        "position = piece.position + i;", "position = i;")),
     Mutation("attention dq: sees the next token", "tiled", PLAIN, COMPARISON, change(
         "<false, M, STEP>(p, first, j0 + step)", "<false, M, STEP>(p, first, j0 + step - 1)")),
     Mutation("attention dk, dv: seen by the token before", "tiled", PLAIN, COMPARISON, change(
         "<true, M, STEP>(p, first, i0 + step)", "<true, M, STEP>(p, first, i0 + step + 1)")),
     Mutation("plain attention: sees the next token", "plain", PLAIN, COMPARISON, change(
-        "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= i; j++) {",
-        "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= min(i + 1, T - 1); j++) {")),
+        "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= position; j++) {",
+        "Softmax<N> softmax = softmax_of_nothing<N>(); for (int j = 0; j <= min(position + 1, T - 1); j++) {")),
     Mutation("plain attention dq: does not see itself", "plain", PLAIN, COMPARISON, change(
         "delta_i = dot<N>(do_i, o_i); for (int j = 0; j <= i; j++) {",
         "delta_i = dot<N>(do_i, o_i); for (int j = 0; j < i; j++) {")),
@@ -189,26 +195,39 @@ MUTATIONS = [
         "p * (dot<N>(do_i, v_j) - delta[statistic]);", "p * dot<N>(do_i, v_j);")),
     Mutation("attention: 1 / sqrt(HS) missing in dk", "tiled", PLAIN, COMPARISON, change(
         "scales[m][1] = scale; ones", "scales[m][1] = 1.0f; ones")),
+    Mutation("decoding: keys that are not there", "decoding", PLAIN, COMPARISON, change(
+        "min(j0 + n, position)", "j0 + n")),
     Mutation("decoding: the last warp left out", "decoding", PLAIN, COMPARISON, change(
         "w < DECODE_WARPS; w++", "w < DECODE_WARPS - 1; w++")),
 
     # groups of queries, strides
     Mutation("attention forward: wrong group", "tiled", PLAIN, COMPARISON, change(
-        "h = blockIdx.y, g = h / (NH / NKV); const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
-        "(size_t)NKV * HS; const float scale = LOG2_E",
-        "h = blockIdx.y, g = h % NKV; const size_t b = blockIdx.z, Q = (size_t)NH * HS, KV = "
-        "(size_t)NKV * HS; const float scale = LOG2_E")),
+        "h = blockIdx.y, g = h / (NH / NKV); const size_t Q = (size_t)NH * HS, KV = (size_t)NKV * HS; "
+        "const float scale = LOG2_E",
+        "h = blockIdx.y, g = h % NKV; const size_t Q = (size_t)NH * HS, KV = (size_t)NKV * HS; "
+        "const float scale = LOG2_E")),
     Mutation("attention dk, dv: one head of the group", "tiled", PLAIN, COMPARISON, change(
         "q + next_h * HS, Q, next_i0", "q, Q, next_i0")),
     Mutation("plain attention dk, dv: wrong group", "plain", PLAIN, COMPARISON, change(
         "for (int h = g * group; h < (g + 1) * group; h++) {", "for (int h = g; h < NH; h += NKV) {")),
     Mutation("attention forward: v_stride is that of k", "tiled", PLAIN, COMPARISON, change(
-        "(values, v, v_stride, j0, T); copy_async_commit(); if (visible)",
-        "(values, v, KV, j0, T); copy_async_commit(); if (visible)")),
+        "(values, v, v_stride, j0, end); copy_async_commit(); if (visible)",
+        "(values, v, KV, j0, end); copy_async_commit(); if (visible)")),
     Mutation("attention dv: dv_stride is that of k", "tiled", PLAIN, COMPARISON, change(
         "dv + b * T * dv_stride + g * HS, dv_stride, first", "dv + b * T * dv_stride + g * HS, KV, first")),
     Mutation("decoding: sequences in the wrong slots", "decoding", PLAIN, COMPARISON, change(
-        "keys += slots[i] * slot_stride", "keys += i * slot_stride")),
+        "keys += piece.page * page_T * KV", "keys += blockIdx.x * page_T * KV")),
+    Mutation("attention forward: sequences in the wrong slots", "pieces", PLAIN, COMPARISON, change(
+        "k += piece.page * page_T * KV", "k += blockIdx.z * page_T * KV")),
+    Mutation("attention forward: rows of another piece", "pieces", PLAIN, COMPARISON, change(
+        "q += piece.row * Q", "q += blockIdx.z * Q")),
+    Mutation("cache: appended from its beginning", "pieces", PLAIN, COMPARISON, change(
+        "(piece.page * page_T + piece.position + blockIdx.x) * KV", "(piece.page * page_T + blockIdx.x) * KV")),
+    Mutation("cache: rows beyond a piece appended", "pieces", CHECK, BOUNDS, without(
+        "if (blockIdx.x >= piece.count) { return; }")),
+    Mutation("attention forward: keys beyond the piece", "pieces", PLAIN, COMPARISON, change(
+        "copy_tile<HS, KEYS>(values, v, v_stride, j0, end);",
+        "copy_tile<HS, KEYS>(values, v, v_stride, j0, end + KEYS);")),
     Mutation("qknorm_rope forward: x_stride is C", "qknorm_rope", PLAIN, COMPARISON, change(
         "sum_of_row_squares<W>(kept, x + n * x_stride, C)", "sum_of_row_squares<W>(kept, x + n * C, C)")),
     Mutation("qknorm_rope backward: dx_stride is C", "qknorm_rope", PLAIN, COMPARISON, change(
@@ -250,8 +269,6 @@ MUTATIONS = [
              "sum = of_warps[0];")]),
 
     # bounds
-    Mutation("decoding: keys that are not there", "decoding", PLAIN, BOUNDS, change(
-        "min(j0 + n, position)", "j0 + n")),
     Mutation("norm: rows beyond the last", "rmsnorm", CHECK, BOUNDS, change(
         "if (n >= N) { return; } const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n",
         "const float s = 1.0f / sqrtf(sum_of_row_squares<W>(kept, x + n")),
@@ -331,9 +348,19 @@ MUTATIONS = [
     Mutation("act not recomputed", "model", PLAIN + FP32, COMPARISON, without(
         "if (a != nullptr) { store(a + n * F + i, a_i); }")),
     Mutation("decoding: one position further", "model", PLAIN + FP32, COMPARISON, change(
-        "m->decoding[i] = m->positions[slots[i]]++;", "m->decoding[i] = ++m->positions[slots[i]];")),
+        "(uint32_t)count, m->lengths[slot],", "(uint32_t)count, m->lengths[slot] + 1,")),
     Mutation("decoding: positions of a batch", "model", PLAIN + FP32, COMPARISON, change(
-        "d->qkv, row, w.q_norm, m->rope, d->positions,", "d->qkv, row, w.q_norm, m->rope, nullptr,")),
+        "return m->extends ? m->cache.positions : nullptr;", "return nullptr;")),
+    Mutation("pieces: one of several tokens taken for single", "model", PLAIN + FP32, COMPARISON, change(
+        "Pieces{cache->pieces, n, several, 0}", "Pieces{cache->pieces, n, n, 0}")),
+    Mutation("copied slots: keys only", "model", PLAIN + FP32, COMPARISON, change(
+        "for (floatX *array : {m->cache.keys, m->cache.values})", "for (floatX *array : {m->cache.keys})")),
+    Mutation("copied slots: the first layer only", "model", PLAIN + FP32, COMPARISON, change(
+        "pitch, width, L, cudaMemcpyDeviceToDevice", "pitch, width, 1, cudaMemcpyDeviceToDevice")),
+    Mutation("rows with a label: probabilities not moved", "model", PLAIN + FP32, COMPARISON, without(
+        "spread(logprobs, m->rows, count, N);")),
+    Mutation("logits of other rows", "model", PLAIN + FP32, COMPARISON, change(
+        "m->rows[r] = (uint32_t)rows[i + r];", "m->rows[r] = (uint32_t)(i + r);")),
 ]
 
 

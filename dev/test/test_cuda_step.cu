@@ -1,4 +1,4 @@
-// test_cuda_step.cu: training steps and decoding of small models. The checker of dev/cuda_on_cpu must not
+// test_cuda_step.cu: training steps, decoding and pieces of sequences, of small models. The checker of dev/cuda_on_cpu must not
 // report a single race, access out of bounds or misaligned access. The test prints a hash of all weights,
 // gradients, moments, log-probabilities and logits, which must not depend on the order in which blocks, warps
 // and lanes run (test_cuda_step.sh). On a GPU, two runs must print the same hashes.
@@ -134,7 +134,7 @@ static Hash train(OLMo2 *m, size_t T) {
 // rounds attention's p, in two layers: a few 1e-2 together. A wrong position shows as 1e-1 or more.
 static Hash decode(OLMo2 *m) {
     const double tolerance = sizeof(floatX) == sizeof(float) ? 1e-4 : 8e-2;
-    const size_t V = m->config.V, T = m->room.cache_T, lag = 3, slots[2] = {2, 0};
+    const size_t V = m->config.V, T = m->room.cache_T < 20 ? m->room.cache_T : 20, lag = 3, slots[2] = {2, 0};
     Hash hash = HASH_OF_NOTHING;
     Batch b = make_batch(&m->config, 2, T, 3);
     classify(m, &b, false);
@@ -168,22 +168,68 @@ static Hash decode(OLMo2 *m) {
     return hash;
 }
 
-// Trains and decodes with one model; returns the hash of the training.
+// Two sequences grow by pieces, some of a single token, and a third continues a copy of the second. Their
+// log-probabilities are those of the forward, within the tolerance of decode.
+static Hash prefill(OLMo2 *m) {
+    const double tolerance = sizeof(floatX) == sizeof(float) ? 1e-4 : 8e-2;
+    const size_t T = m->room.cache_T, half = T / 2, V = m->config.V, last = T - half - 1;
+    const size_t counts[3][2] = {{1, half}, {T - 2, 1}, {1, T - half - 1}}, slots[2] = {1, 2};
+    Hash hash = HASH_OF_NOTHING;
+    size_t done[2] = {0, 0};
+    double worst = 0.0;
+    std::vector<float> logits(V);
+    Batch b = make_batch(&m->config, 2, T, 4);
+    classify(m, &b, false);
+    for (size_t slot = 0; slot < 3; slot++) { olmo2_truncate(m, slot, 0); }
+    for (const auto &call : counts) {
+        const OLMo2Piece pieces[2] = {{slots[0], call[0]}, {slots[1], call[1]}};
+        std::vector<uint32_t> tokens, labels;
+        std::vector<size_t> places;
+        for (size_t i = 0; i < 2; i++) {
+            for (size_t t = 0; t < call[i]; t++) {
+                places.push_back(i * T + done[i]++);
+                tokens.push_back(b.tokens[places.back()]);
+                labels.push_back(b.labels[places.back()]);
+            }
+        }
+        std::vector<float> logprobs(places.size()), lse(places.size());
+        olmo2_prefill(m, tokens.data(), pieces, 2);
+        olmo2_classify(m, labels.data(), nullptr, 0.0f, logprobs.data(), lse.data());
+        add_to_hash(&hash, logprobs);
+        add_to_hash(&hash, lse);
+        for (size_t n = 0; n < places.size(); n++) {
+            const double difference = fabs((double)logprobs[n] - (double)b.logprobs[places[n]]);
+            if (!(difference <= worst)) { worst = difference; }  // NaN stays
+        }
+    }
+    printf("       pieces against the forward: %.1e of %.0e allowed\n", worst, tolerance);
+    CHECK(worst <= tolerance);
+    const OLMo2Piece rest = {0, T - half};
+    olmo2_copy_slot(m, 0, slots[1], 0, half);
+    olmo2_prefill(m, &b.tokens[T + half], &rest, 1);
+    olmo2_logits(m, &last, 1, logits.data());
+    add_to_hash(&hash, logits);
+    for (float x : logits) { CHECK(isfinite(x)); }
+    return hash;
+}
+
+// Trains, decodes and extends sequences with one model; returns the hash of the training.
 static Hash run(const char *name, const OLMo2Config *c, const OLMo2Form *form) {
     OLMo2 *m;
     Error err;
     const size_t T = c->max_T / 2;
     OLMo2Room room = olmo2_room_to_train(2, 2 * T);
     room.slots = 3;
-    room.cache_T = T < 20 ? T : 20;
+    room.cache_T = T;
+    room.rows = 2 * T;
     if (!olmo2_create(&m, c, &room, form, &err)) {
         fprintf(stderr, "error: %s\n", err.text);
         exit(1);
     }
     write_parameters(m);
-    const Hash trained = train(m, T), decoded = decode(m);
-    printf("hash %-5s %-36s %016llx %016llx\n", FLOATX_NAME, name, (unsigned long long)trained,
-           (unsigned long long)decoded);
+    const Hash trained = train(m, T), decoded = decode(m), extended = prefill(m);
+    printf("hash %-5s %-36s %016llx %016llx %016llx\n", FLOATX_NAME, name, (unsigned long long)trained,
+           (unsigned long long)decoded, (unsigned long long)extended);
     olmo2_free(m);
     return trained;
 }
