@@ -54,9 +54,11 @@ typedef struct {
     char *out;
     int64_t log_every, eval_every, eval_instances, save_every, keep, keep_every, sample_every;
     // text
-    char *prompt;
-    int64_t max_tokens, top_k;
-    double temperature, top_p;
+    char *prompt, *prompt_file, *prompts;
+    TextList stop;
+    int64_t samples, max_tokens, top_k, slots;
+    double temperature, top_p, min_p;
+    int logprobs;
     // machine
     int recompute;  // a Recompute
     int master_weights;
@@ -110,8 +112,11 @@ static const Command commands[] = {
     "--resume RUN",
     "Trains a new model, trains a model further, or resumes a run exactly where it stopped. The defaults are "
     "OLMo 2's own settings." },
-  { GENERATE, "generate", 0, 0, "--load DIR --prompt TEXT",
-    "Writes the prompt and the model's continuation, up to the end of the document." },
+  { GENERATE, "generate", 0, 0,
+    "--load DIR --prompt TEXT\n"
+    "--load DIR --prompts FILE.jsonl --out FILE.jsonl",
+    "Writes the prompt and the model's continuation, up to the end of the document. For a file of prompts it "
+    "writes a file of texts, many at a time, which do not depend on each other." },
   { EVAL, "eval", 0, 0, "--load DIR --data FILE...",
     "Measures a model on token files: cross-entropy per token (natural logarithm), perplexity, bits per byte "
     "of the decoded text (the end of a document is scored, but counts no byte), and the z term." },
@@ -262,6 +267,8 @@ static const Flag flags[] = {
     "the model directory to write" },
   { "out",               FLAG_TEXT,    AT(out),               "TOKENS",     NULL,    NEEDED(TOKENIZE),
     "the token file to write" },
+  { "out",               FLAG_TEXT,    AT(out),               "FILE.jsonl", NULL,    GENERATE,
+    "the file to write: a line for each text, with its prompt's number, ids, text, and why it ended" },
   { "log-every",         FLAG_INTEGER, AT(log_every),         "[1, 1e15]",  "1",     RESUME,
     "print every N-th step; log.jsonl has every step" },
   { "eval-every",        FLAG_INTEGER, AT(eval_every),        "[0, 1e15]",  "1000",  RESUME,
@@ -284,16 +291,30 @@ static const Flag flags[] = {
     "tokens of a sample" },
   { "prompt",            FLAG_TEXT,    AT(prompt),            "TEXT",       NULL,    GENERATE,
     "how the text begins (default: as a new document)" },
+  { "prompt-file",       FLAG_TEXT,    AT(prompt_file),       "FILE",       NULL,    GENERATE,
+    "a file that is the prompt, whole; - is standard input" },
+  { "prompts",           FLAG_TEXT,    AT(prompts),           "FILE.jsonl", NULL,    GENERATE,
+    "a file of prompts, {\"prompt\": \"...\"} or {\"ids\": [...]} on each line; .gz and .zst work" },
+  { "samples",           FLAG_INTEGER, AT(samples),           "[1, 1e6]",   "1",     GENERATE,
+    "texts of each prompt" },
   { "max-tokens",        FLAG_INTEGER, AT(max_tokens),        "[1, 1e8]",   "200",   GENERATE,
     "most tokens to write" },
+  { "stop",              FLAG_LIST,    AT(stop),              "TEXT...",    NULL,    GENERATE,
+    "end before any of these texts" },
   { "temperature",       FLAG_REAL,    AT(temperature),       "[0, 100]",   "1",     GENERATE | RESUME,
     "divides the logits; 0 takes the most probable token each time" },
   { "top-p",             FLAG_REAL,    AT(top_p),             "(0, 1]",     "1",     GENERATE | RESUME,
     "draw from the most probable tokens that together reach this probability" },
   { "top-k",             FLAG_INTEGER, AT(top_k),             "[0, 1e8]",   "0",     GENERATE | RESUME,
     "draw from this many most probable tokens; 0: all" },
+  { "min-p",             FLAG_REAL,    AT(min_p),             "[0, 1]",     "0",     GENERATE | RESUME,
+    "draw from tokens with at least this fraction of the largest probability" },
   { "seed",              FLAG_INTEGER, AT(seed),              "[0, 9e15]",  "1",     GENERATE,
     "seed of the draws" },
+  { "logprobs",          FLAG_SWITCH,  AT(logprobs),          NULL,         "off",   GENERATE,
+    "with --out: also log p of every token that was written, at temperature 1" },
+  { "slots",             FLAG_INTEGER, AT(slots),             "[1, 4096]",  NULL,    GENERATE,
+    "texts at a time (default: up to 16, fewer if memory is short); no text depends on it" },
 
   { "machine", FLAG_HEADING, 0, NULL, NULL, 0, NULL },
   { "recompute",         FLAG_CHOICE,  AT(recompute),         "elementwise|none|block", "elementwise", RESUME,

@@ -11,8 +11,8 @@
 
 #include "describe.h"
 #include "llmc/evaluate.h"
-#include "llmc/generation.h"
 #include "llmc/log.h"
+#include "llmc/prompts.h"
 #include "llmc/source.h"
 #include "must.h"
 #include "run_state.h"
@@ -283,6 +283,7 @@ static inline void plan_sizes(Plan *p) {
     p->sampler.temperature = s->temperature;
     p->sampler.top_k = (size_t)s->top_k;
     p->sampler.top_p = s->top_p;
+    p->sampler.min_p = s->min_p;
 }
 
 static inline bool plan_check_sizes(const Plan *p, Error *err) {
@@ -293,17 +294,20 @@ static inline bool plan_check_sizes(const Plan *p, Error *err) {
 }
 
 static inline bool plan_prompt(Plan *p, Error *err) {
-    const Settings *s = &p->settings;
+    const char *prompt = p->settings.prompt != NULL ? p->settings.prompt : "";
     if (!p->samples) { return true; }
-    return prompt_encode(&p->source.text, plan_config(p), s->prompt, &p->prompt, err);
+    return prompt_encode(&p->source.text, plan_config(p), prompt, strlen(prompt), "--sample-prompt",
+                         &p->prompt, err);
 }
 
 static inline bool plan_storage(Plan *p, Error *err) {
     const Settings *s = &p->settings;
     p->room = olmo2_room_to_train(p->micro, p->T);
     if (p->samples) {
-        p->room.slots = p->room.rows = 1;
-        p->room.cache_T = text_positions(plan_config(p), p->prompt.length, (size_t)s->max_tokens);
+        const OLMo2Room room = engine_room(plan_config(p), 1, p->prompt.length, (size_t)s->max_tokens);
+        p->room.slots = room.slots;
+        p->room.cache_T = room.cache_T;
+        p->room.rows = room.rows;
     }
     p->form = olmo2_form();
     p->form.recompute = (Recompute)s->recompute;

@@ -329,22 +329,44 @@ static inline void run_evaluate(Run *run) {
     must(log_evaluation(&run->log, plan, run->state.step, &e, &err), &err);
 }
 
+static inline bool print_sample_bytes(void *context, const EngineText *text, const char *bytes, size_t size,
+                                      Error *err) {
+    (void)context, (void)text;
+    if (fwrite(bytes, 1, size, stdout) == size && fflush(stdout) == 0) { return true; }
+    return fail(err, "the text cannot be written: %s", strerror(errno));
+}
+
+static inline bool keep_sample(void *context, const EngineText *text, Error *err) {
+    Run *run = (Run *)context;
+    const char *prompt = run->plan->settings.prompt != NULL ? run->plan->settings.prompt : "";
+    if (text->end == END_INTERRUPTED) { return true; }
+    must(log_sample(&run->log, run->state.step, prompt, text->bytes, text->size, err), err);
+    return true;
+}
+
+static inline bool try_sample(Run *run, Error *err) {
+    const Plan *plan = run->plan;
+    const EngineSettings settings = {
+        plan->sampler, (uint64_t)plan->settings.seed, (size_t)plan->settings.max_tokens, NULL, 0, false};
+    const EnginePrompt prompt = {plan->prompt.ids, plan->prompt.length, 1, (uint64_t)run->state.step,
+                                 "the sample"};
+    const EngineReader reader = {run, print_sample_bytes, keep_sample};
+    Engine engine;
+    if (!engine_open(&engine, run->model, &plan->room, &plan->source.text, err)) { return false; }
+    const bool ok = engine_run(&engine, &prompt, 1, &settings, &reader, &stop_requested, err);
+    engine_close(&engine);
+    return ok;
+}
+
 // Writes a sample. Its draws depend only on the seed and the step, so a resumed run draws the same. If the
 // sample cannot be written to the screen, the run saves and ends at the next step.
 static inline void run_sample(Run *run) {
-    Plan *plan = run->plan;
-    const char *prompt = plan->settings.prompt != NULL ? plan->settings.prompt : "";
-    const size_t begin = plan->prompt.length;
+    const char *prompt = run->plan->settings.prompt != NULL ? run->plan->settings.prompt : "";
     Error err;
     progress_print(&run->progress, "sample at step %lld:\n%s", (long long)run->state.step, prompt);
-    bool ok = generate_text(run->model, &plan->source.text, &plan->prompt, plan->room.cache_T, &plan->sampler,
-                            (uint64_t)(plan->settings.seed + run->state.step), stdout, &stop_requested, &err);
+    const bool ok = try_sample(run, &err);
     progress_print(&run->progress, "\n");
     if (!ok && !ferror(stdout)) { print_message("warning", err.text); }
-    if (ok && !stop_requested) {
-        must(log_sample(&run->log, plan, run->state.step, prompt, begin, &err), &err);
-    }
-    plan->prompt.length = begin;
 }
 
 static inline bool save_checkpoint(Run *run, Error *err) {

@@ -57,19 +57,14 @@ static inline bool log_evaluation(RunLog *log, const Plan *plan, int64_t step, c
     return run_log_write(log, &w, err);
 }
 
-// The text is the prompt and the pieces of plan->prompt from token `begin` on.
-static inline bool log_sample(RunLog *log, const Plan *plan, int64_t step, const char *prompt, size_t begin,
+// The text is the prompt and what the model wrote (size bytes).
+static inline bool log_sample(RunLog *log, int64_t step, const char *prompt, const char *bytes, size_t size,
                               Error *err) {
-    const TokenBuffer *ids = &plan->prompt;
     JsonWriter text, w;
     memset(&text, 0, sizeof text);
     memset(&w, 0, sizeof w);
     json_append_text(&text, prompt);
-    for (size_t i = begin; i < ids->length; i++) {
-        size_t size = 0;
-        const char *piece = tokenizer_piece(&plan->source.text.tokenizer, ids->ids[i], &size);
-        if (piece != NULL) { json_append(&text, piece, size); }
-    }
+    json_append(&text, bytes, size);
     json_begin_object(&w, NULL);
     json_string(&w, "type", "sample");
     json_integer(&w, "step", step);
