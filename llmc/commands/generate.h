@@ -13,7 +13,6 @@
 #ifndef LLMC_COMMANDS_GENERATE_H
 #define LLMC_COMMANDS_GENERATE_H
 
-#include "llmc/memory_limit.h"
 #include "llmc/prompts.h"
 #include "llmc/settings.h"
 #include "meter.h"
@@ -103,15 +102,16 @@ static inline bool generate_read_prompts(Generating *g, Error *err) {
 }
 
 // The room for as many texts at a time as help and fit the memory, at least one.
-static inline OLMo2Room generate_room(const Generating *g) {
+static inline OLMo2Room generate_room(Generating *g) {
     const Settings *s = g->settings;
     const OLMo2Config *config = &g->source.config;
-    const OLMo2Form form = olmo2_form();
-    const size_t most = (size_t)given(s->slots, MOST_SLOTS), available = memory_limit("").bytes;
+    const OLMo2Form form = model_form(&g->source, s);
+    const size_t most = (size_t)given(s->slots, MOST_SLOTS), max_tokens = (size_t)s->max_tokens;
     size_t slots = most < g->texts ? most : g->texts;
-    OLMo2Room room = engine_room(config, slots, g->prompts.longest, (size_t)s->max_tokens);
-    while (s->slots < 0 && slots > 1 && olmo2_memory(config, &room, &form).total > available) {
-        room = engine_room(config, --slots, g->prompts.longest, (size_t)s->max_tokens);
+    OLMo2Room room = engine_room(config, slots, g->prompts.longest, max_tokens);
+    Error none;
+    while (s->slots < 0 && slots > 1 && !weights_fit(&g->source.weights, config, &room, &form, &none)) {
+        room = engine_room(config, --slots, g->prompts.longest, max_tokens);
     }
     return room;
 }

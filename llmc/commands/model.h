@@ -1,6 +1,7 @@
 // model.h: how generate, chat and eval get their model.
 //
-//   model_load    the model of an opened source, with its weights
+//   model_form    the form that the weights of an opened source will have
+//   model_load    its model, with the weights
 #ifndef LLMC_COMMANDS_MODEL_H
 #define LLMC_COMMANDS_MODEL_H
 
@@ -45,16 +46,27 @@ static inline void load_progress_end(const LoadProgress *p, const Weights *w) {
             weights_describe(w, text), time, p->terminal && p->shown > 0.0 ? "\033[K" : "");
 }
 
-// Ends the program with a message if it fails. The source must outlive the model; the caller frees the model.
+// Opens the weights if they are not open yet. It ends the program with a message if it fails, as model_load
+// does.
+static inline OLMo2Form model_form(Source *source, const Settings *s) {
+    Error err;
+    OLMo2Form form = olmo2_form();
+    form.bf16_products = s->dtype == PRODUCTS_BF16;
+    if (source->weights.bytes == 0) {
+        const WeightChoice choice = (WeightChoice)s->weights;
+        must(weights_open(&source->weights, source->dir, &source->config, choice, &err), &err);
+    }
+    weights_form(&source->weights, &form);
+    return form;
+}
+
+// The source must outlive the model; the caller frees the model.
 static inline OLMo2 *model_load(Source *source, const OLMo2Room *room, const Settings *s) {
     Error err;
     OLMo2 *m;
     Weights *w = &source->weights;
-    OLMo2Form form = olmo2_form();
     LoadProgress progress = load_progress_begin(stderr);
-    form.bf16_products = s->dtype == PRODUCTS_BF16;
-    must(weights_open(w, source->dir, &source->config, (WeightChoice)s->weights, &err), &err);
-    weights_form(w, &form);
+    const OLMo2Form form = model_form(source, s);
     must(olmo2_check(&source->config, room, &form, &err), &err);
     must(weights_fit(w, &source->config, room, &form, &err), &err);
     must(olmo2_create(&m, &source->config, room, &form, &err), &err);
