@@ -22,6 +22,7 @@
 //   chat_read, chat_write                the same as JSON
 //   chat_render                          conversation -> text, and where each message's content is
 //   chat_encode                          conversation -> token ids
+//   chat_fit                             which turns must go for it to have at most some number of tokens
 //   chat_template_check                  whether a model's directory names this template
 #ifndef LLMC_CHAT_H
 #define LLMC_CHAT_H
@@ -79,6 +80,15 @@ static inline void chat_text_free(ChatText *text);
 // Appends the tokens of that text. With `plain` no added token is looked for in the contents.
 static inline bool chat_encode(const Tokenizer *t, const Chat *chat, size_t count, bool ask, bool plain,
                                TokenBuffer *ids, Error *err);
+
+// Which turns must go for the conversation to have at most `most` tokens: the oldest ones, each a question
+// and what follows it up to the next question. The last question stays, and so do messages before the first
+// one, as of the system. *turns becomes their number, *end the message behind them: chat_remove(chat,
+// chat_question(chat, 0), end) removes them. ids becomes the tokens of what remains, which ask for an answer;
+// they are more than `most` if the last question is too long by itself.
+static inline bool chat_fit(const Tokenizer *t, const Chat *chat, size_t most, bool plain, TokenBuffer *ids,
+                            size_t *turns, size_t *end, Error *err);
+static inline size_t chat_question(const Chat *chat, size_t i);  // the first at or after message i, or count
 
 // Looks for the chat template of a model: chat_template.jinja in its directory, or "chat_template" of
 // tokenizer_config.json. It sets chat->without_begin as the template says, warns of a model without a
@@ -242,6 +252,33 @@ static inline bool chat_encode(const Tokenizer *t, const Chat *chat, size_t coun
     return ok;
 }
 
+static inline size_t chat_question(const Chat *chat, size_t i) {
+    while (i < chat->count && chat->messages[i].role != CHAT_USER) { i++; }
+    return i;
+}
+
+static inline bool chat_fit(const Tokenizer *t, const Chat *chat, size_t most, bool plain, TokenBuffer *ids,
+                            size_t *turns, size_t *end, Error *err) {
+    const size_t first = chat_question(chat, 0);
+    Chat rest = *chat;  // borrows the contents
+    rest.messages = (ChatMessage *)malloc((chat->count + 1) * sizeof *rest.messages);
+    bool ok =
+        rest.messages != NULL || fail(err, "out of memory: a conversation of %zu messages", chat->count);
+    if (ok) { memcpy(rest.messages, chat->messages, chat->count * sizeof *rest.messages); }
+    *end = first;
+    for (*turns = 0; ok; ++*turns) {
+        ids->length = 0;
+        ok = chat_encode(t, &rest, rest.count, true, plain, ids, err);
+        const size_t next = chat_question(chat, *end + 1);
+        if (ids->length <= most || next >= chat->count) { break; }
+        *end = next;
+        rest.count = first + chat->count - next;
+        memcpy(rest.messages + first, chat->messages + next, (chat->count - next) * sizeof *rest.messages);
+    }
+    free(rest.messages);
+    return ok;
+}
+
 // ---------------------------------------------------------------------------------------------
 // the template of a directory
 
@@ -258,8 +295,8 @@ static const char chat_template[] = CHAT_BEGIN_TEMPLATE
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
     "{% endfor %}";
 
-// Whether a template is `known`. In Jinja a newline between quotes may be written as \n; one at the end of the
-// text does not count.
+// Whether a template is `known`. In Jinja a newline between quotes may be written as \n; one at the end of
+// the text does not count.
 static inline bool chat_template_is(const char *found, const char *known) {
     while (*known != '\0') {
         const bool escape = found[0] == '\\' && found[1] == 'n';

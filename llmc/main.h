@@ -3,6 +3,7 @@
 #ifndef LLMC_MAIN_H
 #define LLMC_MAIN_H
 
+#include "commands/chat.h"
 #include "commands/eval.h"
 #include "commands/generate.h"
 #include "commands/inspect.h"
@@ -44,6 +45,7 @@ int main(int argc, char **argv) {
         switch (command->bit) {
         case TRAIN: train(argv[0], &settings); break;
         case GENERATE: generate(&settings); break;
+        case CHAT: chat(&settings); break;
         case EVAL: eval(&settings); break;
         case SOUP: soup(&settings); break;
         case TOKENIZE: tokenize(&settings); break;

@@ -54,7 +54,7 @@ typedef struct {
     char *out;
     int64_t log_every, eval_every, eval_instances, save_every, keep, keep_every, sample_every;
     // text
-    char *prompt, *prompt_file, *prompts;
+    char *prompt, *prompt_file, *prompts, *system;
     TextList stop;
     int64_t samples, max_tokens, top_k, slots;
     double temperature, top_p, min_p;
@@ -90,9 +90,11 @@ enum {
     TOKENIZE = 16,
     DETOKENIZE = 32,
     INSPECT = 64,
-    EVERY = 127,
-    RESUME = TRAIN | 128,  // a flag of train that may also be given with --resume
-    ONCE = 1 << 16         // a flag for one start of the program, not part of a run's settings
+    CHAT = 128,
+    EVERY = 255,
+    USE = GENERATE | CHAT | EVAL,  // the commands that use a model as it is
+    RESUME = TRAIN | 1 << 16,      // a flag of train that may also be given with --resume
+    ONCE = 1 << 17                 // a flag for one start of the program, not part of a run's settings
 };
 #define NEEDED(command) ((command) | (command) << 8)  // the command requires the flag
 
@@ -117,6 +119,10 @@ static const Command commands[] = {
     "--load DIR --prompts FILE.jsonl --out FILE.jsonl",
     "Writes the prompt and the model's continuation, up to the end of the document. For a file of prompts it "
     "writes a file of texts, many at a time, which do not depend on each other." },
+  { CHAT, "chat", 0, 0, "--load DIR\n--load DIR --prompt TEXT",
+    "Talks with a model in the terminal; /help lists what can be typed there. With --prompt it answers one "
+    "question. Standard input that is not a terminal has a question in each line. Answers go to standard "
+    "output, everything else to standard error." },
   { EVAL, "eval", 0, 0, "--load DIR --data FILE...",
     "Measures a model on token files: cross-entropy per token (natural logarithm), perplexity, bits per byte "
     "of the decoded text (the end of a document is scored, but counts no byte), and the z term." },
@@ -177,7 +183,7 @@ static const Flag flags[] = {
   { "load",              FLAG_TEXT,    AT(load),              "DIR",        NULL,    TRAIN,
     "train this model further: an OLMo 2 directory in Hugging Face layout, or a run" },
   { "load",              FLAG_TEXT,    AT(load),              "DIR",        NULL,
-    NEEDED(GENERATE) | NEEDED(EVAL),
+    NEEDED(USE),
     "the model: an OLMo 2 directory in Hugging Face layout, or a run" },
   { "resume",            FLAG_TEXT,    AT(resume),            "RUN",        NULL,    RESUME | ONCE,
     "resume this run with the settings it was started with; flags marked * may be changed" },
@@ -186,7 +192,7 @@ static const Flag flags[] = {
   { "vocab-size",        FLAG_INTEGER, AT(vocab_size),        "[1, 1e8]",   NULL,    TRAIN,
     "rows of the embedding (default: the tokenizer's size rounded up to a multiple of 128, like OLMo 2's "
     "100352)" },
-  { "tokenizer",         FLAG_TEXT,    AT(tokenizer),         "FILE|DIR",   NULL,    GENERATE | EVAL | RESUME,
+  { "tokenizer",         FLAG_TEXT,    AT(tokenizer),         "FILE|DIR",   NULL,    USE | RESUME,
     "tokenizer.json, for samples and bits per byte (default: the one in the model's directory)" },
   { "tokenizer",         FLAG_TEXT,    AT(tokenizer),         "FILE|DIR",   NULL,
     NEEDED(TOKENIZE) | NEEDED(DETOKENIZE),
@@ -297,19 +303,27 @@ static const Flag flags[] = {
     "a file of prompts, {\"prompt\": \"...\"} or {\"ids\": [...]} on each line; .gz and .zst work" },
   { "samples",           FLAG_INTEGER, AT(samples),           "[1, 1e6]",   "1",     GENERATE,
     "texts of each prompt" },
+  { "prompt",            FLAG_TEXT,    AT(prompt),            "TEXT",       NULL,    CHAT,
+    "answer this question, and end" },
+  { "system",            FLAG_TEXT,    AT(system),            "TEXT",       NULL,    CHAT,
+    "the system message: what the model is told before the conversation (default: there is none)" },
   { "max-tokens",        FLAG_INTEGER, AT(max_tokens),        "[1, 1e8]",   "200",   GENERATE,
     "most tokens to write" },
+  { "max-tokens",        FLAG_INTEGER, AT(max_tokens),        "[1, 1e8]",   "1024",  CHAT,
+    "most tokens of an answer" },
   { "stop",              FLAG_LIST,    AT(stop),              "TEXT...",    NULL,    GENERATE,
     "end before any of these texts" },
   { "temperature",       FLAG_REAL,    AT(temperature),       "[0, 100]",   "1",     GENERATE | RESUME,
     "divides the logits; 0 takes the most probable token each time" },
-  { "top-p",             FLAG_REAL,    AT(top_p),             "(0, 1]",     "1",     GENERATE | RESUME,
+  { "temperature",       FLAG_REAL,    AT(temperature),       "[0, 100]",   "0.7",   CHAT,
+    "divides the logits; 0 takes the most probable token each time" },
+  { "top-p",             FLAG_REAL,    AT(top_p),             "(0, 1]",     "1",     GENERATE | CHAT | RESUME,
     "draw from the most probable tokens that together reach this probability" },
-  { "top-k",             FLAG_INTEGER, AT(top_k),             "[0, 1e8]",   "0",     GENERATE | RESUME,
+  { "top-k",             FLAG_INTEGER, AT(top_k),             "[0, 1e8]",   "0",     GENERATE | CHAT | RESUME,
     "draw from this many most probable tokens; 0: all" },
-  { "min-p",             FLAG_REAL,    AT(min_p),             "[0, 1]",     "0",     GENERATE | RESUME,
+  { "min-p",             FLAG_REAL,    AT(min_p),             "[0, 1]",     "0",     GENERATE | CHAT | RESUME,
     "draw from tokens with at least this fraction of the largest probability" },
-  { "seed",              FLAG_INTEGER, AT(seed),              "[0, 9e15]",  "1",     GENERATE,
+  { "seed",              FLAG_INTEGER, AT(seed),              "[0, 9e15]",  "1",     GENERATE | CHAT,
     "seed of the draws" },
   { "logprobs",          FLAG_SWITCH,  AT(logprobs),          NULL,         "off",   GENERATE,
     "with --out: also log p of every token that was written, at temperature 1" },
@@ -325,10 +339,10 @@ static const Flag flags[] = {
     "stochastically and gradients are bf16" },
   { "moments",           FLAG_CHOICE,  AT(moments),           "fp32|bf16",  "fp32",  RESUME,
     "on a GPU: the type of AdamW's moments; bf16 is rounded stochastically" },
-  { "dtype",             FLAG_CHOICE,  AT(dtype),             "fp32|bf16",  "fp32",  GENERATE | EVAL | RESUME,
+  { "dtype",             FLAG_CHOICE,  AT(dtype),             "fp32|bf16",  "fp32",  USE | RESUME,
     "on the CPU: the type to which operands of matrix products are rounded; everything else stays fp32. "
     "bf16 is faster on a processor with AVX512-BF16" },
-  { "weights",           FLAG_CHOICE,  AT(weights),           "auto|bf16|fp32", "auto", GENERATE | EVAL,
+  { "weights",           FLAG_CHOICE,  AT(weights),           "auto|bf16|fp32", "auto", USE,
     "the type of the weights in memory. auto: as they lie in the model's files, which are used there without "
     "a copy, if all matrices are BF16 or all are F32; otherwise fp32. On a GPU: what the program was built for" },
   { "dry-run",           FLAG_SWITCH,  AT(dry_run),           NULL,         "off",   TRAIN | ONCE,
@@ -338,7 +352,7 @@ static const Flag flags[] = {
   { "profile",           FLAG_SWITCH,  AT(profile),           NULL,         "off",   RESUME | ONCE,
     "on the CPU: print at the end what a step spends its time on, function by function, next to this "
     "machine's peak" },
-  { "threads",           FLAG_INTEGER, AT(threads),           "[0, 4096]",  "0",     GENERATE | EVAL | RESUME,
+  { "threads",           FLAG_INTEGER, AT(threads),           "[0, 4096]",  "0",     USE | RESUME,
     "0: as many as the machine has; the results do not depend on it" },
   { "help",              FLAG_SWITCH,  AT(help),              NULL,         "off",   EVERY | ONCE,
     "show this" },

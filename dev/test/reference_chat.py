@@ -3,8 +3,8 @@
 
     python3 dev/test/reference_chat.py
 
-The template is that of OLMo 2 Instruct, stated here once more. Needs transformers and jinja2, and a C compiler
-for dev/test/chat_driver.c. The real tokenizer is used where ../shared/data is present.
+The template is that of OLMo 2 Instruct, stated here once more. Needs transformers and jinja2, and a C
+compiler for dev/test/chat_driver.c. The real tokenizer is used where ../shared/data is present.
 """
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def made(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------
 # random conversations
 
-PARTS = ["Hello", " world", "What is 2 + 2?", "1234567", "\n", "\n\n", "\r\n", "\t", " ", "  ", "<", "|>", "<|",
-         "<|user|>", "<|assistant|>\n", "|", ">", "don't", "é", "e\u0301", "東京", "🙂", "\u00a0", "\u2028",
-         "\ufffd", "\x00", "{{ bos_token }}", "{% if %}", "\\n", "def f(x):\n    return x\n", "'", '"']
+PARTS = ["Hello", " world", "What is 2 + 2?", "1234567", "\n", "\n\n", "\r\n", "\t", " ", "  ", "<", "|>",
+         "<|", "<|user|>", "<|assistant|>\n", "|", ">", "don't", "é", "e\u0301", "東京", "🙂", "\u00a0",
+         "\u2028", "\ufffd", "\x00", "{{ bos_token }}", "{% if %}", "\\n", "def f(x):\n    return x\n", "'", '"']
 
 
 def content(rng: random.Random, parts: list[str]) -> str:

@@ -172,6 +172,41 @@ static void test_tokens(void) {
     chat_free(&chat);
 }
 
+// The oldest turns go, one after the other. The system message and the last question stay.
+static void test_fit(void) {
+    Tokenizer t;
+    Chat chat = {NULL, 0, 0, false};
+    TokenBuffer ids = {NULL, 0, 0};
+    size_t turns, end, lengths[4];
+    small(&t, "[{\"id\": 258, \"content\": \"<|endoftext|>\"}]");
+    CHECK(chat_fit(&t, &chat, 0, true, &ids, &turns, &end, &err) && turns == 0 && end == 0 &&
+          ids.length == 1);
+    add(&chat, CHAT_SYSTEM, "system");
+    add(&chat, CHAT_USER, "one");
+    add(&chat, CHAT_ASSISTANT, "1");
+    add(&chat, CHAT_USER, "two");  // two questions may follow each other
+    add(&chat, CHAT_USER, "three");
+    add(&chat, CHAT_ASSISTANT, "3");
+    add(&chat, CHAT_ASSISTANT, "3");
+    add(&chat, CHAT_USER, "four");
+    const size_t ends[] = {1, 3, 4, 7};
+    for (size_t gone = 0; gone < 4; gone++) {
+        const size_t most = gone == 0 ? SIZE_MAX : lengths[gone - 1] - 1;
+        CHECK(chat_fit(&t, &chat, most, true, &ids, &turns, &end, &err));
+        CHECK(turns == gone && end == ends[gone] && chat.count == 8);
+        lengths[gone] = ids.length;
+    }
+    CHECK(chat_fit(&t, &chat, lengths[2], true, &ids, &turns, &end, &err) && turns == 2);
+    CHECK(chat_fit(&t, &chat, 1, true, &ids, &turns, &end, &err) && turns == 3 && ids.length == lengths[3]);
+    ids.length = 0;
+    chat_remove(&chat, chat_question(&chat, 0), end);
+    CHECK(chat_encode(&t, &chat, chat.count, true, true, &ids, &err) && ids.length == lengths[3]);
+    CHECK(chat.count == 2 && chat_question(&chat, 0) == 1 && chat_question(&chat, 2) == 2);
+    tokenizer_free(&t);
+    free(ids.ids);
+    chat_free(&chat);
+}
+
 // The spans of tokenizer_encode_around: any text, any spans, against the definition. With the tokenizer of
 // single bytes, tokens are bytes and added tokens; an added token is found at the first place where it fits
 // between two spans.
@@ -300,6 +335,7 @@ int main(void) {
     test_render();
     test_json();
     test_tokens();
+    test_fit();
     test_spans();
     test_templates();
     scratch_end();
