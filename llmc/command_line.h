@@ -39,6 +39,7 @@ static inline void choice_word(const Settings *s, const char *name, char word[64
 static inline bool parse_flag(Settings *s, const Command *command, int argc, char **argv, int *i, Error *err);
 static inline bool check_needed(const Settings *s, const Command *command, Error *err);
 static inline bool check_train(const Settings *s, Error *err);
+static inline bool check_eval(const Settings *s, Error *err);
 
 // The flags of train that make sense only with, or without, certain others. After settings_overlay it checks
 // what was typed against the settings of the run.
@@ -58,6 +59,7 @@ static inline bool settings_from_command_line(Settings *s, const Command *comman
         if (!ok) { return false; }
     }
     if (!check_needed(s, command, err)) { return false; }
+    if (command->bit == EVAL) { return check_eval(s, err); }
     return command->bit != TRAIN || check_train(s, err);
 }
 
@@ -330,6 +332,37 @@ static inline bool check_train(const Settings *s, Error *err) {
     if (s->filter_min_period > s->filter_max_period) {
         return fail(err, "--filter-min-period %lld: is more than --filter-max-period %lld",
                     (long long)s->filter_min_period, (long long)s->filter_max_period);
+    }
+    return true;
+}
+
+// The flags of eval that make sense only with certain others.
+static inline bool check_eval(const Settings *s, Error *err) {
+    const bool data = s->data.count > 0, requests = s->requests.count > 0, task = s->tasks.count > 0;
+    const struct {
+        const char *name;
+        bool allowed;
+        const char *why;
+    } rules[] = {
+        {"seq-len", data, "is for --data"},
+        {"batch-size", data, "is for --data; --slots says how many documents are scored side by side"},
+        {"eval-instances", data, "is for --data; --limit says how many documents to score"},
+        {"z-loss", data, "is for --data"},
+        {"limit", requests || task, "is for --requests and --task"},
+        {"slots", requests || task, "is for --requests and --task"},
+        {"out", requests || task, "is for --requests and --task"},
+        {"eval-dir", task, "is for --task"},
+    };
+    if (data + requests + task != 1) {
+        return fail(err,
+                    "eval: expected one of --data (token files), --requests (questions with given answers) "
+                    "and --task (such questions by name), found %s",
+                    data + requests + task == 0 ? "none" : "several");
+    }
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        if (flag_given(s, command_find("eval"), rules[i].name) && !rules[i].allowed) {
+            return fail(err, "--%s: %s", rules[i].name, rules[i].why);
+        }
     }
     return true;
 }

@@ -26,7 +26,10 @@
 #include "olmo2.h"
 #include "tokenizer.h"
 
-enum { UNCONDITIONAL = 1000000 };  // is added to the doc_id of unconditional requests
+enum {
+    UNCONDITIONAL = 1000000,  // is added to the doc_id of unconditional requests
+    MOST_CHOICES = 256        // of a document
+};
 
 // Bytes of RequestFile.text.
 typedef struct {
@@ -346,6 +349,10 @@ static inline bool requests_add_document(RequestFile *f, size_t first, size_t co
     if (d->choices == 0) {
         return fail(err, "%s line %zu: is an unconditional request (doc_id %zu), but %s has no document %zu",
                     f->path, r->line, r->doc_id + UNCONDITIONAL, f->tasks[r->task], r->doc_id);
+    }
+    if (d->choices > MOST_CHOICES) {
+        return fail(err, "%s line %zu: document %zu of %s has %zu choices, expected at most %d", f->path,
+                    d->line, d->doc_id, f->tasks[d->task], d->choices, MOST_CHOICES);
     }
     if (!requests_check_choices(f, r, d->choices, err)) { return false; }
     if (!requests_check_choices(f, r + d->choices, d->unconditional, err)) { return false; }

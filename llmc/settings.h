@@ -37,7 +37,9 @@ typedef struct {
     int64_t vocab_size;
     unsigned ablate;  // bits ABLATE_...
     // data
-    TextList data, val_data;
+    TextList data, val_data, requests, tasks;
+    char *eval_dir;
+    int64_t limit, slots;
     int64_t seq_len, batch_size, micro_batch_size, seed;
     int instance_filter;
     int64_t filter_min_period, filter_max_period, filter_max_count;
@@ -72,7 +74,7 @@ typedef struct {
     // everything else
     int help;
     TextList inputs;  // the arguments that belong to no flag
-    bool given[128];  // by row of the table: whether the flag was on the command line
+    bool given[160];  // by row of the table: whether the flag was on the command line
 } Settings;
 
 // A number that was given, or its default.
@@ -123,8 +125,12 @@ static const Command commands[] = {
     "Talks with a model in the terminal; /help lists what can be typed there. With --prompt it answers one "
     "question. Standard input that is not a terminal has a question in each line. Answers go to standard "
     "output, everything else to standard error." },
-  { EVAL, "eval", 0, 0, "--load DIR --data FILE...",
-    "Measures a model on token files: cross-entropy per token (natural logarithm), perplexity, bits per byte "
+  { EVAL, "eval", 0, 0,
+    "--load DIR --data FILE...\n"
+    "--load DIR --requests FILE...\n"
+    "--load DIR --task NAME...",
+    "Measures a model. On questions with given answers: accuracies and bits per byte of the answers. On token "
+    "files: cross-entropy per token (natural logarithm), perplexity, bits per byte "
     "of the decoded text (the end of a document is scored, but counts no byte), and the z term." },
   { SOUP, "soup", 2, 4096, "--out DIR MODEL MODEL...",
     "Averages models of one shape: the uniform mean of every tensor, accumulated in double precision." },
@@ -201,11 +207,23 @@ static const Flag flags[] = {
     "for studies: leave out any of qk-norm, post-norm (the norms move to the branch inputs), z-loss" },
 
   { "data", FLAG_HEADING, 0, NULL, NULL, 0, NULL },
-  { "data",              FLAG_LIST,    AT(data),              "FILE...",    NULL,    NEEDED(EVAL) | RESUME,
+  { "data",              FLAG_LIST,    AT(data),              "FILE...",    NULL,    EVAL | RESUME,
     "token files or quoted globs: uint32, raw or .npy; FILE.mask next to FILE says which tokens are "
     "trained" },
   { "val-data",          FLAG_LIST,    AT(val_data),          "FILE...",    NULL,    RESUME,
     "token files held out for validation" },
+  { "requests",          FLAG_LIST,    AT(requests),          "FILE...",    NULL,    EVAL,
+    "questions with given answers: evaluation requests in OLMES's format, .jsonl or .jsonl.gz" },
+  { "task",              FLAG_LIST,    AT(tasks),             "NAME...",    NULL,    EVAL,
+    "the requests of these tasks in --eval-dir: arc_easy arc_challenge boolq csqa hellaswag openbookqa piqa "
+    "socialiqa winogrande mmlu, each in both forms or, with :rc or :mc, in one; olmes for all of them; gsm8k" },
+  { "eval-dir",          FLAG_TEXT,    AT(eval_dir),          "DIR",        "data/evals", EVAL,
+    "where data/evals.py has written the files of the tasks" },
+  { "limit",             FLAG_INTEGER, AT(limit),             "[0, 1e9]",   "0",     EVAL,
+    "only the first N documents of each task (and of each subject of mmlu); 0: all" },
+  { "slots",             FLAG_INTEGER, AT(slots),             "[1, 4096]",  NULL,    EVAL,
+    "documents scored side by side (default: as many as fit the memory, at most 32). The scores do not depend "
+    "on it" },
   { "accept-changed-data", FLAG_SWITCH, AT(accept_changed_data), NULL,      "off",   RESUME | ONCE,
     "with --resume: continue although the data files have changed" },
   { "seq-len",           FLAG_INTEGER, AT(seq_len),           "[2, 1e8]",   NULL,    TRAIN | EVAL | INSPECT,
@@ -271,6 +289,9 @@ static const Flag flags[] = {
     "directory of the run: checkpoints step-* and log.jsonl" },
   { "out",               FLAG_TEXT,    AT(out),               "DIR",        NULL,    NEEDED(SOUP),
     "the model directory to write" },
+  { "out",               FLAG_TEXT,    AT(out),               "FILE.jsonl", NULL,    EVAL,
+    "with --requests or --task: a line for each document, with its scores. An evaluation that was interrupted "
+    "continues behind them" },
   { "out",               FLAG_TEXT,    AT(out),               "TOKENS",     NULL,    NEEDED(TOKENIZE),
     "the token file to write" },
   { "out",               FLAG_TEXT,    AT(out),               "FILE.jsonl", NULL,    GENERATE,

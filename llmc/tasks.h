@@ -15,13 +15,15 @@
 //   tasks, task_find, task_of       the table
 //   task_primary                    the metric by which a task_name is scored
 //   task_file                       the request file of a task in --eval-dir
+//   task_requests_open              a request file, ready to be scored
+//   task_results                    the scores of each task of a file
 //   mmlu_subjects, mmlu_subject     MMLU's subjects and their groups
 //   summarise                       mc_or_rc, MMLU's means, the average of OLMES
 #ifndef LLMC_TASKS_H
 #define LLMC_TASKS_H
 
-#include "files.h"
 #include "metrics.h"
+#include "text.h"
 #include "words.h"
 
 typedef struct {
@@ -200,8 +202,28 @@ static inline bool task_file(char **path, const char *dir, const Task *task, con
                 dir, task->name, form);
 }
 
+// Opens a request file, keeps the first `limit` documents of each task (0: all) and encodes them. Release with
+// requests_close; a failure leaves nothing to release.
+static inline bool task_requests_open(RequestFile *f, const char *path, size_t limit, const Text *text,
+                                      const OLMo2Config *config, Error *warning, Error *err) {
+    if (!text->present) { return fail(err, "--tokenizer: is missing; requests need one"); }
+    if (!requests_open(f, path, err)) { return false; }
+    requests_limit(f, limit);
+    if (!tasks_check(f, err) || !requests_encode(f, &text->tokenizer, config, err)) {
+        requests_close(f);
+        return false;
+    }
+    if (f->truncated > 0) {
+        add_warning(
+            warning,
+            "%s: %zu request%s longer than the model's %zu tokens and lose%s what is at the beginning", path,
+            f->truncated, f->truncated == 1 ? " is" : "s are", config->max_T, f->truncated == 1 ? "s" : "");
+    }
+    return true;
+}
+
 // ---------------------------------------------------------------------------------------------
-// scores of several tasks together
+// scores
 
 // The scores of one task_name of a file.
 typedef struct {
@@ -210,6 +232,36 @@ typedef struct {
     size_t primary;
     Scores scores;
 } TaskResult;
+
+// The choices of a document that has been scored. Returns their number.
+static inline size_t task_choices(Choice choices[MOST_CHOICES], const RequestFile *f,
+                                  const RequestDocument *d) {
+    for (size_t i = 0; i < d->choices; i++) { choices[i] = choice_read(f, d, i); }
+    return d->choices;
+}
+
+// The results (f->task_count) of a file whose documents have been scored.
+static inline void task_results(TaskResult *results, const RequestFile *f) {
+    Choice choices[MOST_CHOICES];
+    for (size_t i = 0; i < f->task_count; i++) {
+        memset(&results[i], 0, sizeof results[i]);
+        results[i].name = f->tasks[i];
+        results[i].path = f->path;
+        results[i].primary = task_primary(f->tasks[i]);
+    }
+    for (size_t i = 0; i < f->document_count; i++) {
+        const RequestDocument *d = &f->documents[i];
+        const size_t count = task_choices(choices, f, d);
+        scores_add(&results[d->task].scores, choices, count, d->label);
+    }
+    for (size_t i = 0; i < f->task_count; i++) {  // with one choice each there is nothing to choose
+        TaskResult *r = &results[i];
+        if (!scores_has(&r->scores, r->primary)) { r->primary = metric_find("bits_per_byte"); }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// scores of several tasks together
 
 // A score made of others.
 typedef struct {

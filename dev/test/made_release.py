@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -191,8 +192,10 @@ def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # to the nearest, ties to even
 
 
-def random_values(rng: np.random.Generator, tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
-    """Standard deviation 0.02; norms around 1. In pieces, so that memory stays small."""
+def random_values(seed: int, tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
+    """Standard deviation 0.02; norms around 1. They depend on the tensor's name, so that they are the same in
+    any shards. In pieces, so that memory stays small."""
+    rng = np.random.Generator(np.random.SFC64([seed, zlib.crc32(tensor.name.encode())]))
     count, piece = int(np.prod(tensor.shape, dtype=np.int64)), 1 << 22
     for begin in range(0, count, piece):
         values = rng.standard_normal(min(piece, count - begin), dtype=np.float32)
@@ -200,9 +203,7 @@ def random_values(rng: np.random.Generator, tensor: Tensor, dtype: str) -> Itera
         yield to_dtype(values + np.float32(1.0) if len(tensor.shape) == 1 else values, dtype)
 
 
-def write_shard(
-    path: Path, tensors: list[Tensor], dtype: str, rng: np.random.Generator, sparse: bool
-) -> None:
+def write_shard(path: Path, tensors: list[Tensor], dtype: str, seed: int, sparse: bool) -> None:
     tensors = sorted(tensors)  # by name, as the library writes them
     with open(path, "wb") as file:
         file.write(header(tensors, dtype))
@@ -210,7 +211,7 @@ def write_shard(
             file.truncate(file.tell() + sum(tensor_bytes(tensor, dtype) for tensor in tensors))
             return
         for tensor in tensors:
-            for values in random_values(rng, tensor, dtype):
+            for values in random_values(seed, tensor, dtype):
                 file.write(values)
 
 
@@ -218,10 +219,9 @@ def write_weights(
     directory: Path, tensors: list[Tensor], dtype: str, shard_size: float, seed: int, sparse: bool
 ) -> None:
     shards, weight_map = split_shards(tensors, dtype, shard_size), {}
-    rng = np.random.Generator(np.random.SFC64(seed))
     for i, shard in enumerate(shards):
         name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        write_shard(directory / name, shard, dtype, rng, sparse)
+        write_shard(directory / name, shard, dtype, seed, sparse)
         weight_map.update({tensor.name: name for tensor in shard})
     if len(shards) > 1:
         total = sum(tensor_bytes(tensor, dtype) for tensor in tensors)

@@ -102,7 +102,7 @@ static void test_refusals(void) {
     refuse("train --skip-step=maybe", "expected on or off");
     refuse("train stray", "stray: is one argument too many");
     refuse("generate", "--load: is missing; generate requires it");
-    refuse("eval --load d", "--data: is missing; eval requires it");
+    refuse("eval --load d", "expected one of --data");
     refuse("soup --out d a", "at least 2");
     refuse("tokenize --out x a.txt", "--tokenizer");
 }

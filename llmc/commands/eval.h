@@ -1,10 +1,10 @@
-// eval.h: the command `eval`: a model measured on token files.
+// eval.h: the command `eval`: a model measured on token files, on questions with given answers
+// (eval_requests.h), or on texts that it generates.
 #ifndef LLMC_COMMANDS_EVAL_H
 #define LLMC_COMMANDS_EVAL_H
 
+#include "eval_requests.h"
 #include "llmc/evaluate.h"
-#include "llmc/settings.h"
-#include "model.h"
 
 static inline void print_evaluation(const Evaluation *e) {
     printf("cross-entropy  %.6f nats per token, %zu tokens\n", e->loss, e->labels);
@@ -13,7 +13,7 @@ static inline void print_evaluation(const Evaluation *e) {
     printf("z term         %.6g\n", e->z);
 }
 
-static inline void eval(const Settings *s) {
+static inline void eval_data(const Settings *s) {
     Error err, warning = {""};
     Source source;
     DataLoader loader;
@@ -47,6 +47,25 @@ static inline void eval(const Settings *s) {
     batch_free(&batch);
     dataloader_close(&loader);
     source_close(&source);
+}
+
+// Whether one of the tasks generates.
+static inline bool eval_generates(const Settings *s) {
+    bool found = false;
+    for (size_t i = 0; i < s->tasks.count; i++) { found = found || strcmp(s->tasks.items[i], "gsm8k") == 0; }
+    return found;
+}
+
+static inline void eval(const Settings *s) {
+    Error err;
+    if (s->data.count > 0) {
+        eval_data(s);
+    } else if (!eval_generates(s)) {
+        eval_requests(s);
+    } else {
+        must(s->tasks.count == 1 || fail(&err, "--task gsm8k: generates texts; give it by itself"), &err);
+        must(fail(&err, "--task gsm8k: this program does not generate it yet"), &err);
+    }
 }
 
 #endif

@@ -1,0 +1,208 @@
+// eval_requests.h: `eval --requests` and `eval --task`: a model measured on questions with given answers.
+//
+//   eval_requests      scores the request files of the settings
+#ifndef LLMC_COMMANDS_EVAL_REQUESTS_H
+#define LLMC_COMMANDS_EVAL_REQUESTS_H
+
+#include "eval_out.h"
+#include "eval_report.h"
+#include "llmc/likelihood.h"
+#include "llmc/log.h"
+#include "model.h"
+#include "signals.h"
+
+// ---------------------------------------------------------------------------------------------
+// which files
+
+static inline bool unknown_task(const char *name, Error *err) {
+    char known[512] = "", nearest[64];
+    for (size_t i = 0; i < TASKS; i++) {
+        if (!tasks[i].files) { continue; }
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s|", tasks[i].name);
+    }
+    snprintf(known + strlen(known), sizeof known - strlen(known), "gsm8k|olmes");
+    find_word(known, name, nearest);
+    for (char *c = known; *c != '\0'; c++) { *c = *c == '|' ? ' ' : *c; }
+    return fail(
+        err,
+        "--task %s: no such task; did you mean %s? (The tasks are %s; each but gsm8k also with :rc or "
+        ":mc. --requests takes any request file.)",
+        name, nearest, known);
+}
+
+// Adds the RC and MC files of a task, or the one of the two that the name asks for.
+static inline bool add_task_files(TextList *files, const Settings *s, const char *name, Error *err) {
+    const Task *task = task_find(name);
+    const char *forms[] = {"rc", "mc"};
+    if (task == NULL || !task->files) { return unknown_task(name, err); }
+    for (size_t i = 0; i < 2; i++) {
+        const char *asked =
+            name[task_bare_length(name)] == ':' ? name + task_bare_length(name) + 1 : forms[i];
+        char *path;
+        if (strcmp(asked, forms[i]) != 0) { continue; }
+        if (!task_file(&path, s->eval_dir, task, forms[i], err)) { return false; }
+        bool ok = list_append(files, path, err);
+        free(path);
+        if (!ok) { return false; }
+    }
+    return true;
+}
+
+// The files of --requests, or of the tasks. "olmes" is all ten.
+static inline bool eval_files(TextList *files, const Settings *s, Error *err) {
+    for (size_t i = 0; i < s->requests.count; i++) {
+        if (!list_append(files, s->requests.items[i], err)) { return false; }
+    }
+    for (size_t i = 0; i < s->tasks.count; i++) {
+        const bool all = strcmp(s->tasks.items[i], "olmes") == 0;
+        for (size_t k = 0; k < TASKS && all; k++) {
+            if (tasks[k].files && !add_task_files(files, s, tasks[k].name, err)) { return false; }
+        }
+        if (!all && !add_task_files(files, s, s->tasks.items[i], err)) { return false; }
+    }
+    return true;
+}
+
+// A task in two files would have two scores of one name, and means of several tasks could take only one.
+static inline bool check_tasks_once(const RequestFile *f, const RequestFile *g, Error *err) {
+    for (size_t i = 0; i < f->task_count; i++) {
+        const Task *task = task_of(f->tasks[i]);
+        for (size_t k = 0; k < g->task_count && task != NULL && task->files; k++) {
+            if (strcmp(f->tasks[i], g->tasks[k]) != 0) { continue; }
+            return fail(err, "%s: holds %s, which %s holds too; give one of the two", f->path, f->tasks[i],
+                        g->path);
+        }
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------
+// progress, on stderr
+
+typedef struct {
+    EvalOut *out;
+    bool terminal;
+    double start, shown;  // on seconds_now's clock
+    size_t done, all;     // documents of all files
+    size_t done_before;   // those that --out held already
+} EvalProgress;
+
+static inline void eval_progress_show(EvalProgress *p, const char *task) {
+    const double now = seconds_now(), every = p->terminal ? 0.2 : 10.0;
+    char left[32];
+    if (p->terminal ? now - p->shown < every : now - p->shown < every || p->done == p->all) { return; }
+    p->shown = now;
+    const double each = (now - p->start) / (double)(p->done - p->done_before);
+    fprintf(stderr, "%s%zu of %zu documents, %s, %.2f a second, %s left%s", p->terminal ? "\r\033[K" : "",
+            p->done, p->all, task, 1.0 / each, format_duration(left, each * (double)(p->all - p->done)),
+            p->terminal ? "" : "\n");
+    fflush(stderr);
+}
+
+static inline void eval_progress_clear(const EvalProgress *p) {
+    if (p->terminal) { fputs("\r\033[K", stderr); }
+}
+
+// A LikelihoodDone.
+static inline bool eval_document_done(void *context, const RequestFile *f, size_t document, Error *err) {
+    EvalProgress *p = (EvalProgress *)context;
+    const RequestDocument *d = &f->documents[document];
+    if (!eval_out_write(p->out, f, d, err)) { return false; }
+    p->done++;
+    eval_progress_show(p, f->tasks[d->task]);
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------
+// the evaluation
+
+static inline void print_eval_plan(const Source *source, const RequestFile *files, size_t count,
+                                   const LikelihoodPlan *plan, const EvalOut *out) {
+    char bytes[32];
+    const OLMo2Room room = likelihood_room(plan);
+    const OLMo2Form form = olmo2_form();
+    const OLMo2Memory memory = olmo2_memory(&source->config, &room, &form);
+    printf("model          %s\n", source->dir);
+    for (size_t i = 0; i < count; i++) {
+        printf("requests       %s: %zu documents\n", files[i].path, files[i].document_count);
+    }
+    printf("slots          %zu document%s side by side%s, up to %zu tokens each, %zu at once; cache %s\n",
+           plan->slots, plan->slots == 1 ? "" : "s", plan->keeps ? ", and a slot for their examples" : "",
+           plan->cache_T, plan->rows, format_bytes(bytes, memory.cache));
+    if (out->done > 0) { printf("resumed        %s has %zu documents\n", out->path, out->done); }
+    if (out->torn) { printf("cut            the incomplete last line of %s\n", out->path); }
+    fflush(stdout);
+}
+
+// Scores what --out does not hold yet. Ends the program if a signal came.
+static inline void eval_score_files(OLMo2 *m, const LikelihoodPlan *plan, RequestFile *files, size_t count,
+                                    EvalOut *out) {
+    Error err;
+    EvalProgress p = {out, isatty(STDERR_FILENO) == 1, seconds_now(), 0.0, out->done, 0, out->done};
+    size_t held = out->done;
+    if (!p.terminal) { p.shown = p.start; }
+    for (size_t i = 0; i < count; i++) { p.all += files[i].document_count; }
+    for (size_t i = 0; i < count && !stop_requested; i++) {
+        const size_t begin = held < files[i].document_count ? held : files[i].document_count;
+        held -= begin;
+        const bool ok =
+            likelihood_score(m, plan, &files[i], begin, &stop_requested, eval_document_done, &p, &err);
+        if (!ok) { eval_progress_clear(&p); }
+        must(ok, &err);
+    }
+    eval_progress_clear(&p);
+    if (p.done == p.all) { return; }
+    fail(&err, "stopped after %zu of %zu documents; %s", p.done, p.all,
+         out->path != NULL ? "the same command continues" : "--out FILE.jsonl lets an evaluation continue");
+    must(false, &err);
+}
+
+static inline void eval_requests(const Settings *s) {
+    Error err, warning = {""};
+    Source source;
+    TextList paths = {NULL, 0};
+    EvalOut out;
+    size_t result_count = 0;
+
+    // Everything is read and checked before the weights are loaded and anything is written.
+    must(source_open(&source, s->load, s->tokenizer, &warning, &err), &err);
+    warn(&warning);
+    must(eval_files(&paths, s, &err), &err);
+    const size_t count = paths.count;
+    RequestFile *files = (RequestFile *)allocate(count, sizeof *files, "request files", &err);
+    must(files != NULL, &err);
+    for (size_t i = 0; i < count; i++) {
+        must(task_requests_open(&files[i], paths.items[i], (size_t)s->limit, &source.text, &source.config,
+                                &warning, &err),
+             &err);
+        for (size_t k = 0; k < i; k++) { must(check_tasks_once(&files[i], &files[k], &err), &err); }
+        result_count += files[i].task_count;
+    }
+    warn(&warning);
+    TaskResult *results = (TaskResult *)allocate(result_count, sizeof *results, "scores", &err);
+    must(results != NULL, &err);
+    must(eval_out_read(&out, s, &source, files, count, &err), &err);
+
+    const LikelihoodPlan plan = likelihood_plan(&source.config, files, count, (size_t)given(s->slots, 0));
+    const OLMo2Room room = likelihood_room(&plan);
+    OLMo2 *m = model_load(&source, &room, s);
+    must(eval_out_begin(&out, &err), &err);
+    print_eval_plan(&source, files, count, &plan, &out);
+    signals_catch();
+    eval_score_files(m, &plan, files, count, &out);
+    must(eval_out_close(&out, &err), &err);
+
+    for (size_t i = 0, at = 0; i < count; at += files[i++].task_count) {
+        task_results(results + at, &files[i]);
+    }
+    print_results(results, result_count);
+
+    olmo2_free(m);
+    for (size_t i = 0; i < count; i++) { requests_close(&files[i]); }
+    free(files);
+    free(results);
+    list_free(&paths);
+    source_close(&source);
+}
+
+#endif
