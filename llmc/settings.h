@@ -39,7 +39,7 @@ typedef struct {
     // data
     TextList data, val_data, requests, tasks;
     char *eval_dir;
-    int64_t limit, slots;
+    int64_t limit;
     int64_t seq_len, batch_size, micro_batch_size, seed;
     int instance_filter;
     int64_t filter_min_period, filter_max_period, filter_max_count;
