@@ -25,40 +25,29 @@
 //    return a product needs no barrier and no shared memory, and a core that is taken away delays only one
 //    block.
 //
+// Where A has only a few rows, as in decoding, packing would take longer than the multiply-adds: gemm_rows.h.
+//
 // An element of C is a sum over blocks of k, each summed in the order of k. The blocks depend only on K, so
 // the bits are the same for any number of threads, any M and N, and in gemm and gemm_serial.
+//
+// B may be bf16, as the weights of released models are. Its elements become floats, exactly, on their way into
+// registers or packed panels, so the bits are also those of a product with a copy of B in fp32.
 //
 // The compiler must be allowed to fuse a * b + c (-ffp-contract=fast); without it half of the speed is lost.
 //
 // Where the processor multiplies bf16 (AVX512-BF16), GEMM_BF16 makes packing round A and B to it: twice the
-// speed, at a relative error of 2^-8 for each factor. Sums stay fp32.
+// speed, at a relative error of 2^-8 for each factor. Sums stay fp32. A few rows are packed too, so their bits
+// do not depend on M either.
 #ifndef LLMC_GEMM_H
 #define LLMC_GEMM_H
 
-#include "utils.h"
-
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#define GEMM_HAS_BF16 1
-#else
-#define GEMM_HAS_BF16 0
-#endif
+#include "gemm_rows.h"
 
 // The type to which the factors of a product are rounded. GEMM_BF16 needs GEMM_HAS_BF16.
 typedef enum { GEMM_FP32, GEMM_BF16 } GemmType;
 
-// Element (r, c) is data[r * row_stride + c * column_stride]. data is an array of float or, if `bf16`, of the
-// upper halves of floats, at any address. Only B may be bf16. Its elements become floats, exactly, on their way
-// into registers, so the product has the bits of one with a copy of B in fp32.
-typedef struct {
-    const void *data;
-    size_t row_stride, column_stride;
-    bool bf16;
-} Matrix;
-#pragma GCC diagnostic ignored "-Wmissing-field-initializers"  // {data, row_stride, column_stride}: of floats
-
 // C (M, N) = A (M, K) B (K, N), or C += A B if `accumulate`, on all threads. Row i of C begins at C + i *
-// ldc. C may not overlap A or B. If K is 0, the product is zero.
+// ldc. C may not overlap A or B. Only B may be bf16. If K is 0, the product is zero.
 static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                         bool accumulate, GemmType type);
 
@@ -66,14 +55,6 @@ static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size
 // (stack_limit.h).
 static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                                bool accumulate, GemmType type);
-
-#if defined(__AVX512F__)
-#define GEMM_VECTOR_BYTES 64
-#elif defined(__AVX__)
-#define GEMM_VECTOR_BYTES 32
-#else
-#define GEMM_VECTOR_BYTES 16
-#endif
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define GEMM_MR 8
@@ -83,48 +64,12 @@ static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t 
 
 enum {
     GEMM_NV = 2,
-    GEMM_LANES = GEMM_VECTOR_BYTES / sizeof(float),
     GEMM_NR = GEMM_NV * GEMM_LANES,
-    GEMM_KC = 256,
     GEMM_ROWS = 384,  // a multiple of GEMM_MR
     GEMM_COLUMNS = 512,
+    GEMM_SMALL = 1 << 16,  // multiply-adds that take less time than waking other threads
     GEMM_STACK = (GEMM_ROWS + GEMM_NR) * GEMM_KC * sizeof(float) + (64 << 10)
 };
-
-// Vector types of GCC and Clang: operators work on all lanes. A vector may begin at any byte.
-typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(1), may_alias));
-typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(1), may_alias));
-typedef float GemmOctet __attribute__((vector_size(8 * sizeof(float)), aligned(1), may_alias));
-typedef uint32_t GemmOctetBits __attribute__((vector_size(8 * sizeof(float))));
-
-static inline size_t gemm_min(size_t a, size_t b) { return a < b ? a : b; }
-
-static inline size_t gemm_divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-
-// The address of element i of an array of float or of bf16.
-static inline const char *gemm_at(const void *data, size_t i, bool bf16) {
-    return (const char *)data + i * (bf16 ? sizeof(uint16_t) : sizeof(float));
-}
-
-// That element.
-static inline float gemm_element(const void *data, size_t i, bool bf16) {
-    uint16_t half;
-    float x;
-    if (!bf16) {
-        memcpy(&x, gemm_at(data, i, bf16), sizeof x);
-        return x;
-    }
-    memcpy(&half, gemm_at(data, i, bf16), sizeof half);
-    const uint32_t bits[sizeof x / sizeof(uint32_t)] = {(uint32_t)half << 16};
-    memcpy(&x, bits, sizeof x);
-    return x;
-}
-
-// The matrix without its first r rows and c columns.
-static inline Matrix gemm_from(Matrix m, size_t r, size_t c) {
-    m.data = gemm_at(m.data, r * m.row_stride + c * m.column_stride, m.bf16);
-    return m;
-}
 
 // dst[k * width + i] = src[i * stride + k] for i < rows, k < 4, or with bf16 for k < 8: up to eight rows become
 // columns. Two bf16, of an even k and of the next, move together as one lane of 32 bits.
@@ -306,8 +251,8 @@ __attribute__((always_inline)) static inline void gemm_register_tile(float *c, s
 }
 
 // c (rows, columns) = or += a b, where the tile may extend past the edges of C. Smaller tiles are used where
-// a full one would compute mostly zeros: 1, 2 or 4 rows for decoding, which should take no longer than
-// reading B, and one vector for the small heads of attention.
+// a full one would compute mostly zeros: for the last 1, 2 or 4 rows, and one vector for the small heads of
+// attention.
 __attribute__((always_inline)) static inline void gemm_tile(float *c, size_t ldc, const float *a,
                                                             const float *b, size_t rows, size_t columns,
                                                             size_t depth, bool add, bool bf16) {
@@ -346,38 +291,49 @@ __attribute__((always_inline)) static inline void gemm_panel(float *c, size_t ld
     }
 }
 
-static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
+// C (M, N) = or += A B with packed strips and panels.
+static inline void gemm_packed(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                                bool accumulate, GemmType type) {
     float strips[GEMM_ROWS * GEMM_KC] __attribute__((aligned(64)));
     float panel[GEMM_KC * GEMM_NR] __attribute__((aligned(64)));
     const bool bf16 = GEMM_HAS_BF16 && type == GEMM_BF16;
     for (size_t i = 0; K == 0 && !accumulate && i < M; i++) { memset(C + i * ldc, 0, N * sizeof(float)); }
-    const size_t blocks = gemm_divide_up(K, GEMM_KC), block = blocks == 0 ? 1 : gemm_divide_up(K, blocks);
+    const size_t block = K == 0 ? 1 : gemm_block(K);
     for (size_t i0 = 0; i0 < M; i0 += GEMM_ROWS) {
         for (size_t k0 = 0; k0 < K; k0 += block) {
             const size_t rows = gemm_min(GEMM_ROWS, M - i0), depth = gemm_min(block, K - k0);
-            const Matrix a = gemm_from(A, i0, k0);
+            const Matrix a = matrix_from(A, i0, k0);
             gemm_pack_strips(strips, (const float *)a.data, A.row_stride, A.column_stride, rows, depth);
             for (size_t i = 0; bf16 && i < rows; i += GEMM_MR) {
                 gemm_pair(strips + i * depth, GEMM_MR, depth);
             }
             for (size_t j = 0; j < N; j += GEMM_NR) {
                 const size_t columns = gemm_min(GEMM_NR, N - j);
-                const void *b = gemm_from(B, k0, j).data;
+                const void *b = matrix_from(B, k0, j).data;
+                const bool add = accumulate || k0 > 0;
+                float *c = C + i0 * ldc + j;
                 if (B.bf16) {
                     gemm_pack(panel, GEMM_NR, b, B.column_stride, B.row_stride, columns, depth, true);
                 } else {
                     gemm_pack(panel, GEMM_NR, b, B.column_stride, B.row_stride, columns, depth, false);
                 }
-                float *c = C + i0 * ldc + j;
                 if (bf16) {
                     gemm_pair(panel, GEMM_NR, depth);
-                    gemm_panel(c, ldc, strips, panel, rows, columns, depth, accumulate || k0 > 0, true);
+                    gemm_panel(c, ldc, strips, panel, rows, columns, depth, add, true);
                 } else {
-                    gemm_panel(c, ldc, strips, panel, rows, columns, depth, accumulate || k0 > 0, false);
+                    gemm_panel(c, ldc, strips, panel, rows, columns, depth, add, false);
                 }
             }
         }
+    }
+}
+
+static inline void gemm_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
+                               bool accumulate, GemmType type) {
+    if (type == GEMM_FP32 && K > 0 && gemm_rows_suit(A, B, M)) {
+        gemm_rows(C, ldc, A, B, M, N, K, accumulate);
+    } else {
+        gemm_packed(C, ldc, A, B, M, N, K, accumulate, type);
     }
 }
 
@@ -390,6 +346,10 @@ static inline bool gemm_balanced(size_t blocks) {
 static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                         bool accumulate, GemmType type) {
     if (M == 0 || N == 0) { return; }
+    if (M * N <= GEMM_SMALL / (K + 1)) {
+        gemm_serial(C, ldc, A, B, M, N, K, accumulate, type);
+        return;
+    }
     size_t down = gemm_divide_up(M, GEMM_ROWS), across = gemm_divide_up(N, GEMM_COLUMNS);
     while (!gemm_balanced(down * across) && (M / down > 32 || N / across > 64)) {
         if (M / down > N / across) {
@@ -403,8 +363,8 @@ static inline void gemm(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (size_t j = 0; j < N; j += columns) {
         for (size_t i = 0; i < M; i += rows) {
-            gemm_serial(C + i * ldc + j, ldc, gemm_from(A, i, 0), gemm_from(B, 0, j), gemm_min(rows, M - i),
-                        gemm_min(columns, N - j), K, accumulate, type);
+            gemm_serial(C + i * ldc + j, ldc, matrix_from(A, i, 0), matrix_from(B, 0, j),
+                        gemm_min(rows, M - i), gemm_min(columns, N - j), K, accumulate, type);
         }
     }
 }
