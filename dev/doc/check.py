@@ -737,6 +737,132 @@ def page_training() -> List[List[str]]:
 
 
 # ---------------------------------------------------------------------------------------------
+# decoding.md
+
+
+class Released:
+    """A released size: what a token reads and computes."""
+
+    def __init__(self, name: str) -> None:
+        row = re.findall(rf'\{{ "{name}",([\d, ]+)\}}', (ROOT / "llmc/olmo2.h").read_text())[0]
+        columns, layers, heads, kv_heads, size, hidden = (int(number) for number in row.split(","))
+        q, self.kv = heads * size, kv_heads * size
+        self.name, self.layers, self.q, self.group = name, layers, q, heads // kv_heads
+        self.matrices = layers * (2 * columns * q + 2 * columns * self.kv + 3 * columns * hidden)
+        self.head = V * columns
+        norms = layers * (2 * columns + q + self.kv) + columns
+        self.parameters = self.matrices + 2 * self.head + norms
+        self.read = self.matrices + self.head + norms + columns  # one row of the embedding
+        self.cache = 2 * layers * self.kv  # keys and values of a position
+
+
+LAPTOP = 2 * 8 * 3.2e9  # bytes a second: two channels of DDR4-3200, 8 bytes wide
+LAPTOP_PEAK = 8 * 2 * 2 * 8 * 3.5e9  # FLOP a second: 8 cores, 2 multiply-adds of 8 lanes a cycle, 3.5 GHz
+H100, H100_PEAK = 3.35e12, 989.4e12
+
+
+def tokens_a_second(size: Released, width: int, bandwidth: float, held: int, cache_width: int) -> float:
+    return bandwidth / (width * size.read + cache_width * size.cache * held)
+
+
+def cached_attention(pieces: Sequence[int], q: Rows, k: Rows, v: Rows, heads: int, kv_heads: int) -> Rows:
+    """Rows in pieces: each appends its keys and values, then its queries see all of the cache before them."""
+    keys: Rows = []
+    values: Rows = []
+    o: Rows = []
+    for count in pieces:
+        begin = len(keys)
+        keys += k[begin : begin + count]
+        values += v[begin : begin + count]
+        for i in range(begin, begin + count):
+            last = [q[i]] * (i + 1)  # the last row of a forward over these keys
+            o.append(attention_forward(last, keys[: i + 1], values[: i + 1], heads, kv_heads)[0][i])
+    return o
+
+
+def steps_of_batches(lengths: Sequence[int], slots: int) -> int:
+    return sum(max(lengths[i : i + slots]) for i in range(0, len(lengths), slots))
+
+
+def steps_with_refilled_slots(lengths: Sequence[int], slots: int) -> int:
+    ends = [0] * slots
+    for length in lengths:
+        ends[ends.index(min(ends))] += length
+    return max(ends)
+
+
+def page_decoding() -> List[List[str]]:
+    q, k, v = randoms(6, 8), randoms(6, 4), randoms(6, 4)
+    whole = attention_forward(q, k, v, 4, 2)[0]
+    for pieces in ([6], [1] * 6, [4, 1, 1], [2, 3, 1]):
+        parts = cached_attention(pieces, q, k, v, 4, 2)
+        check(parts == whole, f"decoding: pieces of {pieces} have the bits of the forward")
+
+    k, v = [[0.0], [math.log(3)], [math.log(4)]], [[4.0], [8.0], [2.0]]
+    o = attention_forward([[1.0]] * 3, k, v, 1, 1)[0]
+    p = [math.exp(key[0]) / 8 for key in k]
+    example = [
+        "one head, HS = 1; the cache has k = (0, ln 3), v = (4, 8); the new token q = 1, k = ln 4, v = 2",
+        f"append: k = (0, ln 3, ln 4), v = {show(*(value[0] for value in v))}",
+        f"p = (1, 3, 4) / 8 = {show(*p)}",
+        f"o = {show(p[0])} * 4 + {show(p[1])} * 8 + {show(p[2])} * 2 = {show(o[2][0])}",
+    ]
+    close("decoding: the example", o[2][0], 4.5)
+
+    sizes = [Released(name) for name in ("1B", "7B", "13B", "32B")]
+    cache = ["      numbers a position         fp32, a position   bf16, a position   bf16, 4096 positions"]
+    for size in sizes:
+        cache.append(
+            f"{size.name:4}  2 * {size.layers} * {size.kv} = {size.cache:7,}"
+            f"{4 * size.cache / 1e3:16,.0f} kB{2 * size.cache / 1e3:16,.0f} kB"
+            f"{2 * size.cache * 4096 / 1e9:20.2f} GB"
+        )
+    large = sizes[3]
+    cache.append(
+        f"32B without groups: 2 * {large.layers} * {large.q} = {2 * large.layers * large.q:,},"
+        f" {large.group} times as many"
+    )
+
+    small, medium = sizes[0], sizes[1]
+    bound = [f"{'':11}{'weights':>10}{'laptop':>9}{'4096 held':>12}{'H100':>9}{'4096 held':>12}"]
+    for size in (small, medium, large):
+        for name, width in (("fp32", 4), ("bf16", 2)):
+            line = f"{size.name:5}{name:6}{width * size.read / 1e9:7.2f} GB"
+            for held, cells in ((0, "9.1f"), (4096, "12.1f")):
+                line += f"{tokens_a_second(size, width, LAPTOP, held, 4):{cells}}"
+            for held, cells in ((0, "9.0f"), (4096, "12.0f")):
+                line += f"{tokens_a_second(size, width, H100, held, 2):{cells}}" * (name == "bf16")
+            bound.append(line)
+    ridge = LAPTOP_PEAK / LAPTOP, H100_PEAK / H100
+    batch = [
+        f"laptop  {LAPTOP_PEAK / 1e9:,.0f} GFLOP/s over {LAPTOP / 1e9:.1f} GB/s = {ridge[0]:.1f} FLOP a byte:"
+        f" {ridge[0] * 2:.0f} sequences of fp32 weights, {ridge[0]:.0f} of bf16",
+        f"H100    {H100_PEAK / 1e12:.0f} TFLOP/s over {H100 / 1e12:.2f} TB/s = {ridge[1]:.0f} FLOP a byte:"
+        f" {ridge[1]:.0f} sequences of bf16 weights",
+        f"7B, bf16 cache: {2 * medium.read / (2 * medium.cache * 4096):.1f} sequences of 4096 positions"
+        " read as much cache as weights",
+    ]
+    prompt = 512
+    work = 2 * (small.matrices * prompt + small.head)
+    triangle = 4 * small.layers * small.q * prompt * (prompt + 1) // 2
+    prefill = [
+        f"1B, {prompt} tokens: {work / 1e12:.2f} TFLOP in products, {triangle / 1e12:.2f} in attention",
+        f"prefill    {(work + triangle) / LAPTOP_PEAK:5.1f} s of arithmetic,"
+        f" {4 * small.read / LAPTOP:.1f} s to read the weights once in fp32",
+        f"one by one {prompt * 4 * small.read / LAPTOP:5.1f} s to read them {prompt} times",
+        f"copying {prompt} positions: {size_of(small.cache * prompt)}, read and written"
+        f" in {2 * 4 * small.cache * prompt / LAPTOP * 1e3:.0f} ms",
+    ]
+    lengths = [7, 2, 3, 2, 6, 1]
+    continuous = [
+        f"2 slots, texts of {', '.join(map(str, lengths))} tokens: at least {(sum(lengths) + 1) // 2} steps",
+        f"in pairs, each as long as its longer text: {steps_of_batches(lengths, 2)} steps",
+        f"a slot takes the next text when its own ends: {steps_with_refilled_slots(lengths, 2)} steps",
+    ]
+    return [example, cache, bound, batch, prefill, continuous]
+
+
+# ---------------------------------------------------------------------------------------------
 # README.md, traps.md, and what the pages name
 
 
@@ -803,6 +929,7 @@ PAGE_EXAMPLES: Dict[str, Callable[[], List[List[str]]]] = {
     "classifier.md": page_classifier,
     "adamw.md": page_adamw,
     "training.md": page_training,
+    "decoding.md": page_decoding,
     "traps.md": page_traps,
 }
 
@@ -811,7 +938,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--print", action="store_true", help="print the pages' examples, exactly as required")
     arguments = parser.parse_args()
-    files = [ROOT / "train_olmo2.c", ROOT / "test_olmo2.c"]
+    files = [ROOT / "train_olmo2.c", ROOT / "train_olmo2.cu", ROOT / "test_olmo2.c"]
     files += [*ROOT.glob("llmc/**/*.h"), *ROOT.glob("dev/test/*.*")]
     source = "\n".join(file.read_text() for file in files)
     for name, examples in PAGE_EXAMPLES.items():
