@@ -156,7 +156,7 @@ ends=$(printf '<|endoftext|>%.0s' 1 2 3 4 5 6 7 8 9)
 refuse "the question has 142 tokens with what precedes it, the model takes fewer than 128" \
     chat --load model --prompt "$ends"
 ask '<|endoftext|>\n/save end.json\n' --max-tokens 1
-equal "the end as text" "$(saved end.json | head -n 1)" "user '<|endoftext|>'"
+equal "the end as text" "$(saved end.json | sed -n 1p)" "user '<|endoftext|>'"
 run chat --load model --prompt "$(printf 'x%.0s' $(seq 90))" --temperature 100 --max-tokens 100
 complains "(stopped: the conversation has the 128 tokens that the model can have)"
 
