@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compares llmc/chat.h with transformers' apply_chat_template, id for id, on random conversations.
+"""Compares llmc/chat.h with transformers' apply_chat_template, id for id, on random conversations, and a
+conversation with `chat` with transformers' generate.
 
     python3 dev/test/reference_chat.py
 
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+import torch  # noqa: E402
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared/data/tokenizer/dolma2_tokenizer.json"
@@ -167,6 +169,51 @@ def compare(driver: Path, path: Path, what: str, count: int) -> None:
         [plainly(words, end, tokenizer, c) for c in conversations])
 
 
+# ---------------------------------------------------------------------------------------------
+# a whole conversation
+
+def converse(path: Path, folder: Path) -> None:
+    """`chat` on a directory that transformers has written, greedy, against transformers' generate."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), bos_token=END, eos_token=END,
+                                        pad_token="<|pad|>", chat_template=TEMPLATE)
+    torch.manual_seed(1)
+    config = Olmo2Config(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, intermediate_size=128, max_position_embeddings=512,
+                         rms_norm_eps=1e-6, rope_theta=500000, initializer_range=0.5, bos_token_id=None,
+                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model = Olmo2ForCausalLM(config).eval()
+    with torch.no_grad():  # a logit of 0 is never the largest, so answers are ASCII
+        for i in range(len(tokenizer)):
+            if not tokenizer.decode([i]).isascii():
+                model.lm_head.weight[i] = 0.0
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    files = sorted(file.name for file in (folder / "model").iterdir())
+
+    messages = [{"role": "system", "content": "Be brief."}]
+    questions = ["Hello", "What is 2 + 2?", "x" * 50, "  spaces ", "the last one"]
+    command = [ROOT / "train_olmo2", "chat", "--load", folder / "model", "--system", "Be brief.",
+               "--temperature", "0", "--max-tokens", "24"]
+    run = subprocess.run(command, input="\n".join([*questions, f"/save {folder}/saved.json"]), text=True,
+                         capture_output=True)
+    ok = run.returncode == 0 and "base model" not in run.stderr
+    check(ok, f"chat with {', '.join(files)}" + (run.stderr if not ok else ""))
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt",
+                                            return_dict=False)
+        with torch.no_grad():
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        new = out[0, ids.shape[1]:].tolist()
+        answer = tokenizer.decode([i for i in new if i != tokenizer.eos_token_id],
+                                  clean_up_tokenization_spaces=False)
+        messages.append({"role": "assistant", "content": answer})
+    saved = json.loads((folder / "saved.json").read_text())["messages"]
+    check(saved == messages, f"{len(questions)} answers equal those of transformers' greedy generate")
+    if saved != messages:
+        print(f"       found {saved}\n       expected {messages}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=5000, help="conversations of each kind (%(default)s)")
@@ -176,6 +223,7 @@ def main() -> int:
         driver = build_driver(folder)
         made(folder / "made.json")
         compare(driver, folder / "made.json", "a tokenizer made here", count)
+        converse(folder / "made.json", folder)
         if REAL.exists():
             compare(driver, REAL, "OLMo 2's tokenizer", count)
         else:

@@ -269,6 +269,12 @@ static inline void converse(Conversation *c) {
             interrupted = 0;
             fputc('\n', stderr);
             notice("Ctrl-C again, or Ctrl-D, ends");
+        } else if (in.cut) {
+            fail(&err,
+                 "the terminal dropped what exceeds %d bytes of a line: end each line with a backslash, or "
+                 "use --prompt or a pipe",
+                 TERMINAL_LONGEST);
+            complain(c, &err);
         } else {
             take_line(c, text, size);
         }

@@ -12,6 +12,7 @@
 #include "llmc/utils.h"
 
 enum { INPUT_LARGEST = 64 << 20 };  // bytes of a line; a longer one is no question
+enum { TERMINAL_LONGEST = 4095 };   // of a line on Linux, whose terminals drop what is typed beyond
 
 typedef struct {
     int descriptor;
@@ -19,6 +20,7 @@ typedef struct {
     char *buffer;   // (size) what was read and not yet used, behind the question
     size_t size, capacity;
     size_t used;  // bytes of the buffer that the last question took
+    bool cut;     // the terminal has dropped the end of one of its lines, as far as one can tell
 } Input;
 
 typedef enum { INPUT_TEXT, INPUT_END, INPUT_INTERRUPTED, INPUT_ERROR } InputResult;
@@ -128,6 +130,7 @@ static inline InputResult input_read(Input *in, char **text, size_t *size, Error
     in->size -= in->used;
     if (in->size > 0) { memmove(in->buffer, in->buffer + in->used, in->size); }
     in->used = 0;
+    in->cut = false;
     input_prompt(in, "> ");
     for (at = 0;; at = end + 1) {
         const InputResult result = input_line(in, at, &end, err);
@@ -139,6 +142,7 @@ static inline InputResult input_read(Input *in, char **text, size_t *size, Error
         if (result == INPUT_INTERRUPTED) { in->size = 0; }  // forget what was typed
         if (result != INPUT_TEXT) { return result; }
         size_t line = end - at;
+        in->cut = in->cut || (in->terminal && line >= TERMINAL_LONGEST);
         if (line > 0 && end < in->size && in->buffer[end - 1] == '\r') { line--; }
         memmove(in->buffer + length, in->buffer + at, line);
         length += line;
