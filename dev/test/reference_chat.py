@@ -70,7 +70,7 @@ def made(path: Path) -> None:
 
 PARTS = ["Hello", " world", "What is 2 + 2?", "1234567", "\n", "\n\n", "\r\n", "\t", " ", "  ", "<", "|>",
          "<|", "<|user|>", "<|assistant|>\n", "|", ">", "don't", "é", "e\u0301", "東京", "🙂", "\u00a0",
-         "\u2028", "\ufffd", "\x00", "{{ bos_token }}", "{% if %}", "\\n", "def f(x):\n    return x\n", "'", '"']
+         "\u2028", "\ufffd", "\x00", "{{ bos_token }}", "{% if %}", "\\n", "def f(x):\n  return x\n", "'", '"']
 
 
 def content(rng: random.Random, parts: list[str]) -> str:
@@ -177,8 +177,9 @@ def converse(path: Path, folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), bos_token=END, eos_token=END,
                                         pad_token="<|pad|>", chat_template=TEMPLATE)
     torch.manual_seed(1)
-    config = Olmo2Config(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, intermediate_size=128, max_position_embeddings=512,
+    config = Olmo2Config(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, intermediate_size=128,
+                         max_position_embeddings=512,
                          rms_norm_eps=1e-6, rope_theta=500000, initializer_range=0.5, bos_token_id=None,
                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model = Olmo2ForCausalLM(config).eval()
