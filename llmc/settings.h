@@ -37,7 +37,7 @@ typedef struct {
     int64_t vocab_size;
     unsigned ablate;  // bits ABLATE_...
     // data
-    TextList data, val_data, requests, tasks;
+    TextList data, val_data, requests, tasks, eval_tasks;
     char *eval_dir;
     int64_t limit;
     int64_t seq_len, batch_size, micro_batch_size, seed;
@@ -54,7 +54,7 @@ typedef struct {
     int skip_step;
     // output
     char *out;
-    int64_t log_every, eval_every, eval_instances, save_every, keep, keep_every, sample_every;
+    int64_t log_every, eval_every, eval_instances, eval_limit, save_every, keep, keep_every, sample_every;
     // text
     char *prompt, *prompt_file, *prompts, *system;
     TextList stop;
@@ -212,6 +212,9 @@ static const Flag flags[] = {
     "trained" },
   { "val-data",          FLAG_LIST,    AT(val_data),          "FILE...",    NULL,    RESUME,
     "token files held out for validation" },
+  { "eval-task",         FLAG_LIST,    AT(eval_tasks),        "FILE...",    NULL,    RESUME,
+    "questions with given answers, to be scored at the interval of --eval-every: evaluation requests in "
+    "OLMES's format, .jsonl or .jsonl.gz" },
   { "requests",          FLAG_LIST,    AT(requests),          "FILE...",    NULL,    EVAL,
     "questions with given answers: evaluation requests in OLMES's format, .jsonl or .jsonl.gz" },
   { "task",              FLAG_LIST,    AT(tasks),             "NAME...",    NULL,    EVAL,
@@ -299,9 +302,11 @@ static const Flag flags[] = {
   { "log-every",         FLAG_INTEGER, AT(log_every),         "[1, 1e15]",  "1",     RESUME,
     "print every N-th step; log.jsonl has every step" },
   { "eval-every",        FLAG_INTEGER, AT(eval_every),        "[0, 1e15]",  "1000",  RESUME,
-    "validate every N steps; 0: only at the end" },
+    "validate and score --eval-task every N steps; 0: only at the end" },
   { "eval-instances",    FLAG_INTEGER, AT(eval_instances),    "[0, 1e15]",  "0",     EVAL | RESUME,
     "sequences to validate on; 0: all" },
+  { "eval-limit",        FLAG_INTEGER, AT(eval_limit),        "[0, 1e9]",   "0",     RESUME,
+    "only the first N documents of each task of --eval-task; 0: all" },
   { "save-every",        FLAG_INTEGER, AT(save_every),        "[0, 1e15]",  "1000",  RESUME,
     "save a checkpoint every N steps; 0: only at the end" },
   { "keep",              FLAG_INTEGER, AT(keep),              "[0, 1e9]",   "2",     RESUME,

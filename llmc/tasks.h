@@ -270,6 +270,19 @@ typedef struct {
     size_t parts, documents;
 } Summary;
 
+// The score of one result by its primary metric.
+static inline Summary summary_of(const TaskResult *r) {
+    Summary s;
+    memset(&s, 0, sizeof s);
+    snprintf(s.name, sizeof s.name, "%s", r->name);
+    snprintf(s.metric, sizeof s.metric, "%s", metrics[r->primary].name);
+    s.score = scores_mean(&r->scores, r->primary);
+    s.error = scores_error(&r->scores, r->primary);
+    s.documents = r->scores.documents;
+    s.parts = 1;
+    return s;
+}
+
 // The macro mean: the unweighted mean of `parts` scores.
 static inline void summary_add(Summary *s, double score, double error, size_t documents) {
     s->score += score;
@@ -292,9 +305,9 @@ static inline bool summarise_mmlu(Summary *s, const TaskResult *results, size_t 
         const size_t subject = mmlu_subject(r->name);
         if (subject == MMLU_SUBJECTS || task_is_mc(r->name) != mc) { continue; }
         if (group < MMLU_GROUPS && mmlu_subjects[subject].group != (MmluGroup)group) { continue; }
-        summary_add(s, scores_mean(&r->scores, r->primary), scores_error(&r->scores, r->primary),
-                    r->scores.documents);
-        snprintf(s->metric, sizeof s->metric, "%s", metrics[r->primary].name);
+        const Summary part = summary_of(r);
+        summary_add(s, part.score, part.error, part.documents);
+        snprintf(s->metric, sizeof s->metric, "%s", part.metric);
     }
     if (s->parts == 0) { return false; }
     size_t all = 0;
@@ -318,10 +331,7 @@ static inline bool summarise_form(Summary *s, const TaskResult *results, size_t 
     for (size_t i = 0; i < count; i++) {
         const TaskResult *r = &results[i];
         if (task_of(r->name) != task || task_is_mc(r->name) != mc) { continue; }
-        s->score = scores_mean(&r->scores, r->primary);
-        s->error = scores_error(&r->scores, r->primary);
-        s->documents = r->scores.documents;
-        s->parts = 1;
+        *s = summary_of(r);
         return true;
     }
     return false;

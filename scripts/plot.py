@@ -4,8 +4,8 @@
     .venv/bin/python scripts/plot.py runs/a runs/b --out curves.png
 
 A RUN is a run's folder or its log.jsonl. Pale lines show every step, strong lines smoothed values. Circles
-are validation losses, crosses are skipped steps. The horizontal axis is tokens, so runs with different batch
-sizes can be compared.
+are validation losses, crosses are skipped steps. Below are the scores of --eval-task, if there are any, a
+mark for each task. The horizontal axis is tokens, so runs with different batch sizes can be compared.
 """
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ STYLE = {
     "axes.titlelocation": "left", "legend.frameon": False, "figure.facecolor": "white",
     "xtick.color": "#444444", "ytick.color": "#444444",
 }
+MARKS = "osD^vP*X<>"
 UNITS = ((1e12, "trillion tokens"), (1e9, "billion tokens"), (1e6, "million tokens"), (1, "tokens"))
 
 
@@ -60,6 +61,7 @@ class Run:
                  if record.get("type") == "eval" and record.get("step") in tokens_at]
         self.val_tokens = np.array([tokens_at[record["step"]] for record in evals], dtype=float)
         self.val_loss, self.val_bits = column(evals, "loss"), column(evals, "bits_per_byte")
+        self.scores = read_scores(records, tokens_at)
 
 
 def read_records(file: Path) -> Iterator[dict]:
@@ -76,6 +78,19 @@ def read_records(file: Path) -> Iterator[dict]:
         if not isinstance(record, dict):
             sys.exit(f"error: {file}:{number}: expected an object, found: {line[:40]}")
         yield record
+
+
+def read_scores(records: list[dict], tokens_at: dict[int, int]) -> dict[tuple[str, str], dict[int, float]]:
+    """By task and metric, the score after so many tokens: the primary metric, and bits per byte if known."""
+    scores: dict[tuple[str, str], dict[int, float]] = {}
+    for record in records:
+        if record.get("type") != "eval_task" or record.get("step") not in tokens_at:
+            continue
+        bits = (record.get("metrics") or {}).get("bits_per_byte")
+        for metric, score in (("bits_per_byte", bits), (record.get("metric", ""), record.get("score"))):
+            if score is not None:
+                scores.setdefault((record.get("task", ""), metric), {})[tokens_at[record["step"]]] = score
+    return scores
 
 
 def label(path: Path) -> str:
@@ -102,8 +117,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def draw(runs: list[Run], out: Path) -> None:
     with plt.rc_context(STYLE):
-        figure, ((loss, norm), (lr, speed)) = plt.subplots(
-            2, 2, figsize=(12, 7.5), height_ratios=(3, 2), sharex=True)
+        scored = any(run.scores for run in runs)
+        figure, ((loss, norm), (lr, speed), *scores) = plt.subplots(
+            2 + scored, 2, figsize=(12, 7.5 + 3 * scored), height_ratios=(3, 2, 3)[:2 + scored], sharex=True)
         most = max(run.tokens[-1] for run in runs)
         unit, name = next((size, name) for size, name in UNITS if most >= size)
         for run, color in zip(runs, COLORS * len(runs)):
@@ -128,7 +144,10 @@ def draw(runs: list[Run], out: Path) -> None:
         speed.margins(y=0.1)
         for axis in (lr, speed):
             axis.set_ylim(bottom=0)
+        for axis in scores[0] if scored else (lr, speed):
             axis.set_xlabel(name)
+        if scored:
+            draw_scores(scores[0], runs, unit)
         limit_loss(loss, runs)
         if len(runs) > 1:
             loss.legend()
@@ -139,6 +158,27 @@ def draw(runs: list[Run], out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=120)
         plt.close(figure)
+
+
+def draw_scores(axes: tuple[plt.Axes, plt.Axes], runs: list[Run], unit: float) -> None:
+    """Accuracies on the left, bits per byte of the right answers on the right; a mark for each task."""
+    tasks = sorted({task for run in runs for task, _ in run.scores})
+    named: set[tuple[str, str]] = set()  # tasks that the legend has
+    for axis, title in zip(axes, ("tasks: accuracy", "tasks: bits per byte of the answers")):
+        axis.set_title(title)
+    for run, color in zip(runs, COLORS * len(runs)):
+        for (task, metric), points in run.scores.items():
+            # One run: a colour for each task. Several: the colours are the runs'.
+            index = tasks.index(task)
+            tint = COLORS[index % len(COLORS)] if len(runs) == 1 else color
+            axis = axes[int(metric == "bits_per_byte")]
+            axis.plot(np.array(list(points)) / unit, list(points.values()), MARKS[index % len(MARKS)] + "-",
+                      color=tint, markersize=5,
+                      label="_" if (task, metric) in named else label(Path(f"{task} {metric}")))
+            named.add((task, metric))
+    for axis in axes:
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
 
 
 def limit_loss(axis: plt.Axes, runs: list[Run]) -> None:

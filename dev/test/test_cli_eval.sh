@@ -233,6 +233,47 @@ refuse "part.jsonl: another process is writing it" "${eval[@]}" rc.jsonl mc.json
 start_program() { "$program" "$@"; }
 
 # ---------------------------------------------------------------------------------------------
+# during training
+
+new=(train --config config128.json --tokenizer tokenizer.json --seq-len 16 --data train.npy --batch-size 8
+     --steps 20 --sample-every 7 --sample-tokens 5)
+asks=(--eval-task rc.jsonl mc.jsonl.gz --eval-every 5 --eval-limit 20)
+run "${new[@]}" --out silent
+run "${new[@]}" "${asks[@]}" --out asked
+says "tasks          40 questions of 2 files, 8 side by side, up to "
+says "piqa at step 5: acc_per_char "
+says "piqa:mc at step 20: acc_raw "
+check "questions do not disturb the training" cmp {silent,asked}/step-00000020/model.safetensors
+scores() { grep '"eval_task"' "$1/log.jsonl"; }
+equal "scores in the log" "$(scores asked | wc -l)" 8
+run "${eval[@]/model/asked}" rc.jsonl mc.jsonl --limit 20
+check "the last scores are those of eval" python 'import json
+lines = [json.loads(line) for line in open("asked/log.jsonl")]
+scores = {line["task"]: line for line in lines if line["type"] == "eval_task" and line["step"] == 20}
+for text in open("output").read().split("\ntask ")[1].splitlines()[1:]:
+    words = text.split()
+    if words[0] in scores and words[2] != "mc_or_rc":
+        score = scores[words[0]]
+        assert [score["metric"], "%.4f" % score["score"], "%.4f" % score["std_error"]] == words[2:5], (text, score)
+        assert score["documents"] == 20 and score["metrics"][words[2]] == score["score"], score
+        del scores[words[0]]
+assert not scores, scores'
+run "${new[@]}" "${asks[@]}" --out resumed --stop-at 12
+run train --resume resumed
+check "resumed: the same scores" cmp <(scores asked) <(scores resumed)
+check "resumed: the same weights" cmp {asked,resumed}/step-00000020/model.safetensors
+run "${new[@]}" "${asks[@]}" --out changed --stop-at 12
+run train --resume changed --eval-task gold.jsonl
+says "changed        --eval-task: scores from here on are those of these questions"
+says "gsm8k at step 15: bits_per_byte "
+run "${new[@]}" "${asks[@]}" --dry-run
+says "tasks          40 questions"
+refuse "missing.jsonl line 4: \"idx\" is missing" "${new[@]}" --eval-task rc.jsonl missing.jsonl --out refused
+refuse "--eval-limit: needs --eval-task" "${new[@]}" --eval-limit 3 --out refused
+refuse "--eval-every: needs --val-data or --eval-task" "${new[@]}" --eval-every 3 --out refused
+refuse "long.jsonl line 1: \"continuation\" has 200 tokens" "${new[@]}" --eval-task long.jsonl --out refused
+
+# ---------------------------------------------------------------------------------------------
 # what can be wrong
 
 refuse "eval: expected one of --data (token files), --requests" eval --load model

@@ -20,6 +20,10 @@ import primer
 # plot.py
 
 
+def png_height(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[20:24], "big")
+
+
 def test_plot(folder: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("skipped: scripts/plot.py (matplotlib not installed)")
@@ -57,6 +61,20 @@ def test_plot(folder: Path) -> None:
     result = script("scripts/plot.py", folder / "a", folder / "b/log.jsonl", "--out", folder / "new/two.png")
     check(result.returncode == 0 and (folder / "new/two.png").stat().st_size > 20000, result.stderr)
     check("Warning" not in result.stderr, result.stderr)
+    # Scores of tasks make the picture higher; a run may have none, and another task or metric.
+    height = png_height(folder / "new/two.png")
+    check_equal(png_height(folder / "a/plot.png"), height, "one height without scores")
+    shutil.copytree(folder / "a", folder / "scored")
+    lines = (folder / "a/log.jsonl").read_text(encoding="utf-8").split("\n")
+    for task, metric, score in (("arc_easy", "acc_per_char", 0.3), ("_$x$", "bits_per_byte", 1.5),
+                                ("mmlu", "acc_raw", None)):
+        lines[-1:-1] = [json.dumps({"type": "eval_task", "step": step, "task": task, "metric": metric,
+                                    "score": score}) for step in (50, 100)]
+    (folder / "scored/log.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for runs in ((folder / "scored",), (folder / "a", folder / "scored", folder / "scored")):
+        result = script("scripts/plot.py", *runs, "--out", folder / "scores.png")
+        check(result.returncode == 0 and "Warning" not in result.stderr, result.stderr)
+        check(png_height(folder / "scores.png") > height, "a row of scores")
     shutil.copytree(folder / "a", folder / "_a$b$c")
     result = script("scripts/plot.py", folder / "a", "_a$b$c", "--out", folder / "dollar", cwd=folder)
     check_equal(result.returncode, 0, result.stderr)

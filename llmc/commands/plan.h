@@ -11,9 +11,11 @@
 
 #include "describe.h"
 #include "llmc/evaluate.h"
+#include "llmc/likelihood.h"
 #include "llmc/log.h"
 #include "llmc/prompts.h"
 #include "llmc/source.h"
+#include "llmc/tasks.h"
 #include "must.h"
 #include "run_state.h"
 
@@ -21,7 +23,7 @@ typedef struct {
     const char *program;  // argv[0]
     Settings settings;    // of the run; every setting that applies has a value
 
-    bool resumes, validates, samples;
+    bool resumes, validates, samples, asks;
     int lock;            // keeps other processes out of the run's directory; -1 if not locked yet
     SavedState saved;    // of the checkpoint that is resumed
     bool anew;           // --resume came with other settings than those of the run
@@ -38,11 +40,17 @@ typedef struct {
     OLMo2AdamW adamw;  // without lr, gradient_scale and t, which each update sets
     double z;          // weight of the z term
     SamplerSettings sampler;
-    TokenBuffer prompt;  // of the samples
+    TokenBuffer prompt;       // of the samples
+    RequestFile *task_files;  // (settings.eval_tasks.count) the questions that it asks
+    LikelihoodPlan likelihood;
 } Plan;
 
 static inline void plan_free(Plan *p) {
     free(p->prompt.ids);
+    for (size_t i = 0; i < p->settings.eval_tasks.count && p->task_files != NULL; i++) {
+        requests_close(&p->task_files[i]);
+    }
+    free(p->task_files);
     dataloader_close(&p->validation);
     dataloader_close(&p->data);
     source_close(&p->source);
@@ -116,6 +124,9 @@ static inline bool settings_absolute(Settings *s, Error *err) {
     for (size_t i = 0; i < s->val_data.count; i++) {
         if (!path_absolute(&s->val_data.items[i], err)) { return false; }
     }
+    for (size_t i = 0; i < s->eval_tasks.count; i++) {
+        if (!path_absolute(&s->eval_tasks.items[i], err)) { return false; }
+    }
     return s->tokenizer == NULL || path_absolute(&s->tokenizer, err);
 }
 
@@ -126,6 +137,8 @@ static const struct {
 } resume_changes[] = {
     {"data", "the run reads these files from here on"},
     {"val-data", "validations from here on are not comparable with earlier ones"},
+    {"eval-task", "scores from here on are those of these questions"},
+    {"eval-limit", "scores from here on are those of other questions"},
     {"tokenizer", "samples, bits per byte and checkpoints use it from here on"},
     {"micro-batch-size", "gradients add up in another order, so the bits of the run change"},
     {"steps", "the learning rate follows the schedule of the new length from here on"},
@@ -275,6 +288,7 @@ static inline void plan_sizes(Plan *p) {
     if ((s->ablate & ABLATE_Z_LOSS) != 0) { s->z_loss = 0.0; }
     p->validates = s->val_data.count > 0;
     p->samples = s->sample_every > 0;
+    p->asks = s->eval_tasks.count > 0;
     p->z = s->z_loss;
     p->adamw.beta1 = (float)s->beta1;
     p->adamw.beta2 = (float)s->beta2;
@@ -300,14 +314,42 @@ static inline bool plan_prompt(Plan *p, Error *err) {
                          &p->prompt, err);
 }
 
+// Reads the questions. In training memory is dear: a few documents side by side are enough.
+static inline bool plan_tasks(Plan *p, Error *err) {
+    enum { SLOTS = 8 };
+    const Settings *s = &p->settings;
+    const size_t count = s->eval_tasks.count;
+    Error warning = {""};
+    if (!p->asks) { return true; }
+    p->task_files = (RequestFile *)allocate(count, sizeof *p->task_files, "request files", err);
+    if (p->task_files == NULL) { return false; }
+    for (size_t i = 0; i < count; i++) {
+        if (!task_requests_open(&p->task_files[i], s->eval_tasks.items[i], (size_t)s->eval_limit,
+                                &p->source.text, plan_config(p), &warning, err)) {
+            return false;
+        }
+    }
+    warn(&warning);
+    p->likelihood = likelihood_plan(plan_config(p), p->task_files, count, SLOTS);
+    return true;
+}
+
+static inline void room_add(OLMo2Room *room, const OLMo2Room *more) {
+    room->slots = more->slots > room->slots ? more->slots : room->slots;
+    room->cache_T = more->cache_T > room->cache_T ? more->cache_T : room->cache_T;
+    room->rows = more->rows > room->rows ? more->rows : room->rows;
+}
+
 static inline bool plan_storage(Plan *p, Error *err) {
     const Settings *s = &p->settings;
     p->room = olmo2_room_to_train(p->micro, p->T);
     if (p->samples) {
         const OLMo2Room room = engine_room(plan_config(p), 1, p->prompt.length, (size_t)s->max_tokens);
-        p->room.slots = room.slots;
-        p->room.cache_T = room.cache_T;
-        p->room.rows = room.rows;
+        room_add(&p->room, &room);
+    }
+    if (p->asks) {
+        const OLMo2Room room = likelihood_room(&p->likelihood);
+        room_add(&p->room, &room);
     }
     p->form = olmo2_form();
     p->form.recompute = (Recompute)s->recompute;
@@ -421,6 +463,7 @@ static inline bool plan_decide(Plan *p, const Settings *typed, Error *err) {
     if (!settings_absolute(&p->settings, err)) { return false; }
     if (!plan_length(p, err)) { return false; }
     if (!plan_prompt(p, err)) { return false; }
+    if (!plan_tasks(p, err)) { return false; }
     return plan_storage(p, err);
 }
 
@@ -469,6 +512,18 @@ static inline void print_changes(const char *line) {
     }
 }
 
+static inline void print_tasks(const Plan *p) {
+    const LikelihoodPlan *plan = &p->likelihood;
+    size_t documents = 0;
+    if (!p->asks) { return; }
+    for (size_t i = 0; i < p->settings.eval_tasks.count; i++) {
+        documents += p->task_files[i].document_count;
+    }
+    printf("tasks          %zu questions of %zu file%s, %zu side by side, up to %zu tokens each\n", documents,
+           p->settings.eval_tasks.count, p->settings.eval_tasks.count == 1 ? "" : "s", plan->slots,
+           plan->cache_T);
+}
+
 static inline void plan_print(const Plan *p) {
     const Settings *s = &p->settings;
     const OLMo2Memory memory = olmo2_memory(plan_config(p), &p->room, &p->form);
@@ -483,6 +538,7 @@ static inline void plan_print(const Plan *p) {
     print_length(p);
     printf("stability      z-loss %g, clip %g, instance filter %s, skip-step %s\n", p->z, s->clip,
            s->instance_filter == ON ? "on" : "off", s->skip_step == ON ? "on" : "off");
+    print_tasks(p);
     if (s->out != NULL) { printf("directory      %s\n", s->out); }
     print_changes(p->changed);
     printf("\n");

@@ -7,7 +7,7 @@
 #define LLMC_COMMANDS_TRAIN_H
 
 #include "dry_run.h"
-#include "run.h"
+#include "run_ask.h"
 
 // What a step reports. Its objective divides by N, which counts filtered sequences; the loss divides by the
 // labels alone, so runs can be compared.
@@ -58,6 +58,7 @@ static inline void train(const char *program, const Settings *settings) {
 
         // once in a while
         if (plan.validates && run_is_due(&run, plan.settings.eval_every)) { run_evaluate(&run); }
+        if (plan.asks && run_is_due(&run, plan.settings.eval_every)) { run_ask(&run); }
         if (plan.samples && run_is_due(&run, plan.settings.sample_every)) { run_sample(&run); }
         if (run_is_due(&run, plan.settings.save_every)) { run_save(&run); }
     }
