@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 case $1 in
     fuzz_tokenizer) runs=8000 ;; # builds a tokenizer from each input
-    fuzz_tokens) runs=50000 ;;   # writes a file for each input
+    fuzz_tokens | fuzz_requests) runs=50000 ;; # writes a file for each input
     *) runs=100000 ;;
 esac
 corpus=build/corpus/$1 seeds=dev/test/corpus/$1
