@@ -61,15 +61,15 @@ static inline void gemm_store(float *c, GemmVector sum, size_t columns, bool add
 }
 
 // a0 a1 .. and b0 b1 .. become a0 b0 a1 b1 .., of which GEMM_ZIP_LOW is the first half.
-#ifdef __clang__
+#if defined(__clang__) || __GNUC__ >= 12
 #define GEMM_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define GEMM_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (GemmBits){__VA_ARGS__})
 #endif
-#if GEMM_VECTOR_BYTES == 64
+#if GEMM_LANES == 16
 #define GEMM_ZIP_LOW(a, b) GEMM_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
 #define GEMM_ZIP_HIGH(a, b) GEMM_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#elif GEMM_VECTOR_BYTES == 32
+#elif GEMM_LANES == 8
 #define GEMM_ZIP_LOW(a, b) GEMM_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
 #define GEMM_ZIP_HIGH(a, b) GEMM_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #else

@@ -26,20 +26,18 @@ typedef struct {
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"  // {data, row_stride, column_stride}: of floats
 
 #if defined(__AVX512F__)
-#define GEMM_VECTOR_BYTES 64
+#define GEMM_LANES 16
 #elif defined(__AVX__)
-#define GEMM_VECTOR_BYTES 32
+#define GEMM_LANES 8
 #else
-#define GEMM_VECTOR_BYTES 16
+#define GEMM_LANES 4
 #endif
 
-enum { GEMM_LANES = GEMM_VECTOR_BYTES / sizeof(float) };
-
 // Vector types of GCC and Clang: operators work on all lanes. In memory a vector may begin at any byte.
-typedef float GemmVector __attribute__((vector_size(GEMM_VECTOR_BYTES), aligned(1), may_alias));
+typedef float GemmVector __attribute__((vector_size(GEMM_LANES * sizeof(float)), aligned(1), may_alias));
 typedef float GemmQuad __attribute__((vector_size(4 * sizeof(float)), aligned(1), may_alias));
 typedef float GemmOctet __attribute__((vector_size(8 * sizeof(float)), aligned(1), may_alias));
-typedef uint32_t GemmBits __attribute__((vector_size(GEMM_VECTOR_BYTES)));
+typedef uint32_t GemmBits __attribute__((vector_size(GEMM_LANES * sizeof(float))));
 typedef uint32_t GemmOctetBits __attribute__((vector_size(8 * sizeof(float))));
 
 static inline size_t gemm_min(size_t a, size_t b) { return a < b ? a : b; }

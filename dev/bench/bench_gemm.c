@@ -152,7 +152,7 @@ int main(int argc, char **argv) {
     }
     const OpenBlas blas = open_blas(argc > 2 ? argv[2] : NULL);
     const bool compare = blas.sgemm != NULL;
-    printf("%zu threads, %d-bit vectors, GFLOP/s\n", thread_count(), 8 * GEMM_VECTOR_BYTES);
+    printf("%zu threads, %d-bit vectors, GFLOP/s\n", thread_count(), 32 * GEMM_LANES);
     printf("layout     M      N      K  %-24s  %-24s  of peak  %-24s  gemm / OpenBLAS\n", "gemm", "FMA peak",
            "OpenBLAS");
     for (int layout = 0; layout < LAYOUTS; layout++) {
