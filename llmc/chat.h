@@ -264,7 +264,7 @@ static inline bool chat_fit(const Tokenizer *t, const Chat *chat, size_t most, b
     rest.messages = (ChatMessage *)malloc((chat->count + 1) * sizeof *rest.messages);
     bool ok =
         rest.messages != NULL || fail(err, "out of memory: a conversation of %zu messages", chat->count);
-    if (ok) { memcpy(rest.messages, chat->messages, chat->count * sizeof *rest.messages); }
+    for (size_t i = 0; ok && i < chat->count; i++) { rest.messages[i] = chat->messages[i]; }
     *end = first;
     for (*turns = 0; ok; ++*turns) {
         ids->length = 0;
