@@ -199,7 +199,7 @@ static const Flag flags[] = {
     "rows of the embedding (default: the tokenizer's size rounded up to a multiple of 128, like OLMo 2's "
     "100352)" },
   { "tokenizer",         FLAG_TEXT,    AT(tokenizer),         "FILE|DIR",   NULL,    USE | RESUME,
-    "tokenizer.json, for samples and bits per byte (default: the one in the model's directory)" },
+    "tokenizer.json, for text and bits per byte (default: the one in the model's directory)" },
   { "tokenizer",         FLAG_TEXT,    AT(tokenizer),         "FILE|DIR",   NULL,
     NEEDED(TOKENIZE) | NEEDED(DETOKENIZE),
     "a tokenizer.json, or a directory that holds one" },

@@ -1,4 +1,13 @@
 // chat.h: the command `chat`: a conversation with a model, in the terminal or by a script.
+//
+//   standard input    a terminal: prompts; errors are shown; Ctrl-C stops an answer
+//                     anything else: no prompts, an error ends the program
+//   a line            a question, or a command such as /reset; the same in a terminal and in a script
+//   --prompt          one question instead of the lines
+//
+// The whole conversation is encoded for every question, with what was typed as plain text (llmc/chat.h). The
+// engine's slot still holds what came before, so only what is new is computed. A model may write a text as
+// other tokens than the tokenizer would; then the turns from there on are computed again.
 #ifndef LLMC_COMMANDS_CHAT_H
 #define LLMC_COMMANDS_CHAT_H
 
