@@ -363,7 +363,7 @@ static void test_activations(const Dump *d) {
     check_real(d, ACTIVATION, in_layer(name, "", c->L, "x"), layer_activations(m, c->L).x, N * C);
     check_real(d, ACTIVATION, "hidden", m->activations.hidden, N * C);
     Real *logits = put_zeros(N * c->V);
-    matmul_forward(logits, m->activations.hidden, weight(d, LM_HEAD, 0), N, C, c->V);
+    matmul_forward(logits, m->activations.hidden, matrix_at(d->m, LM_HEAD, 0), N, C, c->V);
     check_real(d, ACTIVATION, "logits", logits, N * c->V);
     Real *all[] = {q_raw, k_raw, v, gate, up, got, logits};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { release(all[i]); }
@@ -446,7 +446,8 @@ static void test_attention_branch(const Dump *d, size_t l) {
     rmsnorm_residual_backward(s->dbranch, gradient(d, ATTENTION_NORM, l), dh, o, weight(d, ATTENTION_NORM, l),
                               a.attention_rstd, N, C);
     check_in_layer(d, l, "o", s->dbranch, N * C);
-    matmul_backward(s->dattention, gradient(d, WO, l), d_o, attention, weight(d, WO, l), N, Q, C, false);
+    matmul_backward(s->dattention, gradient(d, WO, l), d_o, attention, matrix_at(d->m, WO, l), N, Q, C,
+                    false);
     check_in_layer(d, l, "attention", s->dattention, N * Q);
     attention_backward(got_q, got_k, got_v, dattention, q, k, v, attention, a.lse, attention_space(s), B, T,
                        NH, NKV, HS);
@@ -463,9 +464,9 @@ static void test_attention_branch(const Dump *d, size_t l) {
         check_in_layer(d, l, "q_normed", dq, N * Q);
         check_in_layer(d, l, "k_normed", dk, N * KV);
     }
-    matmul_backward(dh, gradient(d, WV, l), dv, x, weight(d, WV, l), N, C, KV, true);
-    matmul_backward(dh, gradient(d, WK, l), dk_raw, x, weight(d, WK, l), N, C, KV, true);
-    matmul_backward(dh, gradient(d, WQ, l), dq_raw, x, weight(d, WQ, l), N, C, Q, true);
+    matmul_backward(dh, gradient(d, WV, l), dv, x, matrix_at(d->m, WV, l), N, C, KV, true);
+    matmul_backward(dh, gradient(d, WK, l), dk_raw, x, matrix_at(d->m, WK, l), N, C, KV, true);
+    matmul_backward(dh, gradient(d, WQ, l), dq_raw, x, matrix_at(d->m, WQ, l), N, C, Q, true);
     check_in_layer(d, l, "x", dh, N * C);
 
     Real *all[] = {dh, d_o, dattention, dq,    dk,    dv,        dq_raw, dk_raw, q,    k,
@@ -489,13 +490,13 @@ static void test_feedforward_branch(const Dump *d, size_t l) {
     rmsnorm_residual_backward(s->dbranch, gradient(d, FEEDFORWARD_NORM, l), dy, down,
                               weight(d, FEEDFORWARD_NORM, l), a.feedforward_rstd, N, C);
     check_in_layer(d, l, "down", s->dbranch, N * C);
-    matmul_backward(got_act, gradient(d, W_DOWN, l), ddown, act, weight(d, W_DOWN, l), N, F, C, false);
+    matmul_backward(got_act, gradient(d, W_DOWN, l), ddown, act, matrix_at(d->m, W_DOWN, l), N, F, C, false);
     check_in_layer(d, l, "act", got_act, N * F);
     swiglu_backward(got_gate, got_up, dact, gate, up, N, F);
     check_in_layer(d, l, "gate", got_gate, N * F);
     check_in_layer(d, l, "up", got_up, N * F);
-    matmul_backward(dy, gradient(d, W_UP, l), dup, h, weight(d, W_UP, l), N, C, F, true);
-    matmul_backward(dy, gradient(d, W_GATE, l), dgate, h, weight(d, W_GATE, l), N, C, F, true);
+    matmul_backward(dy, gradient(d, W_UP, l), dup, h, matrix_at(d->m, W_UP, l), N, C, F, true);
+    matmul_backward(dy, gradient(d, W_GATE, l), dgate, h, matrix_at(d->m, W_GATE, l), N, C, F, true);
     check_in_layer(d, l, "h", dy, N * C);
 
     Real *all[] = {dy, ddown, dact, dgate, dup, h, gate, up, act, down, got_act, got_gate, got_up};
@@ -515,8 +516,8 @@ static void test_head(const Dump *d) {
 
     test_classifier_backward(logits, lse, labels, weights, d->z, N, V);
     check_real(d, LAYER_GRADIENT, "d.logits", logits, N * V);
-    matmul_backward(s->dhidden, gradient(d, LM_HEAD, 0), dlogits, hidden, weight(d, LM_HEAD, 0), N, C, V,
-                    false);
+    matmul_backward(s->dhidden, gradient(d, LM_HEAD, 0), dlogits, hidden, matrix_at(d->m, LM_HEAD, 0), N, C,
+                    V, false);
     check_real(d, LAYER_GRADIENT, "d.hidden", s->dhidden, N * C);
     rmsnorm_backward(got_x, gradient(d, FINAL_NORM, 0), dhidden, x, weight(d, FINAL_NORM, 0),
                      d->m->activations.hidden_rstd, N, C);

@@ -88,14 +88,26 @@ static float exponentials(float *y, const float *x, float scale, float shift, si
 }
 
 // ---------------------------------------------------------------------------------------------
+// A matrix of weights as it lies in memory, fp32 or bf16, at any address. A bf16 number is the upper half of a
+// float: it becomes one exactly wherever it is read, so the results are those of a copy in fp32.
+
+typedef struct {
+    const void *data;
+    bool bf16;
+} Weight;
+
+// ---------------------------------------------------------------------------------------------
 // Embedding: x_t = E[token_t]. No scaling, no position table.
 //          on paper: dev/doc/embedding.md    tested: test_embedding in dev/test/test_gradients.c
 
 // table (V, C), tokens (N) -> x (N, C)
-static void embedding_forward(float *x, const float *table, const uint32_t *tokens, size_t N, size_t C) {
+static void embedding_forward(float *x, Weight table, const uint32_t *tokens, size_t N, size_t C) {
     PROFILE(0.0, sizeof(float) * 2 * N * C);
 #pragma omp parallel for
-    for (size_t n = 0; n < N; n++) { memcpy(x + n * C, table + tokens[n] * C, C * sizeof(float)); }
+    for (size_t n = 0; n < N; n++) {
+        const void *row = gemm_at(table.data, tokens[n] * C, table.bf16);
+        for (size_t c = 0; c < C; c++) { x[n * C + c] = gemm_element(row, c, table.bf16); }
+    }
 }
 
 // dx (N, C) -> dtable (V, C) accumulated: each row receives the gradient of every position with its token.
@@ -184,17 +196,17 @@ static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, co
 //          llmc/gemm.h by dev/test/test_gemm.c
 
 // x (N, I), w (O, I) -> y (N, O)
-static void matmul_forward(float *y, const float *x, const float *w, size_t N, size_t I, size_t O) {
-    PROFILE(2.0 * N * I * O, sizeof(float) * (N * I + O * I + N * O));
-    gemm(y, O, (Matrix){x, I, 1}, (Matrix){w, 1, I}, N, O, I, false, context.products);
+static void matmul_forward(float *y, const float *x, Weight w, size_t N, size_t I, size_t O) {
+    PROFILE(2.0 * N * I * O, sizeof(float) * (N * I + N * O) + (w.bf16 ? 2 : sizeof(float)) * O * I);
+    gemm(y, O, (Matrix){x, I, 1}, (Matrix){w.data, 1, I, w.bf16}, N, O, I, false, context.products);
 }
 
 // dy (N, O) -> dx (N, I) accumulated or assigned, dw (O, I) accumulated.
 // y_no = sum_i x_ni w_oi, so dx_ni = sum_o dy_no w_oi (dx = dy W) and dw_oi = sum_n dy_no x_ni (dW = dy^T x).
-static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, const float *w, size_t N,
+static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, Weight w, size_t N,
                             size_t I, size_t O, bool accumulate_dx) {
     PROFILE(4.0 * N * I * O, sizeof(float) * (N * O + (2 + accumulate_dx) * N * I + 3 * O * I));
-    gemm(dx, I, (Matrix){dy, O, 1}, (Matrix){w, I, 1}, N, I, O, accumulate_dx, context.products);
+    gemm(dx, I, (Matrix){dy, O, 1}, (Matrix){w.data, I, 1, w.bf16}, N, I, O, accumulate_dx, context.products);
     gemm(dw, I, (Matrix){dy, 1, O}, (Matrix){x, I, 1}, O, I, N, true, context.products);
 }
 
@@ -279,7 +291,7 @@ static void qknorm_rope_backward(float *dx, float *dw, float *dy, const float *x
 //   s_ij = q_i . k_j / sqrt(HS) for j <= i,  p_i = softmax_j(s_ij),  o_i = sum_j p_ij v_j
 // Only a tile of QUERIES rows of s and p exists at a time, never the T x T matrix.
 //          on paper: dev/doc/attention.md    tested: test_attention in dev/test/test_gradients.c,
-//          test_prefill in dev/test/test_model.c
+//          dev/test/test_prefill.c
 
 enum { QUERIES = 64, KEY_BLOCK = 256 };
 
@@ -499,33 +511,17 @@ static void adamw_update(float *p, float *m, float *v, const float *g, size_t si
 // ---------------------------------------------------------------------------------------------
 // The model: its arrays
 
-// One layer's parameters, or their gradients: pointers into an array that holds all parameters.
+// One layer's parameters, and their gradients.
 typedef struct {
-    float *wq;                // (NH*HS, C)
-    float *wk, *wv;           // (NKV*HS, C)
-    float *wo;                // (C, NH*HS)
-    float *q_norm, *k_norm;   // (NH*HS), (NKV*HS)
-    float *attention_norm;    // (C)
-    float *w_gate, *w_up;     // (F, C)
-    float *w_down;            // (C, F)
-    float *feedforward_norm;  // (C)
-} LayerParameters;
+    Weight wq, wk, wv, wo;                           // (NH*HS, C), (NKV*HS, C) twice, (C, NH*HS)
+    Weight w_gate, w_up, w_down;                     // (F, C) twice, (C, F)
+    const float *q_norm, *k_norm;                    // (NH*HS), (NKV*HS)
+    const float *attention_norm, *feedforward_norm;  // (C)
+} LayerWeights;
 
-static LayerParameters layer_parameters(float *array, const OLMo2Config *c, size_t l) {
-    return (LayerParameters){
-        .wq = array + parameter_offset(c, WQ, l),
-        .wk = array + parameter_offset(c, WK, l),
-        .wv = array + parameter_offset(c, WV, l),
-        .wo = array + parameter_offset(c, WO, l),
-        .q_norm = array + parameter_offset(c, Q_NORM, l),
-        .k_norm = array + parameter_offset(c, K_NORM, l),
-        .attention_norm = array + parameter_offset(c, ATTENTION_NORM, l),
-        .w_gate = array + parameter_offset(c, W_GATE, l),
-        .w_up = array + parameter_offset(c, W_UP, l),
-        .w_down = array + parameter_offset(c, W_DOWN, l),
-        .feedforward_norm = array + parameter_offset(c, FEEDFORWARD_NORM, l),
-    };
-}
+typedef struct {
+    float *wq, *wk, *wv, *wo, *w_gate, *w_up, *w_down, *q_norm, *k_norm, *attention_norm, *feedforward_norm;
+} LayerGradients;
 
 // What the forward leaves for the backward. olmo2_forward in a model that trains gives each layer its own
 // slice; otherwise all layers use the same one. olmo2_prefill's rows stand in place of (B, T).
@@ -552,7 +548,7 @@ typedef struct {
     float *q, *k;             // (B, T, NH*HS), (B, T, NKV*HS)  normalised and rotated
     float *act;               // (B, T, F)       silu(gate) * up
     float *scores;            // (threads, attention_tile_size(T), or the largest tile of a prefill)
-    float *gathered;          // (classifier rows, C)   the rows of `hidden` that the head is applied to
+    float *gathered;          // (classifier rows, C)   rows of `hidden`
     float *logits;            // (classifier rows, V)
     float *dx;                // (B, T, C)       gradient of the residual stream
     float *dbranch;           // (B, T, C)       gradient of a branch's output, before its norm
@@ -575,10 +571,13 @@ struct OLMo2 {
     OLMo2Config config;
     OLMo2Room room;
     OLMo2Form form;
-    float *weights, *gradients, *moment1, *moment2;  // each holds all parameters, in parameters.h's order
-    float *buffer;                                   // one allocation for activations, workspace and cache
-    size_t buffer_bytes;                             // its size
-    size_t threads;                                  // that the workspace has tiles for
+    // Each holds all parameters, in parameters.h's order. With bf16 or lent weights, `weights` has the norms in
+    // fp32 and the matrices in bf16, or without those that were lent.
+    float *weights, *gradients, *moment1, *moment2;
+    void **tensors;                     // (parameter_count): where each parameter lies
+    float *buffer;                      // one allocation for activations, workspace and cache
+    size_t weight_bytes, buffer_bytes;  // the sizes of `weights` and `buffer`
+    size_t threads;                     // that the workspace has tiles for
     Activations activations;
     Workspace workspace;
     Cache cache;
@@ -625,9 +624,34 @@ static size_t most_rows(const OLMo2Room *room) { return at_least(room->B * room-
 
 // Rows of logits that exist at a time: as many as fit 64 MB, at least 16, and at most 128. With fewer than
 // 128, reading lm_head once per chunk begins to cost time.
+enum { CLASSIFIER_ROWS = 128 };
+
 static size_t classifier_rows(const OLMo2Config *c, const OLMo2Room *room) {
     const size_t rows = 64000000 / sizeof(float) / c->V;
-    return at_most(rows < 16 ? 16 : rows > 128 ? 128 : rows, most_rows(room));
+    return at_most(at_most(at_least(rows, 16), CLASSIFIER_ROWS), most_rows(room));
+}
+
+// Matrices have the form's type and may be lent. Norms are the model's own, in fp32.
+static bool is_bf16(const OLMo2Form *form, const Parameter *p) {
+    return p->columns > 1 && form->weights == WEIGHTS_BF16;
+}
+
+static bool is_lent(const OLMo2Form *form, const Parameter *p) {
+    return p->columns > 1 && form->lent_weights;
+}
+
+// The bytes of all parameters or, if `own`, of those that are not lent, which follow each other from `base` on.
+// Their places go into tensors (parameter_count) unless it is NULL.
+static size_t lay_out_weights(const OLMo2Config *c, const OLMo2Form *form, bool own, char *base,
+                              void **tensors) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < parameter_count(c); i++) {
+        const Parameter p = parameter_at(c, i);
+        if (own && is_lent(form, &p)) { continue; }
+        if (tensors != NULL) { tensors[i] = base + bytes; }
+        bytes += parameter_padded(p.size) * (is_bf16(form, &p) ? sizeof(uint16_t) : sizeof(float));
+    }
+    return bytes;
 }
 
 static void lay_out_activations(Activations *a, Arena *arena, const OLMo2Config *c, const OLMo2Room *room) {
@@ -691,14 +715,14 @@ static OLMo2Memory lay_out(OLMo2 *m, float *buffer) {
     m->cache.keys = take(&arena, m->room.slots * c->L * c->NKV * m->room.cache_T * c->HS);
     m->cache.values = take(&arena, m->room.slots * c->L * c->NKV * m->room.cache_T * c->HS);
     OLMo2Memory memory = {
-        .weights = parameters,
+        .weights = lay_out_weights(c, &m->form, false, NULL, NULL),
         .gradients = m->room.train ? parameters : 0,
         .moments = m->room.train ? 2 * parameters : 0,
         .activations = activations * sizeof(float),
         .workspace = workspace * sizeof(float),
         .cache = (arena.used - activations - workspace) * sizeof(float),
     };
-    memory.total = parameters + memory.gradients + memory.moments + arena.used * sizeof(float);
+    memory.total = memory.weights + memory.gradients + memory.moments + arena.used * sizeof(float);
     return memory;
 }
 
@@ -710,8 +734,11 @@ OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const
 void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, size_t size) {
     (void)room;
     const size_t threads = thread_count();
-    snprintf(text, size, "CPU, fp32%s, %zu thread%s", form->bf16_products ? " with products of bf16" : "",
-             threads, threads == 1 ? "" : "s");
+    static const char *const notes[] = {"", " with weights of bf16", " with products of bf16",
+                                        " with weights and products of bf16"};
+    snprintf(text, size, "CPU, fp32%s, %zu thread%s",
+             notes[(form->weights == WEIGHTS_BF16) + 2 * form->bf16_products], threads,
+             threads == 1 ? "" : "s");
 }
 
 bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form, Error *err) {
@@ -726,6 +753,11 @@ bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Fo
     if (room->train && form->recompute != RECOMPUTE_ELEMENTWISE) {
         return fail(err, "--recompute: this is the CPU program, which has elementwise only");
     }
+    if (room->train && (form->weights == WEIGHTS_BF16 || form->lent_weights)) {
+        return fail(
+            err, "--weights %s: this is the CPU program, which trains its own weights in fp32; leave it out",
+            form->weights == WEIGHTS_BF16 ? "bf16" : "(lent)");
+    }
     if (form->bf16_products && !GEMM_HAS_BF16) {
         return fail(
             err, "--dtype bf16: this program was built for a processor without AVX512-BF16; leave it out, or "
@@ -737,8 +769,9 @@ bool olmo2_check(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Fo
 
 static bool allocate_model(OLMo2 *m, Error *err) {
     const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
-    m->weights = (float *)allocate_pages(parameters, floats, "the weights", err);
-    if (m->weights == NULL) { return false; }
+    m->tensors = (void **)allocate(parameter_count(&m->config), sizeof *m->tensors, "the tensors", err);
+    m->weights = (float *)allocate_pages(m->weight_bytes, 1, "the weights", err);
+    if (m->weights == NULL || m->tensors == NULL) { return false; }
     if (m->room.train) {
         m->gradients = (float *)allocate_pages(parameters, floats, "the gradients", err);
         m->moment1 = (float *)allocate_pages(parameters, floats, "AdamW's first moments", err);
@@ -773,12 +806,14 @@ bool olmo2_create(OLMo2 **out, const OLMo2Config *config, const OLMo2Room *room,
     m->config = *config;
     m->room = *room;
     m->form = *form;
+    m->weight_bytes = lay_out_weights(config, form, true, NULL, NULL);
     m->buffer_bytes = memory.activations + memory.workspace + memory.cache;
     m->threads = thread_count();
     if (!allocate_model(m, err)) {
         olmo2_free(m);
         return false;
     }
+    lay_out_weights(config, form, true, (char *)m->weights, m->tensors);
     lay_out(m, m->buffer);
     rope_table(m->rope, olmo2_room_positions(room), config->HS, config->rope_theta);
     *out = m;
@@ -789,11 +824,12 @@ void olmo2_free(OLMo2 *m) {
     if (m == NULL) { return; }
     if (context.profile == &m->profile) { context.profile = NULL; }
     const size_t parameters = parameter_array_size(&m->config), floats = sizeof(float);
-    free_pages(m->weights, parameters, floats);
+    free_pages(m->weights, m->weight_bytes, 1);
     free_pages(m->gradients, parameters, floats);
     free_pages(m->moment1, parameters, floats);
     free_pages(m->moment2, parameters, floats);
     free_pages(m->buffer, m->buffer_bytes, 1);
+    free(m->tensors);
     free(m->tokens);
     free(m->lengths);
     free(m->steps);
@@ -810,6 +846,50 @@ Profile *olmo2_profile(OLMo2 *m) { return &m->profile; }
 // The layer of OLMo 2: forward, backward
 //          on paper: dev/doc/README.md    tested: test_model in dev/test/test_gradients.c; against PyTorch,
 //          tensor by tensor, in test_olmo2.c
+
+static Weight weight_of(const OLMo2 *m, int id, size_t l) {
+    return (Weight){m->tensors[parameter_index(&m->config, id, l)], m->form.weights == WEIGHTS_BF16};
+}
+
+static const float *norm_of(const OLMo2 *m, int id, size_t l) {
+    return (const float *)m->tensors[parameter_index(&m->config, id, l)];
+}
+
+static float *gradient_of(const OLMo2 *m, int id, size_t l) {
+    return m->gradients + parameter_offset(&m->config, id, l);
+}
+
+static LayerWeights layer_weights(const OLMo2 *m, size_t l) {
+    return (LayerWeights){
+        .wq = weight_of(m, WQ, l),
+        .wk = weight_of(m, WK, l),
+        .wv = weight_of(m, WV, l),
+        .wo = weight_of(m, WO, l),
+        .w_gate = weight_of(m, W_GATE, l),
+        .w_up = weight_of(m, W_UP, l),
+        .w_down = weight_of(m, W_DOWN, l),
+        .q_norm = norm_of(m, Q_NORM, l),
+        .k_norm = norm_of(m, K_NORM, l),
+        .attention_norm = norm_of(m, ATTENTION_NORM, l),
+        .feedforward_norm = norm_of(m, FEEDFORWARD_NORM, l),
+    };
+}
+
+static LayerGradients layer_gradients(const OLMo2 *m, size_t l) {
+    return (LayerGradients){
+        .wq = gradient_of(m, WQ, l),
+        .wk = gradient_of(m, WK, l),
+        .wv = gradient_of(m, WV, l),
+        .wo = gradient_of(m, WO, l),
+        .w_gate = gradient_of(m, W_GATE, l),
+        .w_up = gradient_of(m, W_UP, l),
+        .w_down = gradient_of(m, W_DOWN, l),
+        .q_norm = gradient_of(m, Q_NORM, l),
+        .k_norm = gradient_of(m, K_NORM, l),
+        .attention_norm = gradient_of(m, ATTENTION_NORM, l),
+        .feedforward_norm = gradient_of(m, FEEDFORWARD_NORM, l),
+    };
+}
 
 // Layer l's slice of the activations of the last forward. Rows that extend sequences keep none.
 static Activations layer_activations(const OLMo2 *m, size_t l) {
@@ -864,7 +944,7 @@ static void layer_forward(const OLMo2 *m, size_t l) {
     const size_t Q = NH * HS, KV = NKV * HS;
     const float eps = c->rms_eps;
     const Workspace *s = &m->workspace;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const LayerWeights w = layer_weights(m, l);
     const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
 
     // attention branch: h = x + rmsnorm(W_o attention(q, k, v))
@@ -893,7 +973,8 @@ static void layer_backward(const OLMo2 *m, size_t l) {
     const size_t Q = NH * HS, KV = NKV * HS;
     const float eps = c->rms_eps;
     const Workspace *s = &m->workspace;
-    const LayerParameters w = layer_parameters(m->weights, c, l), d = layer_parameters(m->gradients, c, l);
+    const LayerWeights w = layer_weights(m, l);
+    const LayerGradients d = layer_gradients(m, l);
     const Activations a = layer_activations(m, l);
 
     // feed-forward branch
@@ -939,7 +1020,7 @@ static void add_piece(OLMo2 *m, size_t sequence, size_t position, size_t count) 
 // From the embeddings of tokens (N) to the output of the final norm.
 static void forward_rows(OLMo2 *m, const uint32_t *tokens) {
     const OLMo2Config *c = &m->config;
-    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), tokens, m->N, c->C);
+    embedding_forward(m->activations.x, weight_of(m, EMBEDDING, 0), tokens, m->N, c->C);
     for (size_t l = 0; l < c->L; l++) {
         if (is_ablated(c)) {
             ablated_layer_forward(m, l);
@@ -948,7 +1029,7 @@ static void forward_rows(OLMo2 *m, const uint32_t *tokens) {
         }
     }
     rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
-                    m->weights + parameter_offset(c, FINAL_NORM, 0), m->N, c->C, c->rms_eps);
+                    norm_of(m, FINAL_NORM, 0), m->N, c->C, c->rms_eps);
 }
 
 void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
@@ -962,22 +1043,44 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
     forward_rows(m, tokens);
 }
 
+// The logits (n, V) of those rows of the final norm's output, at most as many as the classifier has.
+static void head(const OLMo2 *m, float *logits, const size_t *rows, size_t n) {
+    const size_t C = m->config.C;
+    float *gathered = m->workspace.gathered;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(gathered + i * C, m->activations.hidden + rows[i] * C, C * sizeof(float));
+    }
+    const Weight lm_head = weight_of(m, LM_HEAD, 0);
+    matmul_forward(logits, gathered, lm_head, n, C, m->config.V);
+}
+
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
                     float *lse) {
     enter(m);
     const OLMo2Config *c = &m->config;
     const size_t N = m->N, C = c->C, V = c->V, chunk = classifier_rows(c, &m->room);
-    const float *hidden = m->activations.hidden, *lm_head = m->weights + parameter_offset(c, LM_HEAD, 0);
-    float *logits = m->workspace.logits;
-    for (size_t n = 0; n < N; n += chunk) {
-        const size_t rows = N - n < chunk ? N - n : chunk;
-        matmul_forward(logits, hidden + n * C, lm_head, rows, C, V);
-        classifier_forward(logprobs + n, lse + n, logits, labels + n, rows, V);
-        if (weights != NULL) {
-            classifier_backward(logits, lse + n, labels + n, weights + n, z, rows, V);
-            matmul_backward(m->workspace.dhidden + n * C, m->gradients + parameter_offset(c, LM_HEAD, 0),
-                            logits, hidden + n * C, lm_head, rows, C, V, false);
+    float *logits = m->workspace.logits, chunk_logprobs[CLASSIFIER_ROWS], chunk_lse[CLASSIFIER_ROWS];
+    uint32_t chunk_labels[CLASSIFIER_ROWS];
+    size_t rows[CLASSIFIER_ROWS];
+    for (size_t n = 0; n < N;) {
+        const size_t first = n;
+        size_t count = 0;
+        for (; n < N && count < chunk; n++) {  // the next rows: all, or those with a label
+            logprobs[n] = lse[n] = 0.0f;
+            if (weights == NULL && labels[n] == OLMO2_NO_TOKEN) { continue; }
+            chunk_labels[count] = labels[n];
+            rows[count++] = n;
         }
+        head(m, logits, rows, count);
+        classifier_forward(chunk_logprobs, chunk_lse, logits, chunk_labels, count, V);
+        for (size_t i = 0; i < count; i++) {
+            logprobs[rows[i]] = chunk_logprobs[i];
+            lse[rows[i]] = chunk_lse[i];
+        }
+        if (weights == NULL) { continue; }
+        classifier_backward(logits, chunk_lse, chunk_labels, weights + first, z, count, V);
+        matmul_backward(m->workspace.dhidden + first * C, gradient_of(m, LM_HEAD, 0), logits,
+                        m->activations.hidden + first * C, weight_of(m, LM_HEAD, 0), count, C, V, false);
     }
 }
 
@@ -987,9 +1090,8 @@ void olmo2_backward(OLMo2 *m) {
     const OLMo2Config *c = &m->config;
     const size_t N = m->N, C = c->C;
     const Workspace *s = &m->workspace;
-    rmsnorm_backward(s->dx, m->gradients + parameter_offset(c, FINAL_NORM, 0), s->dhidden,
-                     layer_activations(m, c->L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
-                     m->activations.hidden_rstd, N, C);
+    rmsnorm_backward(s->dx, gradient_of(m, FINAL_NORM, 0), s->dhidden, layer_activations(m, c->L).x,
+                     norm_of(m, FINAL_NORM, 0), m->activations.hidden_rstd, N, C);
     for (size_t l = c->L; l-- > 0;) {
         if (is_ablated(c)) {
             ablated_layer_backward(m, l);
@@ -997,7 +1099,7 @@ void olmo2_backward(OLMo2 *m) {
             layer_backward(m, l);
         }
     }
-    embedding_backward(m->gradients + parameter_offset(c, EMBEDDING, 0), s->dx, m->tokens, N, C);
+    embedding_backward(gradient_of(m, EMBEDDING, 0), s->dx, m->tokens, N, C);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -1050,29 +1152,45 @@ void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings) {
     }
 }
 
-static float *parameter_array(const OLMo2 *m, OLMo2Array array) {
+static void *parameter_values(const OLMo2 *m, OLMo2Array array, size_t index) {
+    const size_t offset = parameter_at(&m->config, index).offset;
     switch (array) {
-    case OLMO2_PARAMETER: return m->weights;
-    case OLMO2_GRADIENT: return m->gradients;
-    case OLMO2_MOMENT1: return m->moment1;
-    case OLMO2_MOMENT2: return m->moment2;
+    case OLMO2_PARAMETER: return m->tensors[index];
+    case OLMO2_GRADIENT: return m->gradients + offset;
+    case OLMO2_MOMENT1: return m->moment1 + offset;
+    case OLMO2_MOMENT2: return m->moment2 + offset;
     }
     return NULL;
 }
 
 void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values) {
     const Parameter p = parameter_at(&m->config, index);
-    memcpy(values, parameter_array(m, array) + p.offset, p.size * sizeof(float));
+    const void *data = parameter_values(m, array, index);
+    const bool bf16 = array == OLMO2_PARAMETER && is_bf16(&m->form, &p);
+    for (size_t i = 0; i < p.size; i++) { values[i] = gemm_element(data, i, bf16); }
 }
 
 void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values) {
     const Parameter p = parameter_at(&m->config, index);
-    memcpy(parameter_array(m, array) + p.offset, values, p.size * sizeof(float));
+    void *data = parameter_values(m, array, index);
+    assert(array != OLMO2_PARAMETER || !is_lent(&m->form, &p));
+    if (array != OLMO2_PARAMETER || !is_bf16(&m->form, &p)) {
+        memcpy(data, values, p.size * sizeof(float));
+        return;
+    }
+    uint16_t *halves = (uint16_t *)data;
+    for (size_t i = 0; i < p.size; i++) { halves[i] = (uint16_t)gemm_round_to_bf16(values[i]); }
+}
+
+bool olmo2_lends(void) { return true; }
+
+void olmo2_lend(OLMo2 *m, size_t index, const void *data) {
+    m->tensors[index] = (void *)data;  // which nothing writes to
 }
 
 // ---------------------------------------------------------------------------------------------
 // The model: sequences with a cache
-//          tested: test_prefill in dev/test/test_model.c
+//          tested: dev/test/test_prefill.c
 
 void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n) {
     enter(m);
@@ -1089,15 +1207,9 @@ void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, s
 
 void olmo2_logits(OLMo2 *m, const size_t *rows, size_t n, float *logits) {
     enter(m);
-    const OLMo2Config *c = &m->config;
-    const size_t C = c->C, V = c->V, chunk = classifier_rows(c, &m->room);
-    float *gathered = m->workspace.gathered;
+    const size_t chunk = classifier_rows(&m->config, &m->room);
     for (size_t i = 0; i < n; i += chunk) {
-        const size_t count = at_most(n - i, chunk);
-        for (size_t r = 0; r < count; r++) {
-            memcpy(gathered + r * C, m->activations.hidden + rows[i + r] * C, C * sizeof(float));
-        }
-        matmul_forward(logits + i * V, gathered, m->weights + parameter_offset(c, LM_HEAD, 0), count, C, V);
+        head(m, logits + i * m->config.V, rows + i, at_most(n - i, chunk));
     }
 }
 
@@ -1105,8 +1217,7 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
     const OLMo2Config *c = &m->config;
     for (size_t i = 0; i < n; i++) { m->steps[i] = (OLMo2Piece){slots[i], 1}; }
     olmo2_prefill(m, tokens, m->steps, n);
-    matmul_forward(logits, m->activations.hidden, m->weights + parameter_offset(c, LM_HEAD, 0), n, c->C,
-                   c->V);
+    matmul_forward(logits, m->activations.hidden, weight_of(m, LM_HEAD, 0), n, c->C, c->V);
 }
 
 size_t olmo2_positions(const OLMo2 *m, size_t slot) { return m->lengths[slot]; }
@@ -1125,9 +1236,5 @@ void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end)
     }
     m->lengths[to] = end;
 }
-
-bool olmo2_lends(void) { return false; }
-
-void olmo2_lend(OLMo2 *m, size_t index, const void *data) { (void)m, (void)index, (void)data; }
 
 #include "llmc/main.h"  // main: the commands, the training loop

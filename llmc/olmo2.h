@@ -152,7 +152,7 @@ typedef enum { WEIGHTS_FP32, WEIGHTS_BF16 } WeightType;
 // The form in which a model stores and computes its numbers.
 typedef struct {
     Recompute recompute;
-    WeightType weights;   // CPU: bf16 only without room to train. GPU: what the program was built for
+    WeightType weights;   // of matrices. CPU: bf16 only without room to train. GPU: what it was built for
     bool lent_weights;    // CPU: no memory for the weights; olmo2_lend says where each of them lies
     bool master_weights;  // bf16 weights have a copy in fp32; without one they are rounded stochastically
     bool bf16_moments;    // AdamW's moments in bf16, rounded stochastically
@@ -189,7 +189,7 @@ extern "C" {
 // Describes what will run, as "CPU, fp32, 2 threads".
 void olmo2_describe(const OLMo2Room *room, const OLMo2Form *form, char *text, size_t size);
 
-// The bytes of the arrays that olmo2_create would allocate.
+// The bytes of the arrays that olmo2_create would allocate, and of the weights that would be lent.
 OLMo2Memory olmo2_memory(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form);
 
 // Whether this backend can run a model of these sizes in this form. The error names the flag or the size that
@@ -215,9 +215,10 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T);
 // none.
 //   lse (B, T)       logsumexp over all V logits
 //   logprobs (B, T)  log p(label) = logit[label] - lse, 0 where there is no label
+// With weights NULL nothing is differentiated. Positions without a label are then not computed: their lse is 0.
 // With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2). The gradient of lm_head is
 // accumulated, and the gradient of the hidden states is left for olmo2_backward. A position without a label
-// must have weight 0. With weights NULL nothing is differentiated.
+// must have weight 0.
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
                     float *lse);
 
@@ -230,7 +231,7 @@ double olmo2_gradient_norm(OLMo2 *m);  // sqrt of the sum of squares over all gr
 void olmo2_update(OLMo2 *m, const OLMo2AdamW *settings);
 
 // Copies one parameter tensor (index as in parameters.h), its gradient or one of its moments, out of the
-// model or into it.
+// model or into it. Values written to bf16 are rounded to the nearest, to even in the middle.
 void olmo2_read(const OLMo2 *m, OLMo2Array array, size_t index, float *values);
 void olmo2_write(OLMo2 *m, OLMo2Array array, size_t index, const float *values);
 
@@ -268,9 +269,9 @@ void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end)
 // can; a GPU needs them in its own memory.
 bool olmo2_lends(void);
 
-// In a model created with form.lent_weights: parameter `index` is the array `data` of form.weights, which must
-// not change and must outlive the model. Norms are copied. Every parameter must be lent before the model
-// computes.
+// In a model created with form.lent_weights: the matrix with that index is the array `data` of form.weights, at
+// any address, which must not change and must outlive the model. Every matrix must be lent before the model
+// computes. Norms are the model's own, in fp32: olmo2_write writes them, as in any model.
 void olmo2_lend(OLMo2 *m, size_t index, const void *data);
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
 // parameters.h: THE table of an OLMo 2's parameters. A row is one tensor of the model, or one of every layer.
 // Allocation, initialisation, weight decay, checkpoints, averages and tests are loops over it:
 //
-//   parameter_count, parameter_at   every tensor, in the order of the model
+//   parameter_count, _at, _index    every tensor, in the order of the model
 //   parameter_offset                where a tensor begins in an array of all parameters
 //   parameter_array_size            the elements of such an array
 //   parameter_total, _without_embeddings   the numbers in a model
@@ -120,6 +120,13 @@ static inline size_t parameter_array_size(const OLMo2Config *config) {
 // The number of tensors in a model. An index of parameter_at is below it and follows the array's order.
 static inline size_t parameter_count(const OLMo2Config *config) {
     return 3 + config->L * (PARAMETER_ROWS - 3);
+}
+
+// The index of tensor `id` of layer `layer` (0 for one that is not in a layer), as parameter_at takes it.
+static inline size_t parameter_index(const OLMo2Config *config, int id, size_t layer) {
+    const size_t per_layer = PARAMETER_ROWS - 3;
+    if (id >= FINAL_NORM) { return 1 + config->L * per_layer + (size_t)(id - FINAL_NORM); }
+    return id == EMBEDDING ? 0 : 1 + layer * per_layer + (size_t)(id - WQ);
 }
 
 static inline Parameter parameter_at(const OLMo2Config *config, size_t index) {

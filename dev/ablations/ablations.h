@@ -104,7 +104,7 @@ static void ablated_layer_forward(const OLMo2 *m, size_t l) {
     const size_t N = m->N, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS;
     const Workspace *s = &m->workspace;
-    const LayerParameters w = layer_parameters(m->weights, c, l);
+    const LayerWeights w = layer_weights(m, l);
     const Activations a = layer_activations(m, l), next = layer_activations(m, l + 1);
     const float *in;
 
@@ -134,7 +134,8 @@ static void ablated_layer_backward(const OLMo2 *m, size_t l) {
     const size_t B = m->B, T = m->T, N = B * T, C = c->C, NH = c->NH, NKV = c->NKV, HS = c->HS, F = c->F;
     const size_t Q = NH * HS, KV = NKV * HS;
     const Workspace *s = &m->workspace;
-    const LayerParameters w = layer_parameters(m->weights, c, l), d = layer_parameters(m->gradients, c, l);
+    const LayerWeights w = layer_weights(m, l);
+    const LayerGradients d = layer_gradients(m, l);
     const Activations a = layer_activations(m, l);
     const float *in, *dout;
     float *din;

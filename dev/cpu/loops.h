@@ -1,6 +1,6 @@
 // loops.h: the matrix product, attention and the classifier by the methods of llm.c (Andrej Karpathy,
 // train_gpt2.c): plain loops without tiles or packing, and threads where llm.c has them. Signatures are those
-// of train_olmo2.c, but for attention_forward, which knows no cache. These functions are version 2 of every ladder here. They can also make up a whole step:
+// of train_olmo2.c without bf16 weights and caches. These functions are version 2 of every ladder here. They can also make up a whole step:
 // build/bench_step_loops is build/bench_step with these functions in place of the shipped ones.
 #ifndef DEV_CPU_LOOPS_H
 #define DEV_CPU_LOOPS_H
@@ -28,8 +28,9 @@ void classifier_backward_loops(float *logits, const float *lse, const uint32_t *
 // For a whole step: a sed in dev/rules.mk renames the definitions in train_olmo2.c, so its calls reach the
 // loops.
 #ifdef STEP_WITH_LOOPS
-#define matmul_forward matmul_forward_loops
-#define matmul_backward matmul_backward_loops
+#define matmul_forward(y, x, w, N, I, O) matmul_forward_loops(y, x, (w).data, N, I, O)
+#define matmul_backward(dx, dw, dy, x, w, N, I, O, accumulate_dx) \
+    matmul_backward_loops(dx, dw, dy, x, (w).data, N, I, O, accumulate_dx)
 #define attention_forward(o, lse, q, past, tiles, tile_count, scratch, NH, NKV, HS) \
     attention_forward_loops(o, lse, q, (past).k, (past).v, scratch, m->B, m->T, NH, NKV, HS)
 #define attention_backward attention_backward_loops

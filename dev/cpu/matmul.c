@@ -242,7 +242,7 @@ static void forward_run(const Problem *p, int version) {
     float *y = p->arrays[Y].data;
     switch (version) {
     case 2: matmul_forward_loops(y, x, w, N, I, O); break;
-    case 5: matmul_forward(y, x, w, N, I, O); break;
+    case 5: matmul_forward(y, x, (Weight){w, false}, N, I, O); break;
     default: products[version](y, O, (Matrix){x, I, 1}, (Matrix){w, 1, I}, N, O, I, false);
     }
 }

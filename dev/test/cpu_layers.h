@@ -32,6 +32,8 @@ static void release(Real *array) { free(array); }
 
 static Gradient gradient_at(const OLMo2 *m, size_t offset) { return m->gradients + offset; }
 
+static Weight matrix_at(const OLMo2 *m, int id, size_t l) { return weight_of(m, id, l); }
+
 static float *attention_space(const Workspace *s) { return s->scores; }
 
 static void get_projections(Real *q_raw, Real *k_raw, Real *v, const Activations *a, size_t N, size_t Q,

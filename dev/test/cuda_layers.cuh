@@ -47,6 +47,10 @@ static void release(void *array) { CUDA_CHECK(cudaFree(array)); }
 
 static Gradient gradient_at(const OLMo2 *m, size_t offset) { return array_at(m->gradients, offset); }
 
+static const Real *matrix_at(const OLMo2 *m, int id, size_t l) {
+    return m->weights + parameter_offset(&m->config, id, l);
+}
+
 static float *attention_space(const Workspace *s) { return s->delta; }
 
 // Copies rows of `columns` numbers. Rows begin every to_stride and from_stride numbers.

@@ -100,7 +100,7 @@ typedef struct {
 
 static double embedding_objective(void *context) {
     Layer *s = (Layer *)context;
-    embedding_forward(s->y, s->w, s->tokens, s->N, s->C);
+    embedding_forward(s->y, (Weight){s->w, false}, s->tokens, s->N, s->C);
     return weighted_sum(s->r, s->y, s->N * s->C);
 }
 
@@ -147,7 +147,7 @@ static void test_rmsnorm(void) {
 
 static double matmul_objective(void *context) {
     Layer *s = (Layer *)context;
-    matmul_forward(s->y, s->x, s->w, s->N, s->C, s->T);
+    matmul_forward(s->y, s->x, (Weight){s->w, false}, s->N, s->C, s->T);
     return weighted_sum(s->r, s->y, s->N * s->T);
 }
 
@@ -156,7 +156,7 @@ static void test_matmul(void) {
     s.x = randoms(s.N * s.C, 0.0, 1.0), s.w = randoms(s.T * s.C, 0.0, 1.0);
     s.y = zeros(s.N * s.T), s.r = randoms(s.N * s.T, 0.0, 1.0);
     double *dx = zeros(s.N * s.C), *dw = zeros(s.T * s.C);
-    matmul_backward(dx, dw, s.r, s.x, s.w, s.N, s.C, s.T, false);
+    matmul_backward(dx, dw, s.r, s.x, (Weight){s.w, false}, s.N, s.C, s.T, false);
     check_gradient("matmul: x", matmul_objective, &s, s.x, dx, s.N * s.C);
     check_gradient("matmul: w", matmul_objective, &s, s.w, dw, s.T * s.C);
     free_arrays();

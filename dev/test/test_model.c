@@ -1,11 +1,9 @@
 // test_model.c: what must be equal in the CPU backend. Any number of threads gives the same bits; a batch
-// split into micro-batches gives the same gradients; two models side by side do not disturb each other;
-// however sequences are cut into pieces and spread over slots, the cache gives the forward's bits; head sizes that are not powers of two, NKV < NH,
-// NH*HS != C, and T from 1 up work; with nothing ablated, dev/ablations gives OLMo 2's bits; the exponential
-// keeps its stated error; and a step allocates nothing.
+// split into micro-batches gives the same gradients; two models side by side do not disturb each other; with
+// nothing ablated, dev/ablations gives OLMo 2's bits; the exponential keeps its stated error; and a step
+// allocates nothing. What sequences with a cache must equal is in test_prefill.c.
 #include "check.h"
-#define LLMC_MAIN_H  // the backend without the program
-#include "train_olmo2.c"
+#include "small_model.h"
 
 // With glibc a program may bring its own malloc; this one counts. A sanitizer brings its own, and LLVM's
 // OpenMP allocates in every parallel region.
@@ -36,55 +34,6 @@ void *aligned_alloc(size_t alignment, size_t size) {
     return __libc_memalign(alignment, size);
 }
 #endif
-
-static uint64_t random_state = 7;
-
-static uint32_t random_below(uint32_t n) {
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(random_state >> 33) % n;
-}
-
-static OLMo2Config small_config(size_t C, size_t NH, size_t NKV, size_t HS) {
-    return (OLMo2Config){.C = C,
-                         .L = 2,
-                         .NH = NH,
-                         .NKV = NKV,
-                         .HS = HS,
-                         .F = 3 * C / 2,
-                         .V = 101,
-                         .max_T = 128,
-                         .rms_eps = 1e-6f,
-                         .rope_theta = 500000.0f,
-                         .init_std = 0.02f};
-}
-
-// Weights large enough that attention is far from uniform.
-static void randomize(OLMo2 *m) {
-    random_state = 7;
-    for (size_t i = 0; i < parameter_count(&m->config); i++) {
-        const Parameter p = parameter_at(&m->config, i);
-        for (size_t k = 0; k < p.size; k++) {
-            const float noise = (float)random_below(2001) / 1000.0f - 1.0f;
-            m->weights[p.offset + k] = p.row->init == INIT_ONE ? 1.0f + 0.3f * noise : 0.2f * noise;
-        }
-    }
-}
-
-static OLMo2 *new_model_of(const OLMo2Config *config, const OLMo2Room *room, const OLMo2Form *form) {
-    Error err = {{0}};
-    OLMo2 *m;
-    if (!olmo2_create(&m, config, room, form, &err)) {
-        printf("%s\n", err.text);
-        exit(1);
-    }
-    randomize(m);
-    return m;
-}
-
-static OLMo2 *new_model(const OLMo2Config *config, const OLMo2Room *room) {
-    const OLMo2Form form = olmo2_form();
-    return new_model_of(config, room, &form);
-}
 
 // ---------------------------------------------------------------------------------------------
 
@@ -257,166 +206,6 @@ static void test_two_models(void) {
 
 // ---------------------------------------------------------------------------------------------
 
-// A model with room for a forward of two sequences and for four slots, the forward's final norm (2, length, C),
-// and its logits at the last position of each.
-typedef struct {
-    OLMo2 *m;
-    size_t length, C, V;
-    uint32_t *tokens;                      // (2, length)
-    float *hidden, *last, *logits, *rows;  // (2, length, C), (2, V), (4, V), (2, length, C)
-} Sequences;
-
-static float *floats(size_t size) {
-    float *x = (float *)malloc(size * sizeof *x);
-    if (x == NULL) { abort(); }
-    return x;
-}
-
-static Sequences sequences_of(const OLMo2Config *config, size_t length, bool train) {
-    const OLMo2Room room = {
-        .B = 2, .T = length, .train = train, .slots = 4, .cache_T = length + 3, .rows = 2 * length};
-    Sequences s = {new_model(config, &room), length, config->C, config->V, NULL, NULL, NULL, NULL, NULL};
-    s.tokens = (uint32_t *)malloc(2 * length * sizeof *s.tokens);
-    s.hidden = floats(2 * length * s.C), s.rows = floats(2 * length * s.C);
-    s.last = floats(2 * s.V), s.logits = floats(4 * s.V);
-    random_state = 13;
-    for (size_t n = 0; n < 2 * length; n++) { s.tokens[n] = random_below((uint32_t)s.V); }
-    olmo2_forward(s.m, s.tokens, 2, length);
-    memcpy(s.hidden, s.m->activations.hidden, 2 * length * s.C * sizeof *s.hidden);
-    olmo2_logits(s.m, (const size_t[]){length - 1, 2 * length - 1}, 2, s.last);
-    return s;
-}
-
-static void sequences_free(Sequences *s) {
-    olmo2_free(s->m);
-    free(s->tokens);
-    free(s->hidden);
-    free(s->last);
-    free(s->logits);
-    free(s->rows);
-}
-
-// Whether the last forward's rows are `count` rows of sequence b from `position` on, beginning at `row`.
-static bool same_rows(const Sequences *s, size_t row, size_t b, size_t position, size_t count) {
-    return memcmp(s->m->activations.hidden + row * s->C, s->hidden + (b * s->length + position) * s->C,
-                  count * s->C * sizeof(float)) == 0;
-}
-
-static bool extend(const Sequences *s, size_t slot, size_t b, size_t count) {
-    const size_t position = olmo2_positions(s->m, slot);
-    const OLMo2Piece piece = {slot, count};
-    olmo2_prefill(s->m, s->tokens + b * s->length + position, &piece, 1);
-    return olmo2_positions(s->m, slot) == position + count && same_rows(s, 0, b, position, count);
-}
-
-// The sequence b in `slot`, whole, then split in two at every `step`-th position.
-static bool splits(const Sequences *s, size_t slot, size_t b, size_t step) {
-    bool same = extend(s, slot, b, s->length);
-    for (size_t t = step; t < s->length; t += step) {
-        olmo2_truncate(s->m, slot, 0);
-        same = extend(s, slot, b, t) && extend(s, slot, b, s->length - t) && same;
-    }
-    return same;
-}
-
-// Both sequences by random pieces, side by side or alone, in slots 3 and 1.
-static bool random_pieces(const Sequences *s) {
-    const size_t slots[] = {3, 1};
-    uint32_t *tokens = (uint32_t *)malloc(2 * s->length * sizeof *tokens);
-    bool same = true;
-    for (size_t b = 0; b < 2; b++) { olmo2_truncate(s->m, slots[b], 0); }
-    for (size_t done = 0; done < 2 * s->length;) {
-        const uint32_t first = random_below(2);
-        OLMo2Piece pieces[2];
-        size_t n = 0, rows = 0, from[2], sequence[2];
-        for (uint32_t i = 0; i < 2; i++) {
-            const size_t b = (first + i) % 2, position = olmo2_positions(s->m, slots[b]);
-            const size_t most = random_below(3) == 0 ? 1 : s->length / 3 + 1;
-            const size_t left = s->length - position, count = random_below((uint32_t)most + 1);
-            if (count == 0 || left == 0) { continue; }
-            sequence[n] = b, from[n] = position;
-            pieces[n] = (OLMo2Piece){slots[b], count < left ? count : left};
-            memcpy(tokens + rows, s->tokens + b * s->length + position, pieces[n].count * sizeof *tokens);
-            rows += pieces[n++].count;
-        }
-        if (n == 0) { continue; }
-        olmo2_prefill(s->m, tokens, pieces, n);
-        for (size_t i = 0, row = 0; i < n; row += pieces[i++].count) {
-            same = same_rows(s, row, sequence[i], from[i], pieces[i].count) && same;
-        }
-        done += rows;
-    }
-    free(tokens);
-    return same;
-}
-
-// Token by token, both sequences at once, from position `begin` on in slots 2 and 0.
-static bool decodes(const Sequences *s, size_t begin) {
-    const size_t slots[] = {2, 0};
-    bool same = true;
-    for (size_t t = begin; t < s->length; t++) {
-        const uint32_t tokens[] = {s->tokens[t], s->tokens[s->length + t]};
-        olmo2_decode(s->m, tokens, slots, 2, s->logits);
-        same = same_rows(s, 0, 0, t, 1) && same_rows(s, 1, 1, t, 1) && same;
-    }
-    return memcmp(s->logits, s->last, 2 * s->V * sizeof(float)) == 0 && same;
-}
-
-// Two sequences in slots of a cache: whole, split, side by side in either order, token by token, after a slot
-// was truncated or copied. All give the bits of olmo2_forward, for every shape and ablation (study: 1 without
-// QK-norm, 2 pre-norm, 3 both).
-static void test_prefill(size_t C, size_t NH, size_t NKV, size_t HS, size_t length, size_t step, int study) {
-    OLMo2Config config = small_config(C, NH, NKV, HS);
-    config.ablate_qk_norm = (study & 1) != 0;
-    config.pre_norm = (study & 2) != 0;
-    const Sequences s = sequences_of(&config, length, study == 0);
-    OLMo2 *m = s.m;
-    const size_t half = length / 2;
-    printf("prefill C %zu NH %zu NKV %zu HS %zu T %zu, study %d\n", C, NH, NKV, HS, length, study);
-    CHECK(splits(&s, 3, 1, step));
-    for (int round = 0; round < 4; round++) { CHECK(random_pieces(&s)); }
-    // slot 3 now holds sequence 0, slot 1 sequence 1
-    olmo2_copy_slot(m, 2, 3, 0, half);
-    olmo2_copy_slot(m, 0, 1, 0, length);
-    olmo2_truncate(m, 0, half);
-    CHECK(olmo2_positions(m, 2) == half && olmo2_positions(m, 0) == half);
-    CHECK(decodes(&s, half));
-    // a prefix that is in place already, and the rest from elsewhere
-    olmo2_truncate(m, 0, 0);
-    CHECK(half == 0 || extend(&s, 0, 0, half));
-    olmo2_copy_slot(m, 0, 2, half, length - 1);
-    CHECK(olmo2_positions(m, 0) == length - 1 && extend(&s, 0, 0, 1));
-    // what follows the same prefix in two ways
-    olmo2_truncate(m, 1, half);
-    CHECK(extend(&s, 1, 1, length - half));
-    // token by token from the first on
-    olmo2_truncate(m, 2, 0);
-    olmo2_truncate(m, 0, 0);
-    CHECK(decodes(&s, 0));
-    // and the forward beside it is what it was
-    olmo2_forward(m, s.tokens, 2, length);
-    CHECK(same_rows(&s, 0, 0, 0, length) && same_rows(&s, length, 1, 0, length));
-    sequences_free((Sequences *)&s);
-}
-
-// Products of bf16 keep the bits, too: pairs of positions are the same in every tile.
-static void test_prefill_of_bf16_products(void) {
-    if (!GEMM_HAS_BF16) {
-        printf("skipped: prefill with products of bf16 (not built for AVX512-BF16)\n");
-        return;
-    }
-    const OLMo2Config config = small_config(40, 6, 2, 12);
-    Sequences s = sequences_of(&config, 300, false);
-    s.m->form.bf16_products = true;
-    olmo2_forward(s.m, s.tokens, 2, s.length);
-    memcpy(s.hidden, s.m->activations.hidden, 2 * s.length * s.C * sizeof *s.hidden);
-    CHECK(splits(&s, 3, 1, 37));
-    CHECK(random_pieces(&s));
-    sequences_free(&s);
-}
-
-// ---------------------------------------------------------------------------------------------
-
 // What one step and a prefill of two slots leave, by the lists of dev/ablations if `apart`, by OLMo 2's own
 // otherwise: logprobs, lse, gradients, logits. The calls around the layers are those of olmo2_forward,
 // olmo2_backward and olmo2_prefill.
@@ -430,7 +219,7 @@ static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float 
     m->extends = false;
     for (size_t b = 0; b < B; b++) { add_piece(m, b, 0, T); }
     memcpy(m->tokens, batch_tokens, sizeof batch_tokens);
-    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), m->tokens, N, c->C);
+    embedding_forward(m->activations.x, weight_of(m, EMBEDDING, 0), m->tokens, N, c->C);
     for (size_t l = 0; l < c->L; l++) {
         if (apart) {
             ablated_layer_forward(m, l);
@@ -439,11 +228,10 @@ static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float 
         }
     }
     rmsnorm_forward(m->activations.hidden, m->activations.hidden_rstd, layer_activations(m, c->L).x,
-                    m->weights + parameter_offset(c, FINAL_NORM, 0), N, c->C, c->rms_eps);
+                    norm_of(m, FINAL_NORM, 0), N, c->C, c->rms_eps);
     olmo2_classify(m, batch_labels, batch_weights, 1e-3f, logprobs, lse);
-    rmsnorm_backward(s->dx, m->gradients + parameter_offset(c, FINAL_NORM, 0), s->dhidden,
-                     layer_activations(m, c->L).x, m->weights + parameter_offset(c, FINAL_NORM, 0),
-                     m->activations.hidden_rstd, N, c->C);
+    rmsnorm_backward(s->dx, gradient_of(m, FINAL_NORM, 0), s->dhidden, layer_activations(m, c->L).x,
+                     norm_of(m, FINAL_NORM, 0), m->activations.hidden_rstd, N, c->C);
     for (size_t l = c->L; l-- > 0;) {
         if (apart) {
             ablated_layer_backward(m, l);
@@ -451,13 +239,12 @@ static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float 
             layer_backward(m, l);
         }
     }
-    embedding_backward(m->gradients + parameter_offset(c, EMBEDDING, 0), s->dx, m->tokens, N, c->C);
+    embedding_backward(gradient_of(m, EMBEDDING, 0), s->dx, m->tokens, N, c->C);
     m->N = m->tile_count = 0;
     m->extends = true;
     add_piece(m, 1, 0, 3);
     add_piece(m, 0, 0, 4);
-    embedding_forward(m->activations.x, m->weights + parameter_offset(c, EMBEDDING, 0), batch_tokens, m->N,
-                      c->C);
+    embedding_forward(m->activations.x, weight_of(m, EMBEDDING, 0), batch_tokens, m->N, c->C);
     for (size_t l = 0; l < c->L; l++) {
         if (apart) {
             ablated_layer_forward(m, l);
@@ -465,7 +252,7 @@ static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float 
             layer_forward(m, l);
         }
     }
-    matmul_forward(logits, m->activations.x, m->weights + parameter_offset(c, LM_HEAD, 0), m->N, c->C, c->V);
+    matmul_forward(logits, m->activations.x, weight_of(m, LM_HEAD, 0), m->N, c->C, c->V);
 }
 
 // With nothing ablated, the lists of dev/ablations give OLMo 2's bits: no change to a layer can be made in
@@ -654,16 +441,6 @@ int main(void) {
     test_threads();
     test_micro_batches();
     test_two_models();
-    test_prefill(24, 2, 2, 84, 9, 1, 0);
-    test_prefill(48, 2, 1, 96, 130, 1, 0);
-    test_prefill(20, 3, 1, 208, 65, 1, 0);
-    test_prefill(12, 4, 4, 12, 67, 1, 0);
-    test_prefill(12, 4, 2, 4, 1, 1, 0);
-    test_prefill(16, 4, 2, 16, 600, 31, 0);  // over the borders of blocks of keys
-    test_prefill(40, 6, 2, 12, 300, 16, 1);
-    test_prefill(40, 6, 2, 12, 66, 3, 2);
-    test_prefill(40, 6, 2, 12, 300, 64, 3);
-    test_prefill_of_bf16_products();
     test_ablations();
     test_rope_table();
     test_parameters();

@@ -63,8 +63,8 @@ MUTATIONS = [
              "if (visible > 1) { s_i[0] = -80.0f / scale; }\n"
              "                const float max = scale * maximum(s_i, visible);")]),
     ("tied embeddings", [
-        Edit(C, "*lm_head = m->weights + parameter_offset(c, LM_HEAD, 0)",
-             "*lm_head = m->weights + parameter_offset(c, EMBEDDING, 0)")]),
+        Edit(C, "lm_head = weight_of(m, LM_HEAD, 0)",
+             "lm_head = weight_of(m, EMBEDDING, 0)")]),
     ("feed-forward reads x", [
         Edit(C, "matmul_forward(a.gate, a.h,", "matmul_forward(a.gate, a.x,"),
         Edit(C, "matmul_forward(a.up, a.h,", "matmul_forward(a.up, a.x,")]),

@@ -143,9 +143,9 @@ static void test_accumulated_bytes(Profile *p) {
     static float dx[N * I], dw[O * I], dy[N * O], x[N * I], w[O * I];
     profile_reset(p);
     profile_start(p);
-    matmul_backward(dx, dw, dy, x, w, N, I, O, false);
+    matmul_backward(dx, dw, dy, x, (Weight){w, false}, N, I, O, false);
     const double assigned = entry(p, "matmul_backward").bytes;
-    matmul_backward(dx, dw, dy, x, w, N, I, O, true);
+    matmul_backward(dx, dw, dy, x, (Weight){w, false}, N, I, O, true);
     profile_stop(p);
     CHECK(assigned == sizeof(float) * (double)(N * O + 2 * N * I + 3 * O * I));
     CHECK(entry(p, "matmul_backward").bytes - 2.0 * assigned == sizeof(float) * (double)(N * I));
