@@ -88,8 +88,8 @@ static float exponentials(float *y, const float *x, float scale, float shift, si
 }
 
 // ---------------------------------------------------------------------------------------------
-// A matrix of weights as it lies in memory, fp32 or bf16, at any address. A bf16 number is the upper half of a
-// float: it becomes one exactly wherever it is read, so the results are those of a copy in fp32.
+// A matrix of weights as it lies in memory, fp32 or bf16, at any address. A bf16 number is the upper half
+// of a float: it becomes one exactly wherever it is read, so the results are those of a copy in fp32.
 
 typedef struct {
     const void *data;
@@ -571,8 +571,8 @@ struct OLMo2 {
     OLMo2Config config;
     OLMo2Room room;
     OLMo2Form form;
-    // Each holds all parameters, in parameters.h's order. With bf16 or lent weights, `weights` has the norms in
-    // fp32 and the matrices in bf16, or without those that were lent.
+    // Each holds all parameters, in parameters.h's order. `weights` has matrices in the form's type, but none
+    // that is lent.
     float *weights, *gradients, *moment1, *moment2;
     void **tensors;                     // (parameter_count): where each parameter lies
     float *buffer;                      // one allocation for activations, workspace and cache
@@ -581,10 +581,9 @@ struct OLMo2 {
     Activations activations;
     Workspace workspace;
     Cache cache;
-    float *rope;        // (max(T, cache_T), HS)
-    size_t *lengths;    // (slots): the positions of each slot's sequence in the cache
-    uint32_t *tokens;   // (B, T) of the last olmo2_forward
-    OLMo2Piece *steps;  // (slots): the pieces of one olmo2_decode
+    float *rope;       // (max(T, cache_T), HS)
+    size_t *lengths;   // (slots): the positions of each slot's sequence in the cache
+    uint32_t *tokens;  // (B, T) of the last olmo2_forward
     // the rows of the last olmo2_forward, or of the last olmo2_prefill, which has B = 1 and T = N
     size_t B, T, N;
     bool extends;       // by olmo2_prefill: they attend to their slot's cache
@@ -640,8 +639,8 @@ static bool is_lent(const OLMo2Form *form, const Parameter *p) {
     return p->columns > 1 && form->lent_weights;
 }
 
-// The bytes of all parameters or, if `own`, of those that are not lent, which follow each other from `base` on.
-// Their places go into tensors (parameter_count) unless it is NULL.
+// The bytes of all parameters or, if `own`, of those that are not lent, which follow each other from `base`
+// on. Their places go into tensors (parameter_count) unless it is NULL.
 static size_t lay_out_weights(const OLMo2Config *c, const OLMo2Form *form, bool own, char *base,
                               void **tensors) {
     size_t bytes = 0;
@@ -778,13 +777,12 @@ static bool allocate_model(OLMo2 *m, Error *err) {
         m->moment2 = (float *)allocate_pages(parameters, floats, "AdamW's second moments", err);
         if (m->gradients == NULL || m->moment1 == NULL || m->moment2 == NULL) { return false; }
     }
-    const size_t N = most_rows(&m->room), slots = m->room.slots;
+    const size_t N = most_rows(&m->room);
     m->tokens = (uint32_t *)allocate(m->room.B * m->room.T, sizeof *m->tokens, "the tokens of a batch", err);
-    m->lengths = (size_t *)allocate(slots, sizeof *m->lengths, "the lengths of the slots", err);
-    m->steps = (OLMo2Piece *)allocate(slots, sizeof *m->steps, "the steps of the slots", err);
+    m->lengths = (size_t *)allocate(m->room.slots, sizeof *m->lengths, "the lengths of the slots", err);
     m->positions = (size_t *)allocate(N, sizeof *m->positions, "the positions of a batch", err);
     m->tiles = (QueryTile *)allocate(N, sizeof *m->tiles, "the tiles of a batch", err);
-    const void *small[] = {m->tokens, m->lengths, m->steps, m->positions, m->tiles};
+    const void *small[] = {m->tokens, m->lengths, m->positions, m->tiles};
     for (size_t i = 0; i < sizeof small / sizeof small[0]; i++) {
         if (small[i] == NULL) { return false; }
     }
@@ -832,7 +830,6 @@ void olmo2_free(OLMo2 *m) {
     free(m->tensors);
     free(m->tokens);
     free(m->lengths);
-    free(m->steps);
     free(m->positions);
     free(m->tiles);
     free(m);
@@ -1008,11 +1005,17 @@ static void layer_backward(const OLMo2 *m, size_t l) {
 // ---------------------------------------------------------------------------------------------
 // The model: forward, head, backward
 
+static void begin_rows(OLMo2 *m, bool extends) {
+    enter(m);
+    m->extends = extends;
+    m->N = m->tile_count = 0;
+}
+
 // Adds the next rows of a forward: `count` of them, from `position` on in that sequence.
 static void add_piece(OLMo2 *m, size_t sequence, size_t position, size_t count) {
     for (size_t i = 0; i < count; i += QUERIES) {
-        m->tiles[m->tile_count++] =
-            (QueryTile){sequence, m->N + i, position + i, at_most(QUERIES, count - i)};
+        const QueryTile tile = {sequence, m->N + i, position + i, at_most(count - i, QUERIES)};
+        m->tiles[m->tile_count++] = tile;
     }
     for (size_t i = 0; i < count; i++) { m->positions[m->N++] = position + i; }
 }
@@ -1033,9 +1036,7 @@ static void forward_rows(OLMo2 *m, const uint32_t *tokens) {
 }
 
 void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T) {
-    enter(m);
-    m->extends = false;
-    m->N = m->tile_count = 0;
+    begin_rows(m, false);
     for (size_t b = 0; b < B; b++) { add_piece(m, b, 0, T); }
     m->B = B;
     m->T = T;
@@ -1192,16 +1193,16 @@ void olmo2_lend(OLMo2 *m, size_t index, const void *data) {
 // The model: sequences with a cache
 //          tested: dev/test/test_prefill.c
 
-void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n) {
-    enter(m);
-    m->extends = true;
-    m->N = m->tile_count = 0;
-    for (size_t i = 0; i < n; i++) {
-        add_piece(m, pieces[i].slot, m->lengths[pieces[i].slot], pieces[i].count);
-        m->lengths[pieces[i].slot] += pieces[i].count;
-    }
+static void extend_slot(OLMo2 *m, size_t slot, size_t count) {
+    add_piece(m, slot, m->lengths[slot], count);
+    m->lengths[slot] += count;
     m->B = 1;
     m->T = m->N;
+}
+
+void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n) {
+    begin_rows(m, true);
+    for (size_t i = 0; i < n; i++) { extend_slot(m, pieces[i].slot, pieces[i].count); }
     forward_rows(m, tokens);
 }
 
@@ -1214,10 +1215,10 @@ void olmo2_logits(OLMo2 *m, const size_t *rows, size_t n, float *logits) {
 }
 
 void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t n, float *logits) {
-    const OLMo2Config *c = &m->config;
-    for (size_t i = 0; i < n; i++) { m->steps[i] = (OLMo2Piece){slots[i], 1}; }
-    olmo2_prefill(m, tokens, m->steps, n);
-    matmul_forward(logits, m->activations.hidden, weight_of(m, LM_HEAD, 0), n, c->C, c->V);
+    begin_rows(m, true);
+    for (size_t i = 0; i < n; i++) { extend_slot(m, slots[i], 1); }
+    forward_rows(m, tokens);
+    matmul_forward(logits, m->activations.hidden, weight_of(m, LM_HEAD, 0), n, m->config.C, m->config.V);
 }
 
 size_t olmo2_positions(const OLMo2 *m, size_t slot) { return m->lengths[slot]; }
@@ -1227,10 +1228,10 @@ void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions) { m->lengths[slot] 
 void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end) {
     const OLMo2Config *c = &m->config;
     const size_t heads = c->L * c->NKV, size = m->room.cache_T * c->HS;
+    const size_t bytes = (end - begin) * c->HS * sizeof(float);
     for (size_t h = 0; h < heads; h++) {
-        const size_t source = (from * heads + h) * size + begin * c->HS,
-                     target = (to * heads + h) * size + begin * c->HS,
-                     bytes = (end - begin) * c->HS * sizeof(float);
+        const size_t source = (from * heads + h) * size + begin * c->HS;
+        const size_t target = (to * heads + h) * size + begin * c->HS;
         memcpy(m->cache.keys + target, m->cache.keys + source, bytes);
         memcpy(m->cache.values + target, m->cache.values + source, bytes);
     }

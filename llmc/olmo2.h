@@ -215,10 +215,10 @@ void olmo2_forward(OLMo2 *m, const uint32_t *tokens, size_t B, size_t T);
 // none.
 //   lse (B, T)       logsumexp over all V logits
 //   logprobs (B, T)  log p(label) = logit[label] - lse, 0 where there is no label
-// With weights NULL nothing is differentiated. Positions without a label are then not computed: their lse is 0.
-// With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2). The gradient of lm_head is
-// accumulated, and the gradient of the hidden states is left for olmo2_backward. A position without a label
-// must have weight 0.
+// With weights NULL nothing is differentiated. Positions without a label are then not computed: their lse
+// is 0. With weights (B, T), the objective is sum_t w_t (-logprob_t + z lse_t^2). The gradient of lm_head
+// is accumulated, and the gradient of the hidden states is left for olmo2_backward. A position without a
+// label must have weight 0.
 void olmo2_classify(OLMo2 *m, const uint32_t *labels, const float *weights, float z, float *logprobs,
                     float *lse);
 
@@ -243,12 +243,12 @@ typedef struct {
     size_t slot, count;
 } OLMo2Piece;
 
-// Appends tokens to n sequences by one forward. tokens holds the tokens of the first piece, then those of the
-// second, and so on: `rows` in all, at most the room's. No slot may occur twice, and no sequence may grow
-// beyond cache_T. The final norm's output of these rows stays in the model, in place of that of the last
-// olmo2_forward: olmo2_logits and olmo2_classify (with B * T = rows, without weights) apply the head to it.
-// However sequences are cut into pieces and whatever is beside them, the CPU gives the same bits, and those of
-// olmo2_forward. On a GPU results agree within rounding.
+// Appends tokens to n sequences by one forward. tokens holds the tokens of the first piece, then those of
+// the second, and so on: `rows` in all, at most the room's. No slot may occur twice, and no sequence may
+// grow beyond cache_T. The final norm's output of these rows stays in the model, in place of that of the
+// last olmo2_forward: olmo2_logits and olmo2_classify (with B * T = rows, without weights) apply the head
+// to it. However sequences are cut into pieces and whatever is beside them, the CPU gives the same bits,
+// and those of olmo2_forward. On a GPU results agree within rounding.
 void olmo2_prefill(OLMo2 *m, const uint32_t *tokens, const OLMo2Piece *pieces, size_t n);
 
 // The logits (n, V) of those rows of the last olmo2_prefill or olmo2_forward.
@@ -261,17 +261,18 @@ void olmo2_decode(OLMo2 *m, const uint32_t *tokens, const size_t *slots, size_t 
 size_t olmo2_positions(const OLMo2 *m, size_t slot);           // the length of the slot's sequence
 void olmo2_truncate(OLMo2 *m, size_t slot, size_t positions);  // forgets what is behind; 0: all of it
 
-// Copies positions [begin, end) of the sequence `from` into `to`, which then has `end` positions. The caller
-// knows that both begin with the same `begin` tokens. So a prompt is computed once for many samples.
+// Copies positions [begin, end) of the sequence `from` into another slot, `to`, which then has `end`
+// positions. The caller knows that both begin with the same `begin` tokens. So a prompt is computed once
+// for many samples.
 void olmo2_copy_slot(OLMo2 *m, size_t to, size_t from, size_t begin, size_t end);
 
 // Weights where they lie, such as in a mapped file. Whether this backend can compute with them there: the CPU
 // can; a GPU needs them in its own memory.
 bool olmo2_lends(void);
 
-// In a model created with form.lent_weights: the matrix with that index is the array `data` of form.weights, at
-// any address, which must not change and must outlive the model. Every matrix must be lent before the model
-// computes. Norms are the model's own, in fp32: olmo2_write writes them, as in any model.
+// In a model created with form.lent_weights: the matrix with that index is the array `data` of
+// form.weights, at any address, which must not change and must outlive the model. Every matrix must be lent
+// before the model computes. Norms are the model's own, in fp32: olmo2_write writes them, as in any model.
 void olmo2_lend(OLMo2 *m, size_t index, const void *data);
 
 #ifdef __cplusplus

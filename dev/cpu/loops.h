@@ -1,7 +1,8 @@
 // loops.h: the matrix product, attention and the classifier by the methods of llm.c (Andrej Karpathy,
-// train_gpt2.c): plain loops without tiles or packing, and threads where llm.c has them. Signatures are those
-// of train_olmo2.c without bf16 weights and caches. These functions are version 2 of every ladder here. They can also make up a whole step:
-// build/bench_step_loops is build/bench_step with these functions in place of the shipped ones.
+// train_gpt2.c): plain loops without tiles or packing, and threads where llm.c has them. Signatures are
+// those of train_olmo2.c without bf16 weights and caches. These functions are version 2 of every ladder
+// here. They can also make up a whole step: build/bench_step_loops is build/bench_step with these functions
+// in place of the shipped ones.
 #ifndef DEV_CPU_LOOPS_H
 #define DEV_CPU_LOOPS_H
 

@@ -215,8 +215,7 @@ static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float 
     olmo2_zero_gradients(m);
     m->B = B;
     m->T = T;
-    m->N = m->tile_count = 0;
-    m->extends = false;
+    begin_rows(m, false);
     for (size_t b = 0; b < B; b++) { add_piece(m, b, 0, T); }
     memcpy(m->tokens, batch_tokens, sizeof batch_tokens);
     embedding_forward(m->activations.x, weight_of(m, EMBEDDING, 0), m->tokens, N, c->C);
@@ -240,8 +239,7 @@ static void run_layers(OLMo2 *m, bool apart, float *logprobs, float *lse, float 
         }
     }
     embedding_backward(gradient_of(m, EMBEDDING, 0), s->dx, m->tokens, N, c->C);
-    m->N = m->tile_count = 0;
-    m->extends = true;
+    begin_rows(m, true);
     add_piece(m, 1, 0, 3);
     add_piece(m, 0, 0, 4);
     embedding_forward(m->activations.x, weight_of(m, EMBEDDING, 0), batch_tokens, m->N, c->C);

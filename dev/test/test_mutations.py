@@ -38,7 +38,8 @@ MUTATIONS = [
              "for (size_t i = 0; i < N * NH; i++) { rmsnorm_forward(y + i * HS, rstd + i / NH, "
              "x + i * HS, w + i % NH * HS, 1, HS, eps); }")]),
     ("QK-norm after RoPE", [
-        Edit(C, "rmsnorm_forward(y, rstd, x, w, N, NH * HS, eps);\n    rope_forward(y, rope, positions, N, NH, HS);",
+        Edit(C, "rmsnorm_forward(y, rstd, x, w, N, NH * HS, eps);\n"
+                "    rope_forward(y, rope, positions, N, NH, HS);",
              "memcpy(y, x, N * NH * HS * sizeof(float));\n    rope_forward(y, rope, positions, N, NH, HS);\n"
              "    rmsnorm_forward(y, rstd, y, w, N, NH * HS, eps);")]),
     ("interleaved RoPE", [

@@ -1,12 +1,12 @@
-// test_prefill.c: what must be equal in the CPU backend when a model is used. However sequences are cut into pieces
-// and spread over slots, prefill and decoding give the bits of the forward, for head sizes that are not powers of
-// two, NKV < NH, NH*HS != C, T from 1 up, and both ablations. Weights in bf16 and lent weights give the bits of a
-// copy in fp32. Rows without a label need not be computed.
+// test_prefill.c: what must be equal in the CPU backend when a model is used. However sequences are cut
+// into pieces and spread over slots, prefill and decoding give the bits of the forward, for head sizes that
+// are not powers of two, NKV < NH, NH*HS != C, T from 1 up, and both ablations. Weights in bf16 and lent
+// weights give the bits of a copy in fp32. Rows without a label need not be computed.
 #include "check.h"
 #include "small_model.h"
 
-// A model with room for a forward of two sequences and for four slots, the forward's final norm (2, length, C),
-// and its logits at the last position of each.
+// A model with room for a forward of two sequences and for four slots, the forward's final norm (2, length,
+// C), and its logits at the last position of each.
 typedef struct {
     OLMo2 *m;
     size_t length, C, V;
@@ -166,8 +166,8 @@ static void test_prefill_of_bf16_products(void) {
 
 // ---------------------------------------------------------------------------------------------
 
-// A copy of m's parameters in bf16, rounded, for form.lent_weights; m gets the rounded values in fp32. The arrays
-// begin at odd addresses, as a tensor in a file may.
+// A copy of m's parameters in bf16, rounded, for form.lent_weights; m gets the rounded values in fp32. The
+// arrays begin at odd addresses, as a tensor in a file may.
 static char **bf16_copy(OLMo2 *m) {
     char **copies = (char **)calloc(parameter_count(&m->config), sizeof *copies);
     for (size_t i = 0; i < parameter_count(&m->config); i++) {
@@ -313,8 +313,8 @@ static void test_memory_of_weights(void) {
     }
 }
 
-// Without weights, only rows with a label are computed, in chunks that are filled with them, and with the bits
-// that they have with weights.
+// Without weights, only rows with a label are computed, in chunks that are filled with them, and with the
+// bits that they have with weights.
 static void test_classify(void) {
     OLMo2Config config = small_config(24, 2, 2, 12);
     config.V = 5000;
