@@ -5,8 +5,9 @@
 // is derived on paper, and the tests that check it.
 //
 // Shapes    B batch, T sequence length, C channels, L layers, NH query heads, NKV key/value heads,
-//           HS head size, F feed-forward hidden size, V vocabulary rows; N = B * T where a layer treats each
-//           token by itself. All arrays are row-major: in (B, T, C), C runs fastest.
+//           HS head size, F feed-forward hidden size, V vocabulary rows; N rows where a layer treats each
+//           token by itself: B * T, or the tokens by which olmo2_prefill extends sequences. All arrays are
+//           row-major: in (B, T, C), C runs fastest.
 // Gradients dx is the gradient of the objective with respect to x. Parameter gradients accumulate (+=).
 //           Activation gradients are assigned (=), except that of the residual stream: several branches read
 //           it, so it accumulates.
