@@ -179,7 +179,7 @@ def prepare(bench: Bench, section: Section, subject: Subject) -> list[str]:
     """Writes the files and returns the flags that name them."""
     if section.name == "tokenizer":
         return prepare_text(bench)
-    if section.name == "decode":
+    if section.name in ("prefill", "decode", "batch"):
         return []
     words = bench.flags(section, subject)
     sizes = {name: int(value) for name, value in zip(words[::2], words[1::2])}
@@ -245,7 +245,8 @@ def present(bench: Bench, section: Section, subject: Subject) -> list[Contender]
         return []
     contenders = []
     for contender in section.on(subject):
-        if contender.dtype == "bf16" and not has_bf16():
+        # Elsewhere bf16 is the type of the weights, which any processor can read.
+        if section.name == "step" and contender.dtype == "bf16" and not has_bf16():
             bench.skip(f"{contender.label()} on {subject.name}: this processor has no AVX512-BF16")
         else:
             contenders.append(contender)

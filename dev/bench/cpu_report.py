@@ -66,16 +66,19 @@ class Section:
 B85M = "--C 512 --L 8 --NH 8 --F 2048 --V 50304"
 B14M = "--C 128 --L 4 --NH 8 --F 512 --V 4096"
 B1B_LAYER = "--C 2048 --L 1 --NH 16 --F 8192 --V 100352"
+B1B = "--C 2048 --L 16 --NH 16 --F 8192 --V 100352"
 TINY = "--C 64 --L 1 --NH 4 --F 128 --V 512"
 TORCH = "--threads {threads}"
 EAGER = f"dev/bench/bench_step.py {TORCH}"
 COMPILED = f"{EAGER} --compile"
+GENERATE = f"dev/bench/bench_decode.py {TORCH}"
 M85, M85_LONG, M14, M1B = (
     "85M, B 4, T 256",
     "85M, B 4, T 1024",
     "14M, B 16, T 256",
     "a layer of 1B, B 1, T 512",
 )
+B1B_DECODING = "1B, 16 tokens after 16"
 
 # fmt: off
 SECTIONS = (
@@ -102,13 +105,53 @@ SECTIONS = (
         ),
     ),
     Section(
-        "decode", "Decoding",
-        "One sequence, greedy, fp32, random weights. The time includes the prompt.",
-        "tokens", "tokens/s", 1, f"{TINY} --prompt 4 --new 8",
-        (Subject("85M, 128 tokens after 16", f"{B85M} --prompt 16 --new 128"),),
+        "prefill", "Reading a prompt",
+        "One prompt with random weights, up to the logits of its last token. transformers runs one forward "
+        "that fills its cache. bf16 means weights in bf16: train_olmo2 computes with them in fp32, "
+        "transformers computes in bf16.",
+        "tokens", "tokens/s", 1, f"{TINY} --prompt 8",
+        (
+            Subject("85M, 512 tokens", f"{B85M} --prompt 512 --new 1", steps=2),
+            Subject("1B, 512 tokens", f"{B1B} --prompt 512 --new 1", needs=9e9),
+        ),
         (
             Contender("train_olmo2", "build/bench_decode", own=True),
-            Contender("transformers generate", f"dev/bench/bench_decode.py {TORCH}"),
+            Contender("transformers", GENERATE),
+            Contender("train_olmo2", "build/bench_decode", own=True, dtype="bf16"),
+            Contender("transformers", GENERATE, dtype="bf16"),
+        ),
+    ),
+    Section(
+        "decode", "Decoding",
+        "One sequence, greedy, random weights, fp32 or bf16 as above. The time includes the prompt. The last "
+        "program reads the weights from memory once a token and computes nothing; of the embedding a token "
+        "needs only a row.",
+        "tokens", "tokens/s", 1, f"{TINY} --prompt 4 --new 8",
+        (
+            Subject("85M, 128 tokens after 16", f"{B85M} --prompt 16 --new 128"),
+            Subject(B1B_DECODING, f"{B1B} --prompt 16 --new 16", needs=9e9),
+        ),
+        (
+            Contender("train_olmo2", "build/bench_decode", own=True),
+            Contender("transformers generate", GENERATE),
+            Contender("reading the weights", "build/bench_read"),
+            Contender("train_olmo2", "build/bench_decode", own=True, dtype="bf16"),
+            Contender("transformers generate", GENERATE, dtype="bf16"),
+            Contender("reading the weights", "build/bench_read", dtype="bf16"),
+        ),
+    ),
+    Section(
+        "batch", "16 sequences side by side",
+        "The same for 16 prompts of one length at once. Tokens of all sequences are counted.",
+        "tokens", "tokens/s", 1, f"{TINY} --slots 4 --prompt 4 --new 8",
+        (
+            Subject("85M, 16 x 32 tokens after 16", f"{B85M} --slots 16 --prompt 16 --new 32"),
+        ),
+        (
+            Contender("train_olmo2", "build/bench_decode", own=True),
+            Contender("transformers generate", GENERATE),
+            Contender("train_olmo2", "build/bench_decode", own=True, dtype="bf16"),
+            Contender("transformers generate", GENERATE, dtype="bf16"),
         ),
     ),
     Section(
@@ -314,6 +357,12 @@ def speed(comparison: Comparison, theirs: Taken) -> float:
     return comparison.speed(theirs).median
 
 
+def over_fp32(comparison: Comparison, taken: Taken) -> float:
+    """The speed of our program in another dtype over its speed in fp32, round by round."""
+    plain = next(t for t in comparison.taken if t.contender.own and t.contender.dtype == "fp32")
+    return Spread.of([a / b for a, b in zip(plain.milliseconds, taken.milliseconds)]).median
+
+
 def state_ratio(_: Comparison, taken: Taken) -> float:
     return taken.peak / taken.state()
 
@@ -334,7 +383,18 @@ BARS = (
     Bar("step speed / llm.c-style loops", 3, 4, "x", over("step", "llm.c-style loops", speed)),
     Bar("peak memory / PyTorch eager's", 0.6, 0.45, "x", over("step", "PyTorch eager", Comparison.memory)),
     Bar("peak memory / (16 B x parameters)", 1.4, 1.25, "x", over("step", "train_olmo2", state_ratio, M85)),
+    Bar("prompt / transformers", 1.3, 1.6, "x", over("prefill", "transformers", speed)),
     Bar("decoding speed / transformers generate", 2, 4, "x", over("decode", "transformers generate", speed)),
+    Bar("decoding speed / transformers generate, bf16", 2, 4, "x",
+        over("decode", "transformers generate, bf16", speed)),
+    Bar("decoding speed / reading the weights", 0.8, 0.9, "%", over("decode", "reading the weights", speed)),
+    Bar("decoding speed / reading the weights, bf16", 0.8, 0.9, "%",
+        over("decode", "reading the weights, bf16", speed)),
+    Bar("decoding speed, bf16 / fp32", 1.8, 1.9, "x",
+        over("decode", "train_olmo2, bf16", over_fp32, B1B_DECODING)),
+    Bar("16 sequences / transformers generate", 2, 4, "x", over("batch", "transformers generate", speed)),
+    Bar("16 sequences / transformers generate, bf16", 2, 4, "x",
+        over("batch", "transformers generate, bf16", speed)),
     Bar("tokenizer speed / tokenizers", 1.5, 4, "x", over("tokenizer", "tokenizers", speed)),
     Bar("memory for logits, V = 100352", 64 * MIB, 16 * MIB, "MiB", over("step", "train_olmo2", logits, M1B)),
 )

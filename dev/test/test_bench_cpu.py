@@ -107,6 +107,7 @@ def test_ratios() -> None:
     check(c.speed(c.taken[1]) == Spread(3, 2, 4), "the median of the rounds' ratios")
     check(c.speed(c.taken[3]) == Spread(5, 5, 5), "bf16 is compared with bf16")
     check(c.memory(c.taken[1]) == 30 / 90, "a ratio of memory")
+    check(cpu_report.over_fp32(c, c.taken[2]) == 20, "our bf16 over our fp32")
     check(c.rate(c.taken[0]) == Spread(50_000, 1e6 / 30, 100_000), "tokens a second")
     labels = [t.contender.label() for t in c.taken]
     check(labels == ["ours", "theirs", "ours, bf16", "theirs, bf16"], f"labels: {labels}")
@@ -185,6 +186,9 @@ def test_report() -> None:
         "| peak memory / (16 B x parameters) | 1.40x | 1.25x | 85M, B 4, T 256: **1.25x** | aim |",
         "| memory for logits, V = 100352 | 64.0 MiB | 16.0 MiB | a layer of 1B, B 1, T 512: **64.0 MiB** "
         "| floor |",
+        "| decoding speed / reading the weights | 80 % | 90 % | 85M, 128 tokens after 16: **200 %**; 1B, 16 tokens "
+        "after 16: **200 %** | aim |",
+        "| decoding speed, bf16 / fp32 | 1.80x | 1.90x | 1B, 16 tokens after 16: **1.00x** | below |",
         "- a note",
         "build/bench_x",
     ):
@@ -210,8 +214,10 @@ def test_readme() -> None:
         "| A training step: 85M, B 4, T 256 | 110 ms | PyTorch eager 220 ms, torch.compile 180 ms, "
         "llm.c-style loops 220 ms | 2.00x, 1.50x, 2.00x |",
         "| Matrix product: dInput | 140 GFLOP/s | FMA peak, OpenBLAS | 0.84x, 1.03x |",
+        "| Decoding: 1B, 16 tokens after 16, bf16 | 9,309 tokens/s | transformers generate 4,655 tokens/s, "
+        "reading the weights 4,655 tokens/s | 2.00x, 2.00x |",
         "| The tokenizer: encoding | 36.4 MB/s | tokenizers 18.2 MB/s, tiktoken 18.2 MB/s | 2.00x, 2.00x |",
-        "Of 10 bars: 4 aim, 5 floor, 1 below, 0 not measured. "
+        "Of 17 bars: 7 aim, 8 floor, 2 below, 0 not measured. "
         "[Spreads, bars, commands](dev/bench/RESULTS.md).",
     ):
         check(line in lines, f"the README's table has: {line}")
@@ -351,6 +357,51 @@ def test_turns() -> None:
         bench_cpu.ROOT = kept
 
 
+def build(folder: Path, compiler: str, name: str) -> Path:
+    """A real program of dev/bench, without OpenMP."""
+    program = folder / name
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-Wno-unknown-pragmas", "-I", str(ROOT)]
+    command = [compiler, *flags, str(BENCH / f"{name}.c"), "-o", str(program), "-lm"]
+    built = subprocess.run(command, capture_output=True, text=True)
+    check(built.returncode == 0, f"{name}.c: {built.stderr}")
+    return program
+
+
+def test_decoding_programs() -> None:
+    """Tests that bench_decode and bench_read count the work that they do."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        print("skipped: the programs of decoding (no C compiler)")
+        return
+    small = "--C 16 --L 1 --NH 2 --F 16 --V 50".split()
+    parameters = 2 * 50 * 16 + 4 * 16 * 16 + 3 * 16 * 16 + 5 * 16
+    read = parameters - 50 * 16  # all but the embedding
+    with tempfile.TemporaryDirectory() as name:
+        decode, reading = (build(Path(name), compiler, f"bench_{what}") for what in ("decode", "read"))
+        for program, words, expected in (
+            (decode, "--prompt 4 --new 8", {"tokens": 8}),
+            (decode, "--prompt 4 --new 8 --dtype bf16", {"tokens": 8}),
+            (decode, "--prompt 9 --new 1", {"tokens": 9}),  # only the prompt is read
+            (decode, "--slots 3 --prompt 4 --new 8", {"tokens": 24}),
+            (reading, "--prompt 4 --new 8", {"tokens": 8, "bytes": 4 * read}),
+            (reading, "--new 2 --dtype bf16", {"tokens": 2, "bytes": 2 * read}),
+        ):
+            taken = Taken(OURS)
+            player = Player([str(program), *small, *words.split(), "--steps", "0"], os.environ, taken)
+            player.start()
+            check(player.step() > 0, f"{program.name} {words}: a time")
+            player.end()
+            expected = {**expected, "parameters": parameters}
+            check(taken.said == expected, f"{program.name} {words}: {taken.said}, expected {expected}")
+        for program, words, said in (
+            (decode, ["--slots", "0"], "--slots, --prompt, --new: expected 1 or more"),
+            (decode, ["--dtype", "fp16"], "--dtype fp16: expected fp32 or bf16"),
+            (reading, ["--C", "0"], "expected 1 or more"),
+        ):
+            ran = subprocess.run([program, *small, *words], capture_output=True, text=True)
+            check(ran.returncode == 1 and said in ran.stderr, f"{words} is refused: {ran.stderr.strip()}")
+
+
 def test_programs() -> None:
     """Tests that programs with bench.h speak the protocol."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
@@ -358,11 +409,7 @@ def test_programs() -> None:
         print("skipped: the programs themselves (no C compiler)")
         return
     with tempfile.TemporaryDirectory() as name:
-        program = Path(name) / "bench_step"
-        flags = ["-std=c11", "-D_GNU_SOURCE", "-Wno-unknown-pragmas", "-I", str(ROOT)]
-        command = [compiler, *flags, str(BENCH / "bench_step.c"), "-o", str(program), "-lm"]
-        built = subprocess.run(command, capture_output=True, text=True)
-        check(built.returncode == 0, f"bench_step.c: {built.stderr}")
+        program = build(Path(name), compiler, "bench_step")
         small = "--C 16 --L 1 --NH 2 --F 16 --V 50 --B 2 --T 8".split()
         taken = Taken(OURS)
         player = Player([str(program), *small, "--steps", "0"], os.environ, taken)
@@ -396,7 +443,7 @@ def test_programs() -> None:
 # ---------------------------------------------------------------------------------------------
 # the script
 
-PROGRAMS = ("gemm", "step", "decode", "tokenizer", "loader")
+PROGRAMS = ("gemm", "step", "decode", "read", "tokenizer", "loader")
 MAKEFILE = "build/bench_%:\n\tmkdir -p build && cp stub_$(@F) $@\n"
 PYTHON = f"""#!/bin/sh
 case "$*" in *"-m pip"*) exit 0 ;; esac
@@ -501,7 +548,7 @@ def main() -> int:
     global failed
     for test in (
         test_lines, test_gemm, test_figures, test_ratios, test_bars, test_report, test_readme,
-        test_environment, test_arguments, test_turns, test_programs, test_script,
+        test_environment, test_arguments, test_turns, test_programs, test_decoding_programs, test_script,
     ):  # fmt: skip
         try:
             test()
