@@ -270,12 +270,7 @@ def test_large(folder: Path) -> None:
         if limit < 25e9 or limit < numbers * 2:
             refuse(made, "out of memory: the model ", "--prompt", "a")
     if limit < 64e9:
-        refuse(
-            folder / "32B-Instruct",
-            "needs 64.47 GB: weights 64.47 GB" if "mapped" in plan else " need",
-            "--prompt",
-            "a",
-        )
+        refuse(folder / "32B-Instruct", "weights 64.47 GB" if "mapped" in plan else " need", "--prompt", "a")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -297,8 +292,8 @@ def test_memory(folder: Path) -> None:
     )
     check(status == 0, line)
     if "mapped" in line:
-        # the program itself, its stacks and buffers, and a cache of 9 positions: below 25 MB
-        check(peak <= 1.1 * size + 25e6, f"memory {peak}, file {size}")
+        # The program, its stacks and the buffers of a forward take below 50 MB. A copy would take 102 or more.
+        check(peak <= 1.1 * size + 50e6, f"memory {peak}, file {size}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 // type, from files of every type, aligned or not.
 #include "llmc/weights.h"
 
+#include "llmc/commands/model.h"
 #include "small_model.h"
 
 static const OLMo2Room room = {0, 0, false, 1, 8, 1};
@@ -319,6 +320,44 @@ static void test_progress(void) {
     }
 }
 
+// What load_progress and its end write, into a file that is no terminal or is taken for one.
+static void test_progress_line(void) {
+    const struct {
+        bool terminal;
+        double seconds;  // since it began
+        const char *first, *end;
+    } rows[] = {
+        {false, 0.5, "", "weights: 2.00 GB of bf16, mapped\n"},
+        {true, 0.5, "", "weights: 2.00 GB of bf16, mapped\n"},
+        {false, 2.2, "weights: 1.00 GB of 2.00 GB read, 2 s\n", "weights: 2.00 GB of bf16, mapped, 2.2 s\n"},
+        {true, 2.2, "\rweights: 1.00 GB of 2.00 GB read, 2 s",
+         "\rweights: 2.00 GB of bf16, mapped, 2.2 s\033[K\n"},
+    };
+    Weights w;
+    memset(&w, 0, sizeof w);
+    w.bytes = 2000000000, w.lent = true, w.type = WEIGHTS_BF16, w.dtypes = 1U << DTYPE_BF16;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char expected[256], found[256] = "";
+        FILE *out = tmpfile();
+        if (!CHECK(out != NULL)) { return; }
+        LoadProgress p = load_progress_begin(out);
+        CHECK(!p.terminal);
+        p.terminal = rows[i].terminal;
+        p.start = seconds_now() - rows[i].seconds;
+        CHECK(load_progress(&p, 1000000000, 2000000000) && load_progress(&p, 1500000000, 2000000000));
+        CHECK(load_progress(&p, 2000000000, 2000000000));
+        load_progress_end(&p, &w);
+        rewind(out);
+        CHECK(fread(found, 1, sizeof found - 1, out) > 0);
+        snprintf(expected, sizeof expected, "%s%s", rows[i].first, rows[i].end);
+        if (!CHECK(strcmp(found, expected) == 0)) { printf("       row %zu: \"%s\"\n", i, found); }
+        stop_requested = 1;
+        CHECK(!load_progress(&p, 1, 2000000000));
+        stop_requested = 0;
+        fclose(out);
+    }
+}
+
 static void test_errors(void) {
     const Shape shape = {DTYPE_BF16, DTYPE_BF16, DTYPE_BF16, 0, true, false};
     const Shape integers = {DTYPE_BF16, DTYPE_BF16, DTYPE_BF16, 0, false, false};
@@ -347,6 +386,7 @@ int main(void) {
     test_copying_backend();
     test_memory();
     test_progress();
+    test_progress_line();
     test_errors();
     scratch_end();
     return check_report();
