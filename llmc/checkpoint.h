@@ -19,14 +19,17 @@
 
 #include "config.h"
 #include "parameters.h"
-#include "safetensors.h"
+#include "reading.h"
 
 // The parameters of a model directory, F32, BF16 or F16, in one file or several, into a model of its
-// configuration. Everything is checked before the first number goes into the model.
-static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, Error *err);
+// configuration. Everything is checked before the first number goes into the model. `heard` is told how far it is
+// (reading.h), and may be NULL.
+static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
+                                           Error *err);
 
 // The two moments of every parameter, from a checkpoint of a training run.
-static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Error *err);
+static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
+                                             Error *err);
 
 // Whether a model directory can be loaded, trainer/ included if there is one. The values of the tensors are
 // not read.
@@ -208,29 +211,36 @@ static inline bool checkpoint_open(Safetensors *st, const char *dir, const Tenso
     return false;
 }
 
-static inline bool checkpoint_load(OLMo2 *m, const char *dir, const TensorFile *file, Error *err) {
+static inline bool checkpoint_load(OLMo2 *m, const char *dir, const TensorFile *file, ReadingHeard heard,
+                                   void *context, Error *err) {
     const OLMo2Config *config = olmo2_config(m);
+    Reading reading = {heard, context, 0, 0};
     Safetensors st;
     if (!checkpoint_open(&st, dir, file, config, err)) { return false; }
     float *values =
         (float *)allocate(parameter_largest(config), sizeof *values, "the largest tensor to be read", err);
     bool ok = values != NULL;
+    for (size_t i = 0; i < st.count; i++) { reading.total += st.tensors[i].bytes; }
     for (size_t i = 0; ok && i < st.count; i++) {
         FileTensor tensor = tensor_file_at(file, config, i);
-        ok = safetensors_to_float(safetensors_find(&st, tensor.name), values, err);
+        const SafetensorsTensor *t = safetensors_find(&st, tensor.name);
+        ok = reading_tensor(&reading, t, err) && safetensors_to_float(t, values, err);
         if (ok) { olmo2_write(m, tensor.array, tensor.index, values); }
+        reading_forget(t);
     }
     free(values);
     safetensors_close(&st);
     return ok;
 }
 
-static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, Error *err) {
-    return checkpoint_load(m, dir, &weights_file, err);
+static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
+                                           Error *err) {
+    return checkpoint_load(m, dir, &weights_file, heard, context, err);
 }
 
-static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Error *err) {
-    return checkpoint_load(m, dir, &moments_file, err);
+static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
+                                             Error *err) {
+    return checkpoint_load(m, dir, &moments_file, heard, context, err);
 }
 
 static inline bool checkpoint_check_file(const char *dir, const TensorFile *file, const OLMo2Config *config,

@@ -35,9 +35,6 @@ typedef struct {
     size_t realigned_bytes;
 } Weights;
 
-// Is told how many bytes of the files have been read. Returning false interrupts.
-typedef bool (*WeightsProgress)(void *context, size_t done, size_t total);
-
 // The error of a choice that the program was not built for names --weights. Release with weights_close, after
 // a failure too. If the weights are lent, the model has to be freed first.
 static inline bool weights_open(Weights *w, const char *dir, const OLMo2Config *config, WeightChoice choice,
@@ -59,8 +56,8 @@ static inline bool weights_fit(const Weights *w, const OLMo2Config *config, cons
                                const OLMo2Form *form, Error *err);
 
 // Into a model that was created with that form. Reads every page of the files once, so the first token does
-// not wait for the disk. progress may be NULL.
-static inline bool weights_load(Weights *w, OLMo2 *m, WeightsProgress progress, void *context, Error *err);
+// not wait for the disk; `heard` is told how far it is (reading.h), and may be NULL.
+static inline bool weights_load(Weights *w, OLMo2 *m, ReadingHeard heard, void *context, Error *err);
 
 static inline const char *weights_describe(const Weights *w, char text[160]);
 
@@ -93,21 +90,19 @@ static inline WeightType weights_built_for(const OLMo2Config *config) {
 }
 
 static inline bool weights_choose(Weights *w, const OLMo2Config *config, WeightChoice choice, Error *err) {
-    const WeightType built_for = weights_built_for(config);
     const unsigned bf16 = 1U << DTYPE_BF16, f32 = 1U << DTYPE_F32;
     w->type = choice == WEIGHTS_AS_BF16 || (choice == WEIGHTS_AUTO && w->dtypes == bf16) ? WEIGHTS_BF16
                                                                                          : WEIGHTS_FP32;
     w->lent = olmo2_lends() && w->dtypes == (w->type == WEIGHTS_BF16 ? bf16 : f32);
     if (olmo2_lends()) { return true; }
-    if (choice != WEIGHTS_AUTO && w->type != built_for) {
-        return fail(
-            err,
-            "--weights %s: this program was built to keep weights in %s; leave the flag out, or build "
-            "the program with PRECISION=%s",
-            weight_type_name(w->type), weight_type_name(built_for), weight_type_name(w->type));
-    }
-    w->type = built_for;
-    return true;
+    const WeightType built_for = weights_built_for(config);
+    if (choice == WEIGHTS_AUTO) { w->type = built_for; }
+    return w->type == built_for ||
+           fail(
+               err,
+               "--weights %s: this program was built to keep weights in %s; leave the flag out, or build the "
+               "program with PRECISION=%s",
+               weight_type_name(w->type), weight_type_name(built_for), weight_type_name(w->type));
 }
 
 static inline bool weights_open(Weights *w, const char *dir, const OLMo2Config *config, WeightChoice choice,
@@ -189,37 +184,6 @@ static inline bool weights_fit(const Weights *w, const OLMo2Config *config, cons
 // ---------------------------------------------------------------------------------------------
 // reading
 
-typedef struct {
-    WeightsProgress progress;
-    void *context;
-    size_t done, total;  // bytes
-} WeightsReader;
-
-// The whole pages around or, with `inside`, within [data, data + bytes).
-static inline void weights_advise(const char *data, size_t bytes, bool inside, int advice) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)data, end = begin + bytes;
-    begin = (inside ? begin + page - 1 : begin) / page * page;
-    end = (inside ? end : end + page - 1) / page * page;
-    if (begin < end) { madvise((void *)begin, end - begin, advice); }
-}
-
-// Reads a tensor's pages into memory. The system fetches each piece while the one before it is read.
-static inline bool weights_touch(WeightsReader *r, const SafetensorsTensor *t, Error *err) {
-    enum { PIECE = 16 << 20, SMALLEST_PAGE = 4096 };
-    const volatile char *data = t->data;
-    for (size_t begin = 0; begin < t->bytes; begin += PIECE) {
-        const size_t rest = t->bytes - begin, size = rest < PIECE ? rest : PIECE;
-        weights_advise(t->data + begin, rest < 2 * PIECE ? rest : 2 * PIECE, false, MADV_WILLNEED);
-        for (size_t i = 0; i < size; i += SMALLEST_PAGE) { (void)data[begin + i]; }
-        r->done += size;
-        if (r->progress != NULL && !r->progress(r->context, r->done, r->total)) {
-            return fail(err, "interrupted while the weights were loaded");
-        }
-    }
-    return true;
-}
-
 // One parameter into the model. *realigned is where the next lent matrix that is not aligned goes.
 static inline bool weights_give(const Weights *w, OLMo2 *m, size_t index, float *values, char **realigned,
                                 Error *err) {
@@ -237,18 +201,17 @@ static inline bool weights_give(const Weights *w, OLMo2 *m, size_t index, float 
         if (!safetensors_to_float(t, values, err)) { return false; }
         olmo2_write(m, OLMO2_PARAMETER, index, values);
     }
-    weights_advise(t->data, t->bytes, true,
-                   MADV_DONTNEED);  // the page cache may keep it, the program need not
+    reading_forget(t);
     return true;
 }
 
-static inline bool weights_load(Weights *w, OLMo2 *m, WeightsProgress progress, void *context, Error *err) {
+static inline bool weights_load(Weights *w, OLMo2 *m, ReadingHeard heard, void *context, Error *err) {
     const OLMo2Config *config = olmo2_config(m);
-    WeightsReader reader = {progress, context, 0, 0};
+    Reading reading = {heard, context, 0, 0};
     size_t largest = 0;  // of the parameters that are copied as floats
     for (size_t i = 0; i < parameter_count(config); i++) {
         const Parameter p = parameter_at(config, i);
-        reader.total += safetensors_find(&w->files, p.name)->bytes;
+        reading.total += safetensors_find(&w->files, p.name)->bytes;
         if (!(w->lent && weights_is_matrix(&p)) && p.size > largest) { largest = p.size; }
     }
     float *values = (float *)allocate_pages(largest, sizeof *values, "the largest tensor to be read", err);
@@ -260,7 +223,7 @@ static inline bool weights_load(Weights *w, OLMo2 *m, WeightsProgress progress, 
     char *realigned = w->realigned;
     for (size_t i = 0; ok && i < parameter_count(config); i++) {
         const Parameter p = parameter_at(config, i);
-        ok = weights_touch(&reader, safetensors_find(&w->files, p.name), err) &&
+        ok = reading_tensor(&reading, safetensors_find(&w->files, p.name), err) &&
              weights_give(w, m, i, values, &realigned, err);
     }
     free_pages(values, largest, sizeof *values);

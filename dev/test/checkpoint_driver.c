@@ -34,7 +34,8 @@ static bool convert_model(const char *in, const char *out, const char *tokenizer
         return false;
     }
     const CheckpointParts parts = {&said, tokenizer, NULL};
-    bool ok = checkpoint_load_weights(m, in, err) && checkpoint_write_model(m, out, &parts, &warning, err);
+    bool ok = checkpoint_load_weights(m, in, NULL, NULL, err) &&
+              checkpoint_write_model(m, out, &parts, &warning, err);
     config_files_free(&said);
     olmo2_free(m);
     return ok;

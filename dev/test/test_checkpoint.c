@@ -22,9 +22,10 @@ static void test_model_round_trip(void) {
     CHECK(write_model(m, in_dir("model"), NULL));
     CHECK(count_entries("model") == 3 && !exists(".writing-model"));
     CHECK(config_read_directory(&back, NULL, in_dir("model"), no_warning(), &err));
-    CHECK(checkpoint_load_weights(read, in_dir("model"), &err) && same_array(m, read, OLMO2_PARAMETER));
+    CHECK(checkpoint_load_weights(read, in_dir("model"), NULL, NULL, &err) &&
+          same_array(m, read, OLMO2_PARAMETER));
     CHECK(!same_array(m, read, OLMO2_MOMENT1));
-    CHECK_ERROR(checkpoint_load_optimizer(read, in_dir("model"), &err), err,
+    CHECK_ERROR(checkpoint_load_optimizer(read, in_dir("model"), NULL, NULL, &err), err,
                 "trainer/optimizer.safetensors: cannot be opened");
     CHECK(!exists("model/trainer"));
     CHECK_ERROR(write_model(m, in_dir("model"), NULL), err, "is there already");
@@ -84,7 +85,7 @@ static void write_changed(Change change, const char *extra) {
 static void refuse_weights(const char *words) {
     OLMo2Config config = small_config();
     OLMo2 *m = make_model(&config, 5.0f), *untouched = make_model(&config, 5.0f);
-    CHECK_ERROR(checkpoint_load_weights(m, in_dir("bad"), &err), err, words);
+    CHECK_ERROR(checkpoint_load_weights(m, in_dir("bad"), NULL, NULL, &err), err, words);
     CHECK(strstr(err.text, in_dir("bad")) != NULL && same_array(m, untouched, OLMO2_PARAMETER));
     olmo2_free(m);
     olmo2_free(untouched);

@@ -47,7 +47,8 @@ static void test_save_and_load(void) {
     CHECK(count_entries("runs/a/step-00000100") == 4 && count_entries("runs/a/step-00000100/trainer") == 2);
     CHECK(run_newest(newest, in_dir("runs/a"), no_warning(), &err) && warning.text[0] == '\0');
     CHECK(ends_with(newest, "runs/a/step-00000100"));
-    CHECK(checkpoint_load_weights(back, newest, &err) && checkpoint_load_optimizer(back, newest, &err));
+    CHECK(checkpoint_load_weights(back, newest, NULL, NULL, &err) &&
+          checkpoint_load_optimizer(back, newest, NULL, NULL, &err));
     CHECK(same_array(m, back, OLMO2_PARAMETER) && same_array(m, back, OLMO2_MOMENT1));
     CHECK(same_array(m, back, OLMO2_MOMENT2) && !same_array(m, back, OLMO2_GRADIENT));
     char *state = file_read_text(in_dir("runs/a/step-00000100/trainer/state.json"), 1000, &err);
@@ -57,7 +58,8 @@ static void test_save_and_load(void) {
     m->arrays[0][0] = 77.0f;
     save(m, "runs/a", 100);
     save(m, "runs/a", 200);
-    CHECK(checkpoint_load_weights(back, in_dir("runs/a/step-00000100"), &err) && back->arrays[0][0] == 77.0f);
+    CHECK(checkpoint_load_weights(back, in_dir("runs/a/step-00000100"), NULL, NULL, &err) &&
+          back->arrays[0][0] == 77.0f);
     CHECK(count_entries("runs/a") == 3);
     // without a state: only the model
     CHECK(save_state(m, "runs/b", 7, NULL) && count_entries("runs/b/step-00000007") == 3);
@@ -335,7 +337,8 @@ static void fill_model(OLMo2 *m, float value) {
 static bool is_whole(const char *path, const OLMo2Config *config, int64_t step) {
     OLMo2 *m = make_model(config, -1.0f), *expected = make_model(config, -1.0f);
     fill_model(expected, (float)step);
-    bool whole = checkpoint_load_weights(m, path, &err) && checkpoint_load_optimizer(m, path, &err) &&
+    bool whole = checkpoint_load_weights(m, path, NULL, NULL, &err) &&
+                 checkpoint_load_optimizer(m, path, NULL, NULL, &err) &&
                  same_array(m, expected, OLMO2_PARAMETER) && same_array(m, expected, OLMO2_MOMENT1) &&
                  same_array(m, expected, OLMO2_MOMENT2);
     olmo2_free(m);

@@ -176,7 +176,7 @@ static void test_links(void) {
     if (!CHECK(source_open(&s, in_dir("hub/snapshots/main"), NULL, no_warning(), &err))) {
         printf("%s\n", err.text);
     }
-    CHECK(s.text.present && checkpoint_load_weights(back, s.dir, &err) &&
+    CHECK(s.text.present && checkpoint_load_weights(back, s.dir, NULL, NULL, &err) &&
           same_array(m, back, OLMO2_PARAMETER));
     const CheckpointParts parts = {&s.said, s.text.path, NULL};
     CHECK(checkpoint_write_model(back, in_dir("copy"), &parts, no_warning(), &err) &&
@@ -191,7 +191,7 @@ static void test_links(void) {
     source_close(&s);
     // a link to nothing, as a download that was broken off leaves
     CHECK(unlink(in_dir("hub/blobs/02")) == 0);
-    CHECK_ERROR(checkpoint_load_weights(back, in_dir("hub/snapshots/main"), &err), err,
+    CHECK_ERROR(checkpoint_load_weights(back, in_dir("hub/snapshots/main"), NULL, NULL, &err), err,
                 "main/model.safetensors: cannot be opened: No such file");
     CHECK(unlink(in_dir("hub/blobs/03")) == 0);
     CHECK_ERROR(source_open(&s, in_dir("hub/snapshots/main"), NULL, no_warning(), &err), err,
@@ -205,7 +205,7 @@ static void test_links(void) {
                 "model.safetensors: is a file, expected a model directory or a run");
     source_close(&s);
     write_text("hub/pytorch_model.bin", "x");
-    CHECK_ERROR(checkpoint_load_weights(back, in_dir("hub"), &err), err,
+    CHECK_ERROR(checkpoint_load_weights(back, in_dir("hub"), NULL, NULL, &err), err,
                 "only pytorch_model.bin.\nLoad it in");
     olmo2_free(m);
     olmo2_free(back);

@@ -331,7 +331,7 @@ static void test_progress_line(void) {
         {true, 0.5, "", "weights: 2.00 GB of bf16, mapped\n"},
         {false, 2.2, "weights: 1.00 GB of 2.00 GB read, 2 s\n", "weights: 2.00 GB of bf16, mapped, 2.2 s\n"},
         {true, 2.2, "\rweights: 1.00 GB of 2.00 GB read, 2 s",
-         "\rweights: 2.00 GB of bf16, mapped, 2.2 s\033[K\n"},
+         "\r\033[Kweights: 2.00 GB of bf16, mapped, 2.2 s\n"},
     };
     Weights w;
     memset(&w, 0, sizeof w);
@@ -340,13 +340,14 @@ static void test_progress_line(void) {
         char expected[256], found[256] = "";
         FILE *out = tmpfile();
         if (!CHECK(out != NULL)) { return; }
-        LoadProgress p = load_progress_begin(out);
+        LoadProgress p = load_progress_begin("weights", out);
         CHECK(!p.terminal);
         p.terminal = rows[i].terminal;
         p.start = seconds_now() - rows[i].seconds;
         CHECK(load_progress(&p, 1000000000, 2000000000) && load_progress(&p, 1500000000, 2000000000));
         CHECK(load_progress(&p, 2000000000, 2000000000));
-        load_progress_end(&p, &w);
+        load_progress_end(&p);
+        print_weights(&p, &w);
         rewind(out);
         CHECK(fread(found, 1, sizeof found - 1, out) > 0);
         snprintf(expected, sizeof expected, "%s%s", rows[i].first, rows[i].end);

@@ -15,6 +15,7 @@
 #ifndef LLMC_COMMANDS_RUN_H
 #define LLMC_COMMANDS_RUN_H
 
+#include "model.h"
 #include "run_log.h"
 #include "signals.h"
 #include "llmc/initialize.h"
@@ -90,9 +91,13 @@ static inline bool create_model(Run *run, Error *err) {
                  "work; use `nsys profile`, or time the kernels one by one with dev/cuda");
     }
     if (source[0] == '\0') { return initialize_weights(run->model, (uint64_t)plan->settings.seed, err); }
-    if (!checkpoint_load_weights(run->model, source, err)) { return false; }
+    LoadProgress weights = load_progress_begin("weights", stderr);
+    if (!checkpoint_load_weights(run->model, source, load_progress, &weights, err)) { return false; }
+    load_progress_end(&weights);
     if (!plan->resumes && plan->settings.load_optimizer != ON) { return true; }
-    if (!checkpoint_load_optimizer(run->model, source, err)) { return false; }
+    LoadProgress moments = load_progress_begin("AdamW's moments", stderr);
+    if (!checkpoint_load_optimizer(run->model, source, load_progress, &moments, err)) { return false; }
+    load_progress_end(&moments);
     return plan->resumes || load_updates(run, err);
 }
 
