@@ -46,8 +46,8 @@ static inline void weights_form(const Weights *w, OLMo2Form *form) {
     form->lent_weights = w->lent;
 }
 
-// `form` is the one of weights_form. Lent weights count: a model that does not fit would be read from the disk
-// for every token.
+// `form` is the one of weights_form. Lent weights count: a model that does not fit would be read from the
+// disk for every token.
 static inline OLMo2Memory weights_memory(const Weights *w, const OLMo2Config *config, const OLMo2Room *room,
                                          const OLMo2Form *form);
 

@@ -30,7 +30,8 @@ case ${size%%-*} in
 esac
 case $stage in '' | -SFT | -DPO | -Instruct | -RM) ;; *) name='' ;; esac
 if [ -z "$name" ] || [ $# -gt 2 ]; then
-    complain "expected SIZE [DIR], where SIZE is 1B, 7B, 13B or 32B, alone or with -SFT, -DPO, -Instruct or -RM"
+    complain "expected SIZE [DIR], where SIZE is 1B, 7B, 13B or 32B," \
+        "alone or with -SFT, -DPO, -Instruct or -RM"
     exit 2
 fi
 for tool in curl python3; do
@@ -59,14 +60,16 @@ fetch() { # CURL ARGUMENTS...
 give_up() {
     local url=$1 http=$2 code=$3
     case $http in
-        401 | 403) complain "$url: HTTP $http: there is no such model, or it needs an access token in HF_TOKEN" ;;
+        401 | 403)
+            complain "$url: HTTP $http: there is no such model, or it needs an access token in HF_TOKEN" ;;
         404) complain "$url: HTTP 404: the server has no such model or file" ;;
         429) complain "$url: HTTP 429: too many requests; wait some minutes, then run $again" ;;
         4?? | 5??) complain "$url: HTTP $http from the server; run $again later" ;;
         *)
             case $code in
                 5 | 6 | 7 | 28 | 35 | 52 | 55 | 56)
-                    complain "$url: the server cannot be reached (curl says $code); check the network, then run $again" ;;
+                    complain "$url: the server cannot be reached (curl says $code);" \
+                        "check the network, then run $again" ;;
                 23) complain "$dir: cannot be written: is its disk full? What is there is kept for $again" ;;
                 *) complain "$url: curl ended with code $code; what is there is kept for $again" ;;
             esac
@@ -81,7 +84,12 @@ give_up() {
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-trap 'printf "\n" >&2; complain "interrupted; what was downloaded is kept, and this continues: $again"; exit 130' INT TERM
+stop() {
+    printf '\n' >&2
+    complain "interrupted; what was downloaded is kept, and this continues: $again"
+    exit 130
+}
+trap stop INT TERM
 
 url="$server/api/models/allenai/$name?blobs=true"
 http=$(fetch --silent --max-time 120 --output "$scratch/list.json" --write-out '%{http_code}' "$url") ||
@@ -92,7 +100,8 @@ import json, re, sys
 
 WANTED = re.compile(r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json"
                     r"|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt"
-                    r"|chat_template\.(jinja|json)|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+                    r"|chat_template\.(jinja|json)|model(-\d+-of-\d+)?\.safetensors"
+                    r"|model\.safetensors\.index\.json")
 with open(sys.argv[1], encoding="utf-8") as file:
     answer = json.load(file)
 lines = []
@@ -149,7 +158,8 @@ needed=0 files=0
 while read -r bytes kind checksum file; do
     if [ -e "$dir/$file" ]; then
         if verify "$dir/$file" "$bytes" "$kind" "$checksum"; then continue; fi
-        complain "$dir/$file: is there, and differs from the released one; remove it, or give another directory"
+        complain "$dir/$file: is there, and differs from the released one;" \
+            "remove it, or give another directory"
         exit 1
     fi
     printf '%s %s %s %s\n' "$bytes" "$kind" "$checksum" "$file" >>"$scratch/missing"
@@ -213,8 +223,8 @@ while read -r bytes kind checksum file; do
     if ! verify "$partial" "$bytes" "$kind" "$checksum"; then
         found=$(bytes_of "$partial")
         rm -f "$partial"
-        complain "$file: what arrived ($found bytes) has another checksum than the released file ($bytes bytes," \
-            "$kind $checksum), and was removed; run $again"
+        complain "$file: what arrived ($found bytes) has another checksum than the released file" \
+            "($bytes bytes, $kind $checksum), and was removed; run $again"
         exit 1
     fi
 done <"$scratch/missing"

@@ -7,8 +7,8 @@ shards of at most 5 GB with their index, the files of the tokenizer.
     python3 dev/test/made_release.py 32B DIR --layers 2 --scale 16    the same form, small
     python3 dev/test/made_release.py 1B DIR --hub                     as in Hugging Face's cache, with links
 
-A size is 1B, 7B, 13B or 32B, by itself (F32, as published) or with -SFT, -DPO or -Instruct (BF16). The tokenizer is the one of OLMo 2 if
-../shared has it, otherwise one of single bytes. Needs NumPy.
+A size is 1B, 7B, 13B or 32B, by itself (F32, as published) or with -SFT, -DPO or -Instruct (BF16). The
+tokenizer is the one of OLMo 2 if ../shared has it, otherwise one of single bytes. Needs NumPy.
 """
 
 from __future__ import annotations

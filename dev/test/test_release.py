@@ -215,7 +215,8 @@ def test_damage(folder: Path) -> None:
     with_header({tensors[0]: {**first, "dtype": "I16"}}, "has dtype I16, expected F32, BF16, F16 or F64")
     with_header({tensors[0]: {**first, "dtype": "Q4"}}, 'has dtype "Q4"')
     with_header({tensors[0]: {**first, "dtype": "F32"}}, "say otherwise")
-    with_header({"model.layers.7.mlp.up_proj.weight": {**first, "data_offsets": [len(data), len(data) + end - begin], "shape": last["shape"]}},
+    more = {**last, "data_offsets": [len(data), len(data) + end - begin]}
+    with_header({"model.layers.7.mlp.up_proj.weight": more},
                 "but the model in config.json (2 layers) has no such tensor", data[begin:end])  # fmt: skip
     missing = {name: entry for name, entry in header.items() if name != tensors[-1]}
     bad = damaged("gone")

@@ -10,8 +10,8 @@
 #include "must.h"
 #include "signals.h"
 
-// What a person sees of files that take longer than a second to read: a line on `out` that a terminal overwrites.
-// A file gets one now and then.
+// What a person sees of files that take longer than a second to read: a line on `out` that a terminal
+// overwrites. A file gets one now and then.
 typedef struct {
     const char *what;  // is read
     FILE *out;
