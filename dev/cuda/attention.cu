@@ -121,7 +121,7 @@ static void forward_1(floatX *o, float *lse, float *scores, const floatX *q, con
 // ---------------------------------------------------------------------------------------------
 // Version 2: one warp per query, which passes over its keys once (attention_plain_forward, which
 // train_olmo2.cu uses for every head size that the tiles do not support). It keeps the largest score so far,
-// the sum of e^(s - max) and the mean of the values with these weights, all in registers, 42 and 40 of them.
+// the sum of e^(s - max) and the mean of the values with these weights, all in registers, 44 and 40 of them.
 // A larger score rescales both. Nothing of size T x T is left: 133,120 bytes written instead of 659,456, only
 // o and lse. The lanes read a row side by side, 1.00 sectors. But every query reads its own keys and values,
 // 33,816,576 bytes, and the score of one key costs 5 exchanges between lanes and two e^x.
@@ -396,7 +396,7 @@ static bool takes_4(const size_t *) { return false; }  // there are no tensor co
 // shared memory serves two products: 5,760 accesses in all, including those for o. A block has 128 queries:
 // 524,288 bytes read, where 393,216 is the minimum. A warp skips tiles that none of its queries sees. Only
 // tiles on the diagonal are masked. Blocks with the most keys come first. e^x is 2^x of a score that was
-// scaled for it. o is written 16 bytes at a time, by way of shared memory. 240 and 235 registers, so two
+// scaled for it. o is written 16 bytes at a time, by way of shared memory. 238 and 247 registers, so two
 // blocks per multiprocessor.
 
 static void forward_5(floatX *o, float *lse, float *, const floatX *q, const floatX *k, const floatX *v,

@@ -89,7 +89,7 @@ KERNELS = [
     Row(r"classifier_kernel<.*>", "STREAM", 1024, loads=3, stores=2),  # label, weight, logit; logprob, lse
     Row(r"adamw_kernel<.*>", "STREAM", 256, width=64),
     Row(r"sum_of_squares_kernel<.*>", "STREAM", 256, stores=1),  # the sum of a block
-    Row(r"cache_append_kernel<.*>", "STREAM", 128),
+    Row(r"cache_append_kernel<.*>", "STREAM", 128, loads=1),  # the piece, perhaps in two loads
     # lse or delta, of up to 4 rows per lane
     Row(r"attention_forward_kernel<.*>", "TILED", 128, lambda x, hs, q, k: x * hs * (q + 2 * k), stores=4),
     Row(r"attention_backward_dq_kernel<.*>", "TILED", 128,

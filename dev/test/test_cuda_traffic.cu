@@ -196,6 +196,23 @@ static void measure_attention(const char *names[3], size_t kv_heads) {
     release_arrays();
 }
 
+// A sequence of `past` tokens in a cache grows by some: their keys and values are copied there, then they
+// attend to it. Each query head reads its keys and values itself, from the L2 cache if another head has them.
+static void measure_piece(const char *names[2], size_t past, size_t count, size_t kv_heads) {
+    const size_t KV = kv_heads * HS, row = Q + 2 * KV, page_T = past + count;
+    floatX *q = reals(count * Q), *k = reals(count * KV), *v = reals(count * row) + Q + KV,
+           *o = reals(count * Q);
+    floatX *keys = reals(page_T * KV), *values = reals(page_T * KV);
+    const Piece piece = {0, (uint32_t)count, (uint32_t)past, 0};
+    const Pieces pieces = {array_of(std::vector<Piece>(1, piece)), 1, count == 1 ? (size_t)1 : 0, count};
+    cuda_on_cpu_mark_table(pieces.pieces);
+    measure(names[0], "append_kernel", 8.0 * count * KV, STREAM,
+            [&] { cache_append(keys, values, k, v, row, pieces, page_T, KV); });
+    measure(names[1], "attention_", 4.0 * count * Q + 4.0 * page_T * KV, REPEATS,
+            [&] { attention_cached(o, q, keys, values, pieces, page_T, NH, kv_heads, HS); });
+    release_arrays();
+}
+
 static void measure_swiglu() {
     const size_t N = ROWS;
     floatX *gate_up = reals(N * 2 * F), *dgate_up = reals(N * 2 * F), *a = reals(N * F);
@@ -354,6 +371,10 @@ int main() {
                          "attention backward dk, dv, 4 kv heads"};
     measure_attention(mha, NH);
     measure_attention(gqa, 4);
+    const char *piece[] = {"cache, 70 tokens appended", "attention of 70 tokens after 200"};
+    const char *token[] = {"cache, a token appended", "attention of a token after 270"};
+    measure_piece(piece, 200, 70, NH);
+    measure_piece(token, 270, 1, 4);
     measure_swiglu();
     measure_classifier();
     measure_norm("gradient norm", false);
