@@ -154,6 +154,53 @@ cp output drawn
 run "$bf16" generate --load bf16 --max-tokens 6 --seed 7
 check "the same seed draws the same" cmp output drawn
 
+# Many texts at a time, and one after another: on the emulated GPU, the sums of a product do not depend on
+# what is beside them.
+printf '{"prompt": "%s"}\n' "the c" "a" "who saw" >prompts.jsonl
+for slots in 5 1; do
+    for program in cpu fp32 bf16; do
+        run "${!program}" generate --load fp32 --prompts prompts.jsonl --samples 2 --max-tokens 5 --seed 3 \
+            --slots $slots --out texts_${program}_$slots.jsonl
+    done
+done
+check "texts of fp32 and the CPU" cmp texts_fp32_5.jsonl texts_cpu_5.jsonl
+for program in fp32 bf16; do
+    check "$program: one text at a time" cmp texts_${program}_5.jsonl texts_${program}_1.jsonl
+done
+
+cp -r fp32/$last long
+sed -i 's/"max_position_embeddings": *12/"max_position_embeddings": 64/' long/config.json
+for program in cpu fp32 bf16; do
+    run "${!program}" chat --load long --prompt "the c" --max-tokens 4 --temperature 0
+    cp output chat_$program
+done
+check "answers of fp32 and the CPU" cmp chat_fp32 chat_cpu
+
+python3 - <<'END'
+import json
+with open("requests.jsonl", "w") as file:
+    for document, context in enumerate(("the c", "the s", "a ")):
+        for i, continuation in enumerate((" cat", " ran to", "t")):
+            row = {"request_type": "loglikelihood", "doc": {}, "task_name": "piqa", "doc_id": document,
+                   "native_id": str(document), "idx": i, "label": 0,
+                   "request": {"context": context, "continuation": continuation}}
+            file.write(json.dumps(row) + "\n")
+END
+for program in cpu fp32 bf16; do
+    run "${!program}" eval --load fp32 --requests requests.jsonl --out scores_$program.jsonl
+done
+check "scores beside the CPU's" python 'import json
+def scores(program):
+    header, *documents = map(json.loads, open(f"scores_{program}.jsonl"))
+    return [x for document in documents for x in document["logprobs"]]
+def worst(program):
+    a, b = scores(program), scores("cpu")
+    assert len(a) == len(b) == 9
+    return max(abs(x / y - 1) for x, y in zip(a, b))
+fp32, bf16 = worst("fp32"), worst("bf16")
+print(f"fp32 {fp32:.1e} of 1e-05, bf16 {bf16:.1e} of 5e-03")
+assert fp32 <= 1e-5 and bf16 <= 5e-3'
+
 for program in "$cpu" "$fp32" "$bf16"; do
     run "$program" eval --load fp32 --data val.npy --batch-size 2
     says "3 sequences of 12 tokens"
