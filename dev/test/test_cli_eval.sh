@@ -217,6 +217,8 @@ refuse "part.jsonl: holds scores of 2 request files, now there is 1" "${eval[@]}
 refuse "part.jsonl: holds scores with another --limit" "${eval[@]}" rc.jsonl mc.jsonl --limit 3 --out part.jsonl
 refuse "part.jsonl: holds scores computed with --dtype fp32, this is --dtype bf16" \
     "${eval[@]}" rc.jsonl mc.jsonl --dtype bf16 --out part.jsonl
+refuse "part.jsonl: holds scores computed with --weights auto, this is --weights bf16" \
+    "${eval[@]}" rc.jsonl mc.jsonl --weights bf16 --out part.jsonl
 refuse "a.txt: is not the file of an evaluation" "${eval[@]}" rc.jsonl mc.jsonl --out a.txt
 refuse "rc.jsonl: is not the file of an evaluation" "${eval[@]}" rc.jsonl mc.jsonl --out rc.jsonl
 refuse "evals: is not a regular file" "${eval[@]}" rc.jsonl --out evals

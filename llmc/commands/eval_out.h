@@ -1,18 +1,14 @@
 // eval_out.h: the file of `eval --out`: JSON Lines, one line a document, appended as documents are scored. An
 // evaluation that was interrupted continues behind the last whole line.
 //
-//   The first line says of what model and requests the scores are:
-//     {"type": "eval", "model": DIR, "model_digest": HEX, "dtype": "fp32", "limit": N, "requests":
-//      [{"file": NAME, "digest": HEX, "documents": N}, ...]}
-//   Then, in the order of the files and their documents:
-//     {"task": "arc_easy", "doc_id": 0, "native_id": "Mercury_417466", "label": 0, "logprobs": [...],
-//      "unconditional": [...], "tokens": [...], "chars": [...], "bytes": [...], "bits_per_byte": 1.5,
-//      "choice": {"acc_raw": 0, ...}}
-//   `unconditional` only where there are such requests; `choice` is what each accuracy takes.
+// The first line says of what model and requests the scores are:
+//   {"type": "eval", "model": DIR, "model_digest": HEX, "dtype": "fp32", "weights": "auto", "limit": N,
+//    "requests": [{"file": NAME, "digest": HEX, "documents": N}, ...]}
+// The lines behind it are the caller's, one a document (eval_lines.h).
 //
-//   eval_out_read     looks at a file that exists, and takes the scores that it has
+//   eval_out_read     looks at a file that exists, and gives its lines to the caller
 //   eval_out_begin    opens it, or a new one, to append to
-//   eval_out_write    appends a document
+//   eval_out_append   appends a line
 //   eval_out_close
 #ifndef LLMC_COMMANDS_EVAL_OUT_H
 #define LLMC_COMMANDS_EVAL_OUT_H
@@ -20,9 +16,9 @@
 #include <dirent.h>
 
 #include "llmc/fingerprint.h"
+#include "llmc/requests.h"
 #include "llmc/settings_json.h"
 #include "llmc/source.h"
-#include "llmc/tasks.h"
 
 typedef struct {
     const char *path;  // NULL: there is no --out
@@ -32,6 +28,9 @@ typedef struct {
     size_t done;     // documents that it holds
     bool torn;       // an incomplete line follows them
 } EvalOut;
+
+// Called for the line of each document, numbered from 0 over all files. `source` names the line in messages.
+typedef bool EvalOutLine(void *context, const Json *line, size_t document, const char *source, Error *err);
 
 // ---------------------------------------------------------------------------------------------
 // the first line
@@ -69,17 +68,23 @@ static inline bool digest_model(uint64_t *digest, const Source *source, Error *e
     return ok;
 }
 
+// Choices that change the scores.
+static const char *const eval_out_flags[] = {"dtype", "weights"};
+
+// Of the files only path, digest and document_count are used.
 static inline bool eval_out_header(EvalOut *out, const Settings *s, const Source *source,
                                    const RequestFile *files, size_t count, Error *err) {
     JsonWriter *w = &out->header;
-    const Flag *dtype = &flags[flag_find("dtype", strlen("dtype"), EVAL)];
     uint64_t model;
     if (!digest_model(&model, source, err)) { return false; }
     json_begin_object(w, NULL);
     json_string(w, "type", "eval");
     json_string(w, "model", source->dir);
     fingerprint_write_digest(w, "model_digest", model);
-    settings_write_value(w, s, dtype);
+    for (size_t i = 0; i < sizeof eval_out_flags / sizeof *eval_out_flags; i++) {
+        const char *name = eval_out_flags[i];
+        settings_write_value(w, s, &flags[flag_find(name, strlen(name), EVAL)]);
+    }
     json_integer(w, "limit", s->limit);
     json_begin_array(w, "requests");
     for (size_t i = 0; i < count; i++) {
@@ -119,9 +124,11 @@ static inline bool eval_out_compare(const EvalOut *out, const Json *was, const J
                     out->path, member_text(was, "model"), member_text(was, "model_digest"),
                     member_text(is, "model"), member_text(is, "model_digest"), EVAL_OUT_ADVICE);
     }
-    if (!same_member(was, is, "dtype")) {
-        return fail(err, "%s: holds scores computed with --dtype %s, this is --dtype %s\n%s", out->path,
-                    member_text(was, "dtype"), member_text(is, "dtype"), EVAL_OUT_ADVICE);
+    for (size_t i = 0; i < sizeof eval_out_flags / sizeof *eval_out_flags; i++) {
+        const char *name = eval_out_flags[i];
+        if (same_member(was, is, name)) { continue; }
+        return fail(err, "%s: holds scores computed with --%s %s, this is --%s %s\n%s", out->path, name,
+                    member_text(was, name), name, member_text(is, name), EVAL_OUT_ADVICE);
     }
     if (!same_member(was, is, "limit")) {
         return fail(err, "%s: holds scores with another --limit\n%s", out->path, EVAL_OUT_ADVICE);
@@ -160,98 +167,63 @@ static inline bool eval_out_check_header(const EvalOut *out, const char *line, s
 }
 
 // ---------------------------------------------------------------------------------------------
-// documents
+// lines
 
-// The scores of one kind of a document's requests (count).
-static inline bool eval_out_read_scores(Request *r, size_t count, const Json *line, const char *key,
-                                        const char *source, Error *err) {
-    const Json *array = json_member(line, key);
-    if (count == 0) { return true; }
-    if (array == NULL || array->type != JSON_ARRAY || array->count != count) {
-        return fail(err, "%s: \"%s\" is not a list of %zu numbers", source, key, count);
-    }
-    for (const Json *value = json_first(array); value != NULL; value = json_next(value), r++) {
-        if (value->type != JSON_NUMBER) { return fail(err, "%s: \"%s\" holds no numbers", source, key); }
-        r->logprob = value->number;
-    }
-    return true;
-}
-
-static inline bool eval_out_read_document(const Json *line, RequestFile *f, size_t i, const char *source,
-                                          Error *err) {
-    const RequestDocument *d = &f->documents[i];
-    const char *task;
-    size_t doc_id;
-    if (!json_get_string(line, "task", true, &task, source, err)) { return false; }
-    if (!json_get_size(line, "doc_id", true, &doc_id, source, err)) { return false; }
-    if (strcmp(task, f->tasks[d->task]) != 0 || doc_id != d->doc_id) {
-        return fail(err, "%s: is document %zu of %s, expected %zu of %s\n%s", source, doc_id, task, d->doc_id,
-                    f->tasks[d->task], EVAL_OUT_ADVICE);
-    }
-    Request *r = &f->requests[d->first];
-    return eval_out_read_scores(r, d->choices, line, "logprobs", source, err) &&
-           eval_out_read_scores(r + d->choices, d->unconditional, line, "unconditional", source, err);
-}
-
-static inline bool eval_out_read_line(const EvalOut *out, const char *line, size_t size, RequestFile *f,
-                                      size_t document, size_t number, Error *err) {
+static inline bool eval_out_read_line(const EvalOut *out, const char *line, size_t size, size_t number,
+                                      size_t documents, EvalOutLine *read, void *context, Error *err) {
     char source[PATH_MAX + 32];
     JsonDocument doc;
+    if (number == 1) { return eval_out_check_header(out, line, size, err); }
     snprintf(source, sizeof source, "%s line %zu", out->path, number);
-    if (!json_parse(&doc, line, size, source, err)) {
-        return fail(err, "%s\n%s", err->text, EVAL_OUT_ADVICE);
+    if (number - 2 >= documents) {
+        return fail(err, "%s: there are no more documents\n%s", source, EVAL_OUT_ADVICE);
     }
-    bool ok = eval_out_read_document(doc.root, f, document, source, err);
-    json_free(&doc);
-    return ok;
+    bool ok = json_parse(&doc, line, size, source, err);
+    if (ok) {
+        ok = read(context, doc.root, number - 2, source, err);
+        json_free(&doc);
+    }
+    return ok || fail(err, "%s\n%s", err->text, EVAL_OUT_ADVICE);
 }
 
-// The lines of the file. What follows the last newline was being written when the program ended.
-static inline bool eval_out_read_lines(EvalOut *out, const MappedFile *file, RequestFile *files, size_t count,
-                                       Error *err) {
-    size_t number = 1, at = 0, document = 0;
+// What follows the last newline was being written when the program ended.
+static inline bool eval_out_read_lines(EvalOut *out, const MappedFile *file, size_t documents,
+                                       EvalOutLine *read, void *context, Error *err) {
+    size_t number = 0, at = 0;
     const char *newline;
     while ((newline = (const char *)memchr(file->data + at, '\n', file->size - at)) != NULL) {
         const char *line = file->data + at;
         const size_t size = (size_t)(newline - line);
-        if (number == 1) {
-            if (!eval_out_check_header(out, line, size, err)) { return false; }
-        } else {
-            while (count > 0 && document == files->document_count) { files++, count--, document = 0; }
-            if (count == 0) {
-                return fail(err, "%s line %zu: there are no more documents\n%s", out->path, number,
-                            EVAL_OUT_ADVICE);
-            }
-            if (!eval_out_read_line(out, line, size, files, document, number, err)) { return false; }
-            document++;
-            out->done++;
-        }
+        if (!eval_out_read_line(out, line, size, ++number, documents, read, context, err)) { return false; }
         at += size + 1;
-        number++;
     }
     // A first line that is torn must be the beginning of ours. Its directory may have had another name.
     const char start[] = "{\"type\": \"eval\"";
     const size_t known = file->size < strlen(start) ? file->size : strlen(start);
-    if (at == 0 && memcmp(file->data, start, known) != 0) {
+    if (number == 0 && memcmp(file->data, start, known) != 0) {
         return fail(err, "%s: is not the file of an evaluation\n%s", out->path, EVAL_OUT_ADVICE);
     }
     out->length = at;
+    out->done = number > 0 ? number - 1 : 0;
     out->torn = at < file->size;
     return true;
 }
 
-// Reads the --out of the settings, if it exists, into the requests of the files. Nothing is written yet.
-static inline bool eval_out_read(EvalOut *out, const Settings *s, const Source *source, RequestFile *files,
-                                 size_t count, Error *err) {
+// Reads the --out of the settings, if it exists. Nothing is written yet.
+static inline bool eval_out_read(EvalOut *out, const Settings *s, const Source *source,
+                                 const RequestFile *files, size_t count, EvalOutLine *read, void *context,
+                                 Error *err) {
     MappedFile file;
+    size_t documents = 0;
     memset(out, 0, sizeof *out);
     out->descriptor = -1;
     out->path = s->out;
     if (out->path == NULL) { return true; }
     if (!eval_out_header(out, s, source, files, count, err)) { return false; }
     if (!path_exists(out->path)) { return true; }
+    for (size_t i = 0; i < count; i++) { documents += files[i].document_count; }
     if (!file_map(&file, out->path, err)) { return false; }
-    bool ok = file.size == 0 || eval_out_read_lines(out, &file, files, count, err);
+    bool ok = file.size == 0 || eval_out_read_lines(out, &file, documents, read, context, err);
     file_unmap(&file);
     return ok;
 }
@@ -270,53 +242,13 @@ static inline bool eval_out_begin(EvalOut *out, Error *err) {
            file_write(out->descriptor, out->header.text, out->header.length, out->path, err);
 }
 
-static inline void eval_out_list(JsonWriter *w, const char *key, const Choice *choices, size_t count,
-                                 double (*value)(const Choice *)) {
-    json_begin_array(w, key);
-    for (size_t i = 0; i < count; i++) { json_number(w, NULL, value(&choices[i])); }
-    json_end_array(w);
-}
-
-static inline void eval_out_sizes(JsonWriter *w, const char *key, const Choice *choices, size_t count,
-                                  size_t offset) {
-    json_begin_array(w, key);
-    for (size_t i = 0; i < count; i++) {
-        json_integer(w, NULL, (int64_t) * (const size_t *)((const char *)&choices[i] + offset));
-    }
-    json_end_array(w);
-}
-
-static inline double choice_unconditional(const Choice *c) { return c->unconditional; }
-
-static inline bool eval_out_write(EvalOut *out, const RequestFile *f, const RequestDocument *d, Error *err) {
-    Choice choices[MOST_CHOICES];
-    const size_t count = task_choices(choices, f, d);
-    JsonWriter w;
-    if (out->path == NULL) { return true; }
-    memset(&w, 0, sizeof w);
-    json_begin_object(&w, NULL);
-    json_string(&w, "task", f->tasks[d->task]);
-    json_integer(&w, "doc_id", (int64_t)d->doc_id);
-    json_begin_value(&w, "native_id");
-    json_append(&w, request_text(f, d->native_id), d->native_id.size);
-    json_integer(&w, "label", (int64_t)d->label);
-    eval_out_list(&w, "logprobs", choices, count, metric_raw);
-    if (d->unconditional > 0) { eval_out_list(&w, "unconditional", choices, count, choice_unconditional); }
-    eval_out_sizes(&w, "tokens", choices, count, offsetof(Choice, tokens));
-    eval_out_sizes(&w, "chars", choices, count, offsetof(Choice, chars));
-    eval_out_sizes(&w, "bytes", choices, count, offsetof(Choice, bytes));
-    json_number(&w, "bits_per_byte", metric_bits(&choices[d->label]));
-    json_begin_object(&w, "choice");
-    for (size_t i = 0; i < METRICS; i++) {
-        if (!metrics[i].accuracy || !metric_applies(&metrics[i], choices, count)) { continue; }
-        json_integer(&w, metrics[i].name, (int64_t)choice_best(choices, count, &metrics[i]));
-    }
-    json_end_object(&w);
-    json_end_object(&w);
-    json_append_text(&w, "\n");
-    bool ok = !w.failed ? file_write(out->descriptor, w.text, w.length, out->path, err)
-                        : fail(err, "%s: out of memory", out->path);
-    json_writer_free(&w);
+// Appends the writer's text as one line and frees the writer. Without --out it only frees.
+static inline bool eval_out_append(EvalOut *out, JsonWriter *w, Error *err) {
+    json_append_text(w, "\n");
+    bool ok =
+        out->path == NULL || (!w->failed ? file_write(out->descriptor, w->text, w->length, out->path, err)
+                                         : fail(err, "%s: out of memory", out->path));
+    json_writer_free(w);
     return ok;
 }
 

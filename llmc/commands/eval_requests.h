@@ -4,6 +4,7 @@
 #ifndef LLMC_COMMANDS_EVAL_REQUESTS_H
 #define LLMC_COMMANDS_EVAL_REQUESTS_H
 
+#include "eval_lines.h"
 #include "eval_out.h"
 #include "eval_report.h"
 #include "llmc/likelihood.h"
@@ -107,7 +108,10 @@ static inline void eval_progress_clear(const EvalProgress *p) {
 static inline bool eval_document_done(void *context, const RequestFile *f, size_t document, Error *err) {
     EvalProgress *p = (EvalProgress *)context;
     const RequestDocument *d = &f->documents[document];
-    if (!eval_out_write(p->out, f, d, err)) { return false; }
+    JsonWriter w;
+    memset(&w, 0, sizeof w);
+    eval_line_write(&w, f, d);
+    if (!eval_out_append(p->out, &w, err)) { return false; }
     p->done++;
     eval_progress_show(p, f->tasks[d->task]);
     return true;
@@ -181,7 +185,8 @@ static inline void eval_requests(const Settings *s) {
     warn(&warning);
     TaskResult *results = (TaskResult *)allocate(result_count, sizeof *results, "scores", &err);
     must(results != NULL, &err);
-    must(eval_out_read(&out, s, &source, files, count, &err), &err);
+    EvalFiles taken = {files, count};
+    must(eval_out_read(&out, s, &source, files, count, eval_line_read, &taken, &err), &err);
 
     const LikelihoodPlan plan = likelihood_plan(&source.config, files, count, (size_t)given(s->slots, 0));
     const OLMo2Room room = likelihood_room(&plan);
