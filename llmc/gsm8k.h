@@ -16,6 +16,7 @@
 // The right answer is that of doc.answer, which has its sign, else the label.
 //
 //   gsm8k_open, gsm8k_close     reads and checks a file
+//   gsm8k_limit                 keeps the first questions
 //   gsm8k_encode                the tokens of the prompts
 //   gsm8k_right                 whether a text answers a question
 #ifndef LLMC_GSM8K_H
@@ -57,9 +58,13 @@ typedef struct {
 static inline bool gsm8k_open(Gsm8kFile *f, const char *path, Error *err);
 static inline void gsm8k_close(Gsm8kFile *f);
 
+// Keeps the first `most` questions.
+static inline void gsm8k_limit(Gsm8kFile *f, size_t most);
+
 // Encodes the prompts: for a base model as they are, and with `chat` as turns, in the template that it names
-// (chat_template_check).
-static inline bool gsm8k_encode(Gsm8kFile *f, const Tokenizer *tokenizer, const Chat *chat, Error *err);
+// (chat_template_check). The model must have room for at least one token of an answer.
+static inline bool gsm8k_encode(Gsm8kFile *f, const Tokenizer *tokenizer, const OLMo2Config *config,
+                                const Chat *chat, Error *err);
 
 // Writes the answer of a text (size) to answer (size + 1), and says by each rule whether it is right.
 static inline void gsm8k_right(const Gsm8kQuestion *q, const char *text, size_t size, char *answer,
@@ -170,6 +175,10 @@ static inline bool gsm8k_read(Gsm8kFile *f, Documents *lines, Error *err) {
     return f->count > 0 || fail(err, "%s: has only blank lines, expected requests", f->path);
 }
 
+static inline void gsm8k_limit(Gsm8kFile *f, size_t most) {
+    while (f->count > most) { gsm8k_question_free(&f->questions[--f->count]); }
+}
+
 static inline bool gsm8k_open(Gsm8kFile *f, const char *path, Error *err) {
     Documents lines;
     memset(f, 0, sizeof *f);
@@ -216,7 +225,8 @@ static inline bool gsm8k_encode_chat(const Gsm8kQuestion *q, const Tokenizer *to
     return ok;
 }
 
-static inline bool gsm8k_encode(Gsm8kFile *f, const Tokenizer *tokenizer, const Chat *chat, Error *err) {
+static inline bool gsm8k_encode(Gsm8kFile *f, const Tokenizer *tokenizer, const OLMo2Config *config,
+                                const Chat *chat, Error *err) {
     TokenBuffer ids;
     bool ok = true;
     memset(&ids, 0, sizeof ids);
@@ -228,6 +238,10 @@ static inline bool gsm8k_encode(Gsm8kFile *f, const Tokenizer *tokenizer, const 
                           : tokenizer_encode(tokenizer, q->context, q->context_size, &ids, err);
         q->length = ids.length - q->ids;
         if (q->length > f->longest) { f->longest = q->length; }
+        if (ok && q->length >= config->max_T) {
+            ok = fail(err, "%s: the prompt has %zu tokens, which leaves no room in the model's %zu positions",
+                      q->name, q->length, config->max_T);
+        }
     }
     free(f->ids);
     f->ids = ids.ids;

@@ -40,6 +40,7 @@ typedef struct {
     TextList data, val_data, requests, tasks, eval_tasks;
     char *eval_dir;
     int64_t limit;
+    int chat;
     int64_t seq_len, batch_size, micro_batch_size, seed;
     int instance_filter;
     int64_t filter_min_period, filter_max_period, filter_max_count;
@@ -227,6 +228,8 @@ static const Flag flags[] = {
   { "slots",             FLAG_INTEGER, AT(slots),             "[1, 4096]",  NULL,    EVAL,
     "documents scored side by side (default: as many as fit the memory, at most 32). The scores do not depend "
     "on it" },
+  { "chat",              FLAG_SWITCH,  AT(chat),              NULL,         "off",   EVAL,
+    "with --task gsm8k: the examples and the question are turns of a chat, in the model's chat template" },
   { "accept-changed-data", FLAG_SWITCH, AT(accept_changed_data), NULL,      "off",   RESUME | ONCE,
     "with --resume: continue although the data files have changed" },
   { "seq-len",           FLAG_INTEGER, AT(seq_len),           "[2, 1e8]",   NULL,    TRAIN | EVAL | INSPECT,

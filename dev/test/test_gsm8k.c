@@ -92,11 +92,14 @@ static void test_prompts(void) {
     Tokenizer t;
     Gsm8kFile f;
     Chat chat;
+    OLMo2Config config;
     memset(&chat, 0, sizeof chat);
+    memset(&config, 0, sizeof config);
+    config.max_T = 1000;
     CHECK(tokenizer_parse(&t, json, strlen(json), "small", &err));
     CHECK(open_text(&f, REQUEST(PROMPT, "{}", "3") REQUEST("Question: q\\nAnswer:", "{}", "3"), &err));
 
-    CHECK(gsm8k_encode(&f, &t, NULL, &err));
+    CHECK(gsm8k_encode(&f, &t, &config, NULL, &err));
     char *text = spelled(&f, &t, &f.questions[0]);
     CHECK(strcmp(text, plain) == 0 && f.longest == f.questions[0].length);
     free(text);
@@ -106,12 +109,17 @@ static void test_prompts(void) {
 
     for (int without = 0; without <= 1; without++) {
         chat.without_begin = without;
-        CHECK(gsm8k_encode(&f, &t, &chat, &err));
+        CHECK(gsm8k_encode(&f, &t, &config, &chat, &err));
         text = spelled(&f, &t, &f.questions[0]);
         CHECK(strcmp(without ? text : text + strlen("<|endoftext|>"), turns) == 0);
         free(text);
     }
+    config.max_T = f.longest;
+    CHECK_ERROR(gsm8k_encode(&f, &t, &config, &chat, &err), err, "line 1: the prompt has");
+    config.max_T++;
+    CHECK(gsm8k_encode(&f, &t, &config, &chat, &err));
     gsm8k_close(&f);
+    config.max_T = 1000;
 
     static const char *const bad[] = {
         REQUEST("Q: q\\nA:", "{}", "3"),
@@ -123,8 +131,8 @@ static void test_prompts(void) {
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         if (!CHECK(open_text(&f, bad[i], &err))) { continue; }
-        CHECK(gsm8k_encode(&f, &t, NULL, &err));
-        CHECK_ERROR(gsm8k_encode(&f, &t, &chat, &err), err, "it has no turns for a chat");
+        CHECK(gsm8k_encode(&f, &t, &config, NULL, &err));
+        CHECK_ERROR(gsm8k_encode(&f, &t, &config, &chat, &err), err, "it has no turns for a chat");
         gsm8k_close(&f);
     }
     tokenizer_free(&t);

@@ -3,7 +3,7 @@
 #ifndef LLMC_COMMANDS_EVAL_H
 #define LLMC_COMMANDS_EVAL_H
 
-#include "eval_requests.h"
+#include "eval_gsm8k.h"
 #include "llmc/evaluate.h"
 
 static inline void print_evaluation(const Evaluation *e) {
@@ -58,13 +58,16 @@ static inline bool eval_generates(const Settings *s) {
 
 static inline void eval(const Settings *s) {
     Error err;
+    if (s->chat == ON && !eval_generates(s)) {
+        must(fail(&err, "--chat: only --task gsm8k takes it; other requests are scored as they are"), &err);
+    }
     if (s->data.count > 0) {
         eval_data(s);
     } else if (!eval_generates(s)) {
         eval_requests(s);
     } else {
         must(s->tasks.count == 1 || fail(&err, "--task gsm8k: generates texts; give it by itself"), &err);
-        must(fail(&err, "--task gsm8k: this program does not generate it yet"), &err);
+        eval_gsm8k(s);
     }
 }
 
