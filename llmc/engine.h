@@ -263,8 +263,8 @@ static inline bool writing_append(Writing *w, const Engine *e, const EngineDraw 
 
 // Tells the reader of what became ready to be shown.
 static inline bool writing_show(Writing *w, const EngineReader *reader, Error *err) {
-    const size_t begin = w->shown, ready = w->ended ? w->bytes.size : growing_ready(&w->bytes);
     if (reader->token == NULL) { return true; }
+    const size_t begin = w->shown, ready = w->ended ? w->bytes.size : growing_ready(&w->bytes);
     w->shown = ready;
     return reader->token(reader->context, &w->text, w->text.bytes + begin, ready - begin, err);
 }

@@ -159,7 +159,8 @@ typedef struct {
     bool bf16_products;   // CPU: round the operands of matrix products to bf16
 } OLMo2Form;
 
-// The default: elementwise recomputation, master weights, nothing else in bf16.
+// The default: elementwise recomputation, master weights, nothing else in bf16. A GPU program that was built for
+// bf16 keeps its weights in bf16 nonetheless; one that was built for fp32 refuses WEIGHTS_BF16.
 static inline OLMo2Form olmo2_form(void) {
     const OLMo2Form form = {RECOMPUTE_ELEMENTWISE, WEIGHTS_FP32, false, true, false, false};
     return form;

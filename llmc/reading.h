@@ -32,7 +32,7 @@ static inline bool reading_tensor(Reading *r, const SafetensorsTensor *t, Error 
     enum { PIECE = 16 << 20, SMALLEST_PAGE = 4096 };
     const volatile char *data = t->data;
     for (size_t begin = 0; begin < t->bytes; begin += PIECE) {
-        const size_t rest = t->bytes - begin, size = rest < PIECE ? rest : PIECE;
+        const size_t rest = t->bytes - begin, size = rest < (size_t)PIECE ? rest : (size_t)PIECE;
         reading_advise(t->data + begin, rest < 2 * PIECE ? rest : 2 * PIECE, false, MADV_WILLNEED);
         for (size_t i = 0; i < size; i += SMALLEST_PAGE) { (void)data[begin + i]; }
         r->done += size;

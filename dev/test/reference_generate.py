@@ -120,7 +120,8 @@ def test_greedy(
     ended = sum(line["end"] == "end_token" for line in lines)
     found = f"{ended} with an end token, {ties} part at a tie"
     check(f"{name}: {same} of {len(prompts)} greedy texts equal", same + ties == len(prompts), found)
-    check(f"{name}: some of them end", ended > 0 or name != "trained")
+    if name == "trained":
+        check(f"{name}: some of them end", ended > 0)
     check(f"{name}: the texts are those of their ids", decoded == len(prompts))
     # The logit and the logsumexp of one position each have that error.
     allowed = 2 * ROUNDING

@@ -193,4 +193,21 @@ data[at:at + 4] = b"\x00\x00\xc0\x7f"
 open("nan/model.safetensors", "wb").write(data)'
 refuse "prompts.jsonl:" generate --load nan --prompts prompts.jsonl --out new.jsonl
 check "logits that are not finite" grep -q "is nan: its weights are damaged" errors
+
+# A model in which one token alone is damaged: the texts before it stay.
+cp -r model/step-00000200 hole
+python 'import json, struct
+data = bytearray(open("hole/model.safetensors", "rb").read())
+size = struct.unpack("<Q", data[:8])[0]
+table = json.loads(data[8:8 + size])["model.embed_tokens.weight"]
+at = 8 + size + table["data_offsets"][0] + 4 * table["shape"][1] * 1  # the row of token 1
+data[at:at + 4] = b"\x00\x00\xc0\x7f"
+open("hole/model.safetensors", "wb").write(data)'
+printf '{"prompt": "the cat"}\n{"ids": [2]}\n{"ids": [1]}\n{"ids": [2]}\n' >some.jsonl
+"$program" generate --load hole --prompts some.jsonl --temperature 0 --max-tokens 5 --slots 1 --out some_texts.jsonl \
+    >output 2>errors
+equal "damaged in the middle: exit code" $? 1
+check "damaged in the middle: the prompt" grep -q "^error: some.jsonl:3: the model's logit" errors
+check "what is kept" grep -q "2 of 4 texts are complete, in some_texts.jsonl.partial$" errors
+equal "the texts before" "$(fields some_texts.jsonl.partial 'r["prompt"]')" "0|1"
 finish

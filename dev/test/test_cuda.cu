@@ -641,6 +641,31 @@ static void test_prefill(const Shape &shape, size_t T) {
     olmo2_free(cpu);
 }
 
+// Pieces between two steps, of more rows than a batch has, change nothing in training.
+static void test_pieces_while_training(const Shape &s, Recompute recompute) {
+    OLMo2Room room = training_of(s);
+    OLMo2Form form = olmo2_form();
+    room.slots = 2;
+    room.cache_T = s.B * s.T;
+    room.rows = 2 * s.B * s.T;
+    form.recompute = recompute;
+    OLMo2 *m = new_model<OLMo2>(s, room, form);
+    Batch b = batch_of(s);
+    gradients(m, &b, s.B);
+    const Floats before = read_all(m, OLMO2_GRADIENT);
+    std::vector<uint32_t> tokens = b.tokens;
+    tokens.insert(tokens.end(), b.tokens.begin(), b.tokens.end());
+    const OLMo2Piece pieces[2] = {{1, s.B * s.T}, {0, s.B * s.T}};
+    const size_t rows[2] = {0, s.B * s.T};
+    Floats logits(2 * s.V);
+    olmo2_prefill(m, tokens.data(), pieces, 2);
+    olmo2_logits(m, rows, 2, logits.data());
+    CHECK(memcmp(logits.data(), logits.data() + s.V, s.V * sizeof(float)) == 0 && norm_of(logits) > 0.0);
+    gradients(m, &b, s.B);
+    CHECK(same_bits(before, read_all(m, OLMO2_GRADIENT)));
+    olmo2_free(m);
+}
+
 // The logits of the sequence's tokens from `past` on, of which the slot holds those before.
 static Floats continuation(OLMo2 *m, const Batch &b, size_t slot, size_t past) {
     const size_t count = b.T - past, V = m->config.V;
@@ -893,6 +918,7 @@ static void test_plans() {
         form.master_weights = !IS_BF16;
         room.slots = 3;
         room.cache_T = 50;
+        room.rows = 60;
         test_plan_is_exact(shapes[i], room, form, "--recompute block, coarse, with samples");
         room.train = false;
         test_plan_is_exact(shapes[i], room, form, "evaluation and decoding");
@@ -905,6 +931,21 @@ static size_t bytes_of(const char *size, const OLMo2Room &room, const OLMo2Form 
     OLMo2Config config;
     CHECK(olmo2_preset(&config, size));
     return olmo2_memory(&config, &room, &form).total;
+}
+
+// The cache holds two arrays of numbers and, in pieces of 256 bytes, a position for each row and a piece for each
+// slot. Without room to train, the weights of the bf16 build have two bytes each. More rows need more space for
+// activations only.
+static void test_plan_of_slots() {
+    const Shape &s = shapes[GROUPED_QUERIES];
+    const OLMo2Config c = config_of(s);
+    const OLMo2Form form = olmo2_form();
+    const OLMo2Room room = olmo2_room_to_extend(4, 64, 64), more = olmo2_room_to_extend(4, 64, 65);
+    const OLMo2Memory plan = olmo2_memory(&c, &room, &form), larger = olmo2_memory(&c, &more, &form);
+    CHECK(plan.cache == 2 * 4 * s.L * 64 * s.NKV * s.HS * sizeof(floatX) + 2 * 256);
+    CHECK(plan.weights == parameter_array_size(&c) * sizeof(floatX));
+    CHECK(larger.activations > plan.activations && larger.weights == plan.weights);
+    CHECK(olmo2_room_to_extend(4, 64, 1).rows == 4);
 }
 
 // More or longer sequences need more memory; each level of recomputation needs less than the one before.
@@ -1025,11 +1066,14 @@ int main() {
     for (const Shape &s : shapes) { test_prefill(s, 11); }
     test_prefill(shapes[GROUPED_QUERIES], IS_BF16 ? 145 : 35);  // more than a tile of queries and two of keys
     for (int i : {GROUPED_QUERIES, ODD_HEADS}) { test_copies(shapes[i]); }
+    test_pieces_while_training(shapes[GROUPED_QUERIES], RECOMPUTE_ELEMENTWISE);
+    test_pieces_while_training(shapes[INPUT_NORMS], RECOMPUTE_BLOCK);
     test_decode(shapes[ODD_HEADS], DECODE_WARPS * DECODE_KEYS + 3);  // more keys than one round takes
     test_all_arrays();
     test_learning();
     test_small_updates();
     test_plans();
+    test_plan_of_slots();
     test_plans_are_ordered();
     test_plans_of_sizes();
     test_errors();

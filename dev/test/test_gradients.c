@@ -13,7 +13,7 @@
 #endif
 #define LLMC_EXPONENTIAL_H  // which builds the bits of a float; the library's exp does for a double
 static inline double exponential(double x) { return exp(x); }
-#undef __AVX512BF16__  // whose products are of floats
+#undef __AVX512BF16__                     // whose products are of floats
 #pragma GCC diagnostic ignored "-Wpsabi"  // a vector of doubles may be wider than a register
 #define float double
 #define sqrtf sqrt

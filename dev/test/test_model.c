@@ -3,7 +3,7 @@
 // nothing ablated, dev/ablations gives OLMo 2's bits; the exponential keeps its stated error; and a step
 // allocates nothing. What sequences with a cache must equal is in test_prefill.c.
 #include "check.h"
-#include "small_model.h"
+#include "small_cpu_model.h"
 
 // With glibc a program may bring its own malloc; this one counts. A sanitizer brings its own, and LLVM's
 // OpenMP allocates in every parallel region.

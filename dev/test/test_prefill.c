@@ -3,7 +3,7 @@
 // are not powers of two, NKV < NH, NH*HS != C, T from 1 up, and both ablations. Weights in bf16 and lent
 // weights give the bits of a copy in fp32. Rows without a label need not be computed.
 #include "check.h"
-#include "small_model.h"
+#include "small_cpu_model.h"
 
 // A model with room for a forward of two sequences and for four slots, the forward's final norm (2, length,
 // C), and its logits at the last position of each.
