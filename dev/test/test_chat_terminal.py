@@ -233,6 +233,7 @@ def test_answers_elsewhere(chat: list[str], folder: Path) -> None:
 def main() -> int:
     program = str(Path(sys.argv[1] if len(sys.argv) > 1 else "./train_olmo2").resolve())
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if the tests were started by nohup
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_models(program, folder)

@@ -267,6 +267,7 @@ for i in range(20):
     command = " ".join(map(repr, [program, *arguments, "--out", out])) + f" | tee {out}.log"
     pid, fd = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if the tests were started by nohup
         os.execvp("bash", ["bash", "-c", command])
     seen = 0
     while seen < 3:  # until some steps are logged
