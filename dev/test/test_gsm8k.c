@@ -145,7 +145,7 @@ static void test_errors(void) {
     } rows[] = {
         {"\n \n", "only blank lines"},
         {"[1]\n", "expected an object"},
-        {"{\"question\": \"q\", \"answer\": \"#### 1\"}\n", "data/evals.py --task gsm8k --from FILE"},
+        {"{\"question\": \"q\", \"answer\": \"#### 1\"}\n", "data/evals.py --wheel WHEEL --task gsm8k --from FILE"},
         {"{\"doc_id\": 0, \"label\": \"1\"}\n", "\"request\" is missing"},
         {"{\"request\": 1, \"label\": \"1\", \"doc_id\": 0}\n", "expected an object"},
         {"{\"request\": {\"context\": 1}, \"label\": \"1\", \"doc_id\": 0}\n", "expected a text"},
