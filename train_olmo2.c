@@ -633,11 +633,11 @@ static size_t classifier_rows(const OLMo2Config *c, const OLMo2Room *room) {
 
 // Matrices have the form's type and may be lent. Norms are the model's own, in fp32.
 static bool is_bf16(const OLMo2Form *form, const Parameter *p) {
-    return p->columns > 1 && form->weights == WEIGHTS_BF16;
+    return parameter_is_matrix(p) && form->weights == WEIGHTS_BF16;
 }
 
 static bool is_lent(const OLMo2Form *form, const Parameter *p) {
-    return p->columns > 1 && form->lent_weights;
+    return parameter_is_matrix(p) && form->lent_weights;
 }
 
 // The bytes of all parameters or, if `own`, of those that are not lent, which follow each other from `base`

@@ -106,7 +106,7 @@ static inline FileTensor tensor_file_at(const TensorFile *file, const OLMo2Confi
 static inline size_t parameter_shape(const Parameter *p, size_t shape[2]) {
     shape[0] = p->rows;
     shape[1] = p->columns;
-    return p->row->columns == DIM_1 ? 1 : 2;
+    return parameter_is_matrix(p) ? 2 : 1;
 }
 
 // ---------------------------------------------------------------------------------------------

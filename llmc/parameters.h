@@ -90,6 +90,9 @@ typedef struct {
     char name[96];         // its Hugging Face name
 } Parameter;
 
+// A matrix, even one with a single column; otherwise the weight of a norm.
+static inline bool parameter_is_matrix(const Parameter *p) { return p->row->columns != DIM_1; }
+
 // Every tensor starts at a multiple of 16 elements, a cache line of floats.
 static inline size_t parameter_padded(size_t size) { return (size + 15) / 16 * 16; }
 

@@ -70,8 +70,6 @@ static inline void weights_close(Weights *w) {
 // ---------------------------------------------------------------------------------------------
 // the decision
 
-static inline bool weights_is_matrix(const Parameter *p) { return p->row->columns != DIM_1; }
-
 // An array of a type begins at a multiple of its size. A tensor in a file need not; the header's length says.
 static inline bool weights_aligned(const SafetensorsTensor *t) {
     return (uintptr_t)t->data % safetensors_dtypes[t->dtype].bytes == 0;
@@ -112,7 +110,7 @@ static inline bool weights_open(Weights *w, const char *dir, const OLMo2Config *
     for (size_t i = 0; i < parameter_count(config); i++) {
         const Parameter p = parameter_at(config, i);
         const SafetensorsTensor *t = safetensors_find(&w->files, p.name);
-        if (!weights_is_matrix(&p)) { continue; }
+        if (!parameter_is_matrix(&p)) { continue; }
         w->dtypes |= 1U << t->dtype;
         w->realigned_bytes += weights_aligned(t) ? 0 : weights_padded(t->bytes);
     }
@@ -189,11 +187,11 @@ static inline bool weights_give(const Weights *w, OLMo2 *m, size_t index, float 
                                 Error *err) {
     const Parameter p = parameter_at(olmo2_config(m), index);
     const SafetensorsTensor *t = safetensors_find(&w->files, p.name);
-    if (w->lent && weights_is_matrix(&p) && weights_aligned(t)) {
+    if (w->lent && parameter_is_matrix(&p) && weights_aligned(t)) {
         olmo2_lend(m, index, t->data);
         return true;
     }
-    if (w->lent && weights_is_matrix(&p)) {
+    if (w->lent && parameter_is_matrix(&p)) {
         memcpy(*realigned, t->data, t->bytes);
         olmo2_lend(m, index, *realigned);
         *realigned += weights_padded(t->bytes);
@@ -212,7 +210,7 @@ static inline bool weights_load(Weights *w, OLMo2 *m, ReadingHeard heard, void *
     for (size_t i = 0; i < parameter_count(config); i++) {
         const Parameter p = parameter_at(config, i);
         reading.total += safetensors_find(&w->files, p.name)->bytes;
-        if (!(w->lent && weights_is_matrix(&p)) && p.size > largest) { largest = p.size; }
+        if (!(w->lent && parameter_is_matrix(&p)) && p.size > largest) { largest = p.size; }
     }
     float *values = (float *)allocate_pages(largest, sizeof *values, "the largest tensor to be read", err);
     bool ok = values != NULL;

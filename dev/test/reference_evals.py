@@ -412,6 +412,17 @@ def table(results: dict[str, dict[str, Comparison]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_readme(text: str) -> None:
+    """Puts the table between its marks."""
+    begin, end = "<!-- evals table: begin -->\n", "<!-- evals table: end -->"
+    path = ROOT / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise RuntimeError(f"{path}: the marks of the table are missing")
+    path.write_text(before + begin + text + end + after, encoding="utf-8")
+
+
 def main() -> None:
     global BINARY
     parser = argparse.ArgumentParser(
@@ -438,6 +449,8 @@ def main() -> None:
     if HFLM is None:
         print("skipped: lm-eval (not installed; pip install lm-eval==0.4.13)")
     print(table(results))
+    if args.readme and failed == 0:
+        write_readme(table(results))
     print(f"{passed} passed, {failed} failed")
     sys.exit(failed > 0)
 

@@ -172,7 +172,7 @@ static char **bf16_copy(OLMo2 *m) {
     char **copies = (char **)calloc(parameter_count(&m->config), sizeof *copies);
     for (size_t i = 0; i < parameter_count(&m->config); i++) {
         const Parameter p = parameter_at(&m->config, i);
-        if (p.columns == 1) { continue; }
+        if (!parameter_is_matrix(&p)) { continue; }
         copies[i] = (char *)malloc(p.size * sizeof(uint16_t) + 1);
         for (size_t k = 0; k < p.size; k++) {
             const uint16_t half = (uint16_t)gemm_round_to_bf16(m->weights[p.offset + k]);
@@ -206,8 +206,9 @@ static void produce(OLMo2 *m, float *out) {
 }
 
 // Weights in bf16, the model's own or lent, and lent fp32 weights give the bits of the same numbers in fp32.
-static void test_weights(bool pre_norm) {
+static void test_weights(bool pre_norm, size_t F) {
     OLMo2Config config = small_config(40, 6, 2, 12);
+    config.F = F;
     config.pre_norm = pre_norm;
     const OLMo2Room room = {.B = 2, .T = PRODUCED / 2, .slots = 2, .cache_T = PRODUCED, .rows = PRODUCED};
     const size_t size = PRODUCED * config.C + 2 * PRODUCED + 4 * config.V;
@@ -229,7 +230,7 @@ static void test_weights(bool pre_norm) {
         for (size_t i = 0; i < parameter_count(&config); i++) {
             const Parameter p = parameter_at(&config, i);
             const float *in_fp32 = plain->weights + p.offset;
-            if (p.columns == 1 || !form.lent_weights) {
+            if (!parameter_is_matrix(&p) || !form.lent_weights) {
                 olmo2_write(m, OLMO2_PARAMETER, i, in_fp32);
             } else {
                 olmo2_lend(m, i, form.weights == WEIGHTS_BF16 ? (const void *)(copies[i] + 1) : in_fp32);
@@ -285,7 +286,7 @@ static void test_memory_of_weights(void) {
     size_t matrices = 0, norms = 0;
     for (size_t i = 0; i < parameter_count(&config); i++) {
         const Parameter p = parameter_at(&config, i);
-        if (p.columns == 1) {
+        if (!parameter_is_matrix(&p)) {
             norms += parameter_padded(p.size);
         } else {
             matrices += parameter_padded(p.size);
@@ -355,8 +356,8 @@ int main(void) {
     test_prefill(40, 6, 2, 12, 66, 32, 2);
     test_prefill(40, 6, 2, 12, 257, 128, 3);
     test_prefill_of_bf16_products();
-    test_weights(false);
-    test_weights(true);
+    test_weights(false, 60);
+    test_weights(true, 1);  // w_down is a matrix of one column
     test_rounding_of_weights();
     test_memory_of_weights();
     test_classify();
