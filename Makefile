@@ -16,8 +16,12 @@ CFLAGS ?= -O3 -march=native
 # them would stop the compiler from vectorising loops with a square root or, without AVX-512, a comparison.
 FLAGS = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -ffp-contract=fast -fno-math-errno -fno-trapping-math \
         -I. -MMD -MP
+# For some processors GCC leaves the additions of some loops unfused, because it expects that to be faster. The
+# bits of a sum would then depend on the loop that computes it: a product of few rows and one of many differ.
+FUSE_ALL := --param=avoid-fma-max-bits=0
+FUSE_ALL := $(shell $(CC) $(FUSE_ALL) -Werror -fsyntax-only -x c /dev/null 2>/dev/null && echo $(FUSE_ALL))
 LIBS = $(OPENMP) -lm
-BUILD = mkdir -p build $(@D) && $(CC) $(CFLAGS) $(FLAGS)
+BUILD = mkdir -p build $(@D) && $(CC) $(CFLAGS) $(FUSE_ALL) $(FLAGS)
 
 # On macOS, Apple's clang takes OpenMP from Homebrew's libomp. Without it the program runs on one thread, and
 # says so.
