@@ -199,7 +199,7 @@ static void rmsnorm_residual_backward(float *d_o, float *dw, const float *dh, co
 // x (N, I), w (O, I) -> y (N, O)
 static void matmul_forward(float *y, const float *x, Weight w, size_t N, size_t I, size_t O) {
     PROFILE(2.0 * N * I * O, sizeof(float) * (N * I + N * O) + (w.bf16 ? 2 : sizeof(float)) * O * I);
-    gemm(y, O, (Matrix){x, I, 1}, (Matrix){w.data, 1, I, w.bf16}, N, O, I, false, context.products);
+    gemm(y, O, matrix_of(x, I, 1), (Matrix){w.data, 1, I, w.bf16}, N, O, I, false, context.products);
 }
 
 // dy (N, O) -> dx (N, I) accumulated or assigned, dw (O, I) accumulated.
@@ -207,8 +207,9 @@ static void matmul_forward(float *y, const float *x, Weight w, size_t N, size_t 
 static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, Weight w, size_t N,
                             size_t I, size_t O, bool accumulate_dx) {
     PROFILE(4.0 * N * I * O, sizeof(float) * (N * O + (2 + accumulate_dx) * N * I + 3 * O * I));
-    gemm(dx, I, (Matrix){dy, O, 1}, (Matrix){w.data, I, 1, w.bf16}, N, I, O, accumulate_dx, context.products);
-    gemm(dw, I, (Matrix){dy, 1, O}, (Matrix){x, I, 1}, O, I, N, true, context.products);
+    gemm(dx, I, matrix_of(dy, O, 1), (Matrix){w.data, I, 1, w.bf16}, N, I, O, accumulate_dx,
+         context.products);
+    gemm(dw, I, matrix_of(dy, 1, O), matrix_of(x, I, 1), O, I, N, true, context.products);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -338,8 +339,8 @@ static void attention_forward(float *o, float *lse, const float *q, Past past, c
             const size_t keys = t.position + t.count, query = t.row * Q + h * HS;
             const size_t key = t.sequence * past.sequence + h / (NH / NKV) * past.head;
             float *s = scratch + thread_number() * largest;
-            gemm_serial(s, keys, (Matrix){q + query, Q, 1}, (Matrix){past.k + key, 1, past.position}, t.count,
-                        keys, HS, false, context.products);
+            gemm_serial(s, keys, matrix_of(q + query, Q, 1), matrix_of(past.k + key, 1, past.position),
+                        t.count, keys, HS, false, context.products);
             float sum[QUERIES];
             for (size_t r = 0; r < t.count; r++) {
                 float *s_i = s + r * keys;
@@ -350,8 +351,8 @@ static void attention_forward(float *o, float *lse, const float *q, Past past, c
                 lse[(t.row + r) * NH + h] = max + logf(sum[r]);
             }
             for (size_t j = 0; j < keys; j += KEY_BLOCK) {
-                gemm_serial(o + query, Q, (Matrix){s + j, keys, 1},
-                            (Matrix){past.v + key + j * past.position, past.position, 1}, t.count, HS,
+                gemm_serial(o + query, Q, matrix_of(s + j, keys, 1),
+                            matrix_of(past.v + key + j * past.position, past.position, 1), t.count, HS,
                             keys - j < KEY_BLOCK ? keys - j : KEY_BLOCK, j > 0, context.products);
             }
             for (size_t r = 0; r < t.count; r++) {
@@ -388,9 +389,9 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                     const size_t rows = T - i0 < QUERIES ? T - i0 : QUERIES, keys = i0 + rows;
                     const size_t query = (b * T + i0) * Q + h * HS;
                     float *p = scratch + thread_number() * attention_tile_size(T), *ds = p + QUERIES * T;
-                    gemm_serial(p, keys, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, rows, keys, HS,
-                                false, context.products);
-                    gemm_serial(ds, keys, (Matrix){d_o + query, Q, 1}, (Matrix){v + key, 1, KV}, rows, keys,
+                    gemm_serial(p, keys, matrix_of(q + query, Q, 1), matrix_of(k + key, 1, KV), rows, keys,
+                                HS, false, context.products);
+                    gemm_serial(ds, keys, matrix_of(d_o + query, Q, 1), matrix_of(v + key, 1, KV), rows, keys,
                                 HS, false, context.products);
                     for (size_t r = 0; r < rows; r++) {
                         float *p_i = p + r * keys, *ds_i = ds + r * keys;
@@ -403,11 +404,11 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *d_o
                         }
                         for (size_t j = visible; j < keys; j++) { p_i[j] = ds_i[j] = 0.0f; }
                     }
-                    gemm_serial(dq + query, Q, (Matrix){ds, keys, 1}, (Matrix){k + key, KV, 1}, rows, HS,
+                    gemm_serial(dq + query, Q, matrix_of(ds, keys, 1), matrix_of(k + key, KV, 1), rows, HS,
                                 keys, false, context.products);
-                    gemm_serial(dk + key, KV, (Matrix){ds, 1, keys}, (Matrix){q + query, Q, 1}, keys, HS,
+                    gemm_serial(dk + key, KV, matrix_of(ds, 1, keys), matrix_of(q + query, Q, 1), keys, HS,
                                 rows, true, context.products);
-                    gemm_serial(dv + key, KV, (Matrix){p, 1, keys}, (Matrix){d_o + query, Q, 1}, keys, HS,
+                    gemm_serial(dv + key, KV, matrix_of(p, 1, keys), matrix_of(d_o + query, Q, 1), keys, HS,
                                 rows, true, context.products);
                 }
             }

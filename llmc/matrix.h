@@ -1,7 +1,8 @@
 // matrix.h: matrices of fp32 or bf16 in memory, and vectors of floats in registers, for the products of gemm.h.
 //
 // Doors:
-//   Matrix, matrix_from        where the elements of a matrix lie, as strides; the matrix from an element on
+//   Matrix, matrix_of          where the elements of a matrix lie, as strides; a matrix of floats
+//   matrix_from                the matrix from an element on
 //   GemmVector, GEMM_LANES     as many floats as the processor multiplies at once
 //   gemm_element               one element as a float
 #ifndef LLMC_MATRIX_H
@@ -23,7 +24,12 @@ typedef struct {
     size_t row_stride, column_stride;
     bool bf16;
 } Matrix;
-#pragma GCC diagnostic ignored "-Wmissing-field-initializers"  // {data, row_stride, column_stride}: of floats
+
+// A matrix of floats.
+static inline Matrix matrix_of(const float *data, size_t row_stride, size_t column_stride) {
+    const Matrix m = {data, row_stride, column_stride, false};
+    return m;
+}
 
 #if defined(__AVX512F__)
 #define GEMM_LANES 16

@@ -30,8 +30,8 @@ typedef struct {
 
 // The three products with one weight matrix. Each overwrites or accumulates into the tensor in its name.
 static void run_gemm(Tensors t, Shape s, int layout) {
-    const Matrix x = {t.x, s.K, 1}, w = {t.w, s.K, 1}, y = {t.y, s.N, 1};
-    const Matrix w_turned = {t.w, 1, s.K}, y_turned = {t.y, 1, s.N};
+    const Matrix x = matrix_of(t.x, s.K, 1), w = matrix_of(t.w, s.K, 1), y = matrix_of(t.y, s.N, 1);
+    const Matrix w_turned = matrix_of(t.w, 1, s.K), y_turned = matrix_of(t.y, 1, s.N);
     if (layout == 0) { gemm(t.y, s.N, x, w_turned, s.M, s.N, s.K, false, GEMM_FP32); }
     if (layout == 1) { gemm(t.x, s.K, y, w, s.M, s.K, s.N, false, GEMM_FP32); }
     if (layout == 2) { gemm(t.w, s.K, y_turned, x, s.N, s.K, s.M, true, GEMM_FP32); }

@@ -64,7 +64,7 @@ static void forward_1(float *o, float *lse, const float *q, const float *k, cons
         for (size_t h = 0; h < z->NH; h++) {
             const size_t query = query_at(z, b, h, 0), key = keys_at(z, b, h), row = (b * z->NH + h) * T;
             float *p_h = p + row * T;
-            product(p_h, T, (Matrix){q + query, Q, 1}, (Matrix){k + key, 1, KV}, T, T, HS, false);
+            product(p_h, T, matrix_of(q + query, Q, 1), matrix_of(k + key, 1, KV), T, T, HS, false);
             for (size_t i = 0; i < T; i++) {
                 float *p_i = p_h + i * T, max = -INFINITY, sum = 0.0f;
                 for (size_t j = 0; j < T; j++) {
@@ -78,7 +78,7 @@ static void forward_1(float *o, float *lse, const float *q, const float *k, cons
                 for (size_t j = 0; j < T; j++) { p_i[j] /= sum; }
                 lse[(b * T + i) * z->NH + h] = max + logf(sum);
             }
-            product(o + query, Q, (Matrix){p_h, T, 1}, (Matrix){v + key, KV, 1}, T, HS, T, false);
+            product(o + query, Q, matrix_of(p_h, T, 1), matrix_of(v + key, KV, 1), T, HS, T, false);
         }
     }
 }
@@ -94,9 +94,9 @@ static void backward_1(float *dq, float *dk, float *dv, const float *d_o, const 
             float *p = space + 2 * (b * z->NKV + g) * T * T, *ds = p + T * T;
             for (size_t h = g * group; h < (g + 1) * group; h++) {
                 const size_t query = query_at(z, b, h, 0), key = keys_at(z, b, h);
-                const Matrix q_h = {q + query, Q, 1}, do_h = {d_o + query, Q, 1};
-                product(p, T, q_h, (Matrix){k + key, 1, KV}, T, T, HS, false);
-                product(ds, T, do_h, (Matrix){v + key, 1, KV}, T, T, HS, false);
+                const Matrix q_h = matrix_of(q + query, Q, 1), do_h = matrix_of(d_o + query, Q, 1);
+                product(p, T, q_h, matrix_of(k + key, 1, KV), T, T, HS, false);
+                product(ds, T, do_h, matrix_of(v + key, 1, KV), T, T, HS, false);
                 for (size_t i = 0; i < T; i++) {
                     float mean = 0.0f;
                     for (size_t c = 0; c < HS; c++) { mean += d_o[query + i * Q + c] * o[query + i * Q + c]; }
@@ -106,9 +106,9 @@ static void backward_1(float *dq, float *dk, float *dv, const float *d_o, const 
                         ds[i * T + j] = p[i * T + j] * (ds[i * T + j] - mean) * scale;
                     }
                 }
-                product(dq + query, Q, (Matrix){ds, T, 1}, (Matrix){k + key, KV, 1}, T, HS, T, false);
-                product(dk + key, KV, (Matrix){ds, 1, T}, q_h, T, HS, T, h > g * group);
-                product(dv + key, KV, (Matrix){p, 1, T}, do_h, T, HS, T, h > g * group);
+                product(dq + query, Q, matrix_of(ds, T, 1), matrix_of(k + key, KV, 1), T, HS, T, false);
+                product(dk + key, KV, matrix_of(ds, 1, T), q_h, T, HS, T, h > g * group);
+                product(dv + key, KV, matrix_of(p, 1, T), do_h, T, HS, T, h > g * group);
             }
         }
     }
@@ -199,14 +199,14 @@ static void add_rows(float *y, size_t y_stride, Matrix s, const float *x, size_t
 static void tiles_to_queries(float *a, const float *s, const float *b, const Tiles *t) {
     for (size_t i = 0; i < t->rows; i++) { memset(a + i * t->Q, 0, t->HS * sizeof(float)); }
     for (size_t j0 = 0; j0 < t->first + t->rows; j0 += KEYS) {
-        add_rows(a, t->Q, (Matrix){s + j0, t->width, 1}, b + j0 * t->KV, t->KV, t->rows,
+        add_rows(a, t->Q, matrix_of(s + j0, t->width, 1), b + j0 * t->KV, t->KV, t->rows,
                  gemm_min(KEYS, t->first + t->rows - j0), t->HS);
     }
 }
 
 // b_j += sum_i s_ij a_i
 static void tiles_to_keys(float *b, const float *s, const float *a, const Tiles *t) {
-    add_rows(b, t->KV, (Matrix){s, 1, t->width}, a, t->Q, t->first + t->rows, t->rows, t->HS);
+    add_rows(b, t->KV, matrix_of(s, 1, t->width), a, t->Q, t->first + t->rows, t->rows, t->HS);
 }
 
 // space (threads, tiles_size)

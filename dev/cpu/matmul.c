@@ -32,7 +32,7 @@ static float element(Matrix m, size_t r, size_t c) { return *at(m, r, c); }
 
 // The part of the matrix that begins at row r and column c.
 static Matrix part(Matrix m, size_t r, size_t c) {
-    return (Matrix){at(m, r, c), m.row_stride, m.column_stride};
+    return matrix_of(at(m, r, c), m.row_stride, m.column_stride);
 }
 
 static void product_1_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
@@ -158,7 +158,7 @@ static void pack(float *packed, size_t width, Matrix m, size_t rows, size_t colu
     }
 }
 
-static Matrix transposed(Matrix m) { return (Matrix){m.data, m.column_stride, m.row_stride}; }
+static Matrix transposed(Matrix m) { return matrix_of(m.data, m.column_stride, m.row_stride); }
 
 static void product_4_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M, size_t N, size_t K,
                              bool accumulate) {
@@ -177,8 +177,8 @@ static void product_4_serial(float *C, size_t ldc, Matrix A, Matrix B, size_t M,
                 pack(panel, GEMM_NR, transposed(part(B, k0, j)), columns, depth);
                 for (size_t i = 0; i < rows; i += GEMM_MR) {
                     float tile[GEMM_MR * GEMM_NR] = {0.0f}, *c = C + (i0 + i) * ldc + j;
-                    tile_of_rows(tile, GEMM_NR, (Matrix){strips + i * depth, 1, GEMM_MR},
-                                 (Matrix){panel, GEMM_NR, 1}, depth);
+                    tile_of_rows(tile, GEMM_NR, matrix_of(strips + i * depth, 1, GEMM_MR),
+                                 matrix_of(panel, GEMM_NR, 1), depth);
                     for (size_t r = 0; r < GEMM_MR && i + r < rows; r++) {
                         for (size_t s = 0; s < columns; s++) { c[r * ldc + s] += tile[r * GEMM_NR + s]; }
                     }
@@ -243,7 +243,7 @@ static void forward_run(const Problem *p, int version) {
     switch (version) {
     case 2: matmul_forward_loops(y, x, w, N, I, O); break;
     case 5: matmul_forward(y, x, (Weight){w, false}, N, I, O); break;
-    default: products[version](y, O, (Matrix){x, I, 1}, (Matrix){w, 1, I}, N, O, I, false);
+    default: products[version](y, O, matrix_of(x, I, 1), matrix_of(w, 1, I), N, O, I, false);
     }
 }
 
@@ -286,7 +286,7 @@ static void backward_input_run(const Problem *p, int version) {
     float *dx = p->arrays[GRADIENT].data;
     switch (version) {
     case 2: matmul_backward_input_loops(dx, dy, w, N, I, O, accumulates(p)); break;
-    default: products[version](dx, I, (Matrix){dy, O, 1}, (Matrix){w, I, 1}, N, I, O, accumulates(p));
+    default: products[version](dx, I, matrix_of(dy, O, 1), matrix_of(w, I, 1), N, I, O, accumulates(p));
     }
 }
 
@@ -318,7 +318,7 @@ static void backward_weight_run(const Problem *p, int version) {
     float *dw = p->arrays[GRADIENT].data;
     switch (version) {
     case 2: matmul_backward_weight_loops(dw, dy, x, N, I, O); break;
-    default: products[version](dw, I, (Matrix){dy, 1, O}, (Matrix){x, I, 1}, O, I, N, true);
+    default: products[version](dw, I, matrix_of(dy, 1, O), matrix_of(x, I, 1), O, I, N, true);
     }
 }
 

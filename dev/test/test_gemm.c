@@ -40,7 +40,7 @@ typedef enum { FORWARD, D_INPUT, D_WEIGHT, SPREAD, LAYOUTS } Layout;
 static const char *const layout_names[] = {"forward X W^T", "dInput dY W", "dWeight dY^T X", "any strides"};
 
 static Matrix stored(const float *data, size_t rows, size_t columns, bool transposed) {
-    Matrix whole = {data, columns, 1}, turned = {data, 1, rows};
+    Matrix whole = matrix_of(data, columns, 1), turned = matrix_of(data, 1, rows);
     return transposed ? turned : whole;
 }
 
@@ -180,7 +180,7 @@ static void test_values(GemmType type, bool bf16) {
 
 static void test_empty(GemmType type, bool bf16) {
     float c[2] = {1.0f, 2.0f}, x = 3.0f;
-    const Matrix any = {&x, 1, 1}, b = {&x, 1, 1, bf16};
+    const Matrix any = matrix_of(&x, 1, 1), b = {&x, 1, 1, bf16};
     gemm(c, 1, any, b, 0, 1, 1, false, type);
     gemm(c, 1, any, b, 1, 0, 1, false, type);
     CHECK(c[0] == 1.0f && c[1] == 2.0f);
