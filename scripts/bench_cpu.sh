@@ -2,8 +2,8 @@
 # scripts/bench_cpu.sh [options]: measures the CPU program and PyTorch and its ecosystem on this machine, and
 # writes dev/bench/RESULTS.md and the table in README.md.
 #   --rounds N           rounds in which the programs take turns (5)
-#   --only SECTION,...   only these of gemm, step, prefill, decode, batch, tokenizer, loader; prints
-#                        the results
+#   --only SECTION,...   only these of gemm, step, prefill, decode, batch, eval, tokenizer, loader;
+#                        prints the results
 #   --quick              one round with tiny sizes, to see that everything works; prints the results
 #   --out FILE           writes the results there and leaves README.md as it is
 # All programs use OMP_NUM_THREADS threads, by default one per core. The machine should be idle.
@@ -42,7 +42,7 @@ setup_reference
 setup_packages "the tokenizer is also compared with it" tiktoken==0.14.0
 
 step "build the benchmarks"
-run make build/bench_{gemm,step,step_loops,decode,read,tokenizer,loader}
+run make build/bench_{gemm,step,step_loops,decode,read,eval,tokenizer,loader}
 
 step "measure"
 .venv/bin/python dev/bench/bench_cpu.py ${arguments[@]+"${arguments[@]}"}

@@ -36,6 +36,7 @@ from gpu_report import replace_file, write_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
+TOKENIZER = SHARED / "tokenizer" / "dolma2_tokenizer.json"
 RESULTS, README = ROOT / "dev" / "bench" / "RESULTS.md", ROOT / "README.md"
 
 
@@ -179,6 +180,8 @@ def prepare(bench: Bench, section: Section, subject: Subject) -> list[str]:
     """Writes the files and returns the flags that name them."""
     if section.name == "tokenizer":
         return prepare_text(bench)
+    if section.name == "eval":
+        return prepare_requests(bench)
     if section.name in ("prefill", "decode", "batch"):
         return []
     words = bench.flags(section, subject)
@@ -188,10 +191,21 @@ def prepare(bench: Bench, section: Section, subject: Subject) -> list[str]:
     return ["--data", str(bench.folder / "tokens")]
 
 
+def stories(bench: Bench) -> Path:
+    run_script(bench, "primer.py", "--count", "300" if bench.quick else "5000", "--out", str(bench.folder))
+    return bench.folder / "train.jsonl"
+
+
+def made_tokenizer(bench: Bench, text: Path) -> Path:
+    size, tokenizer = "512" if bench.quick else "4096", bench.folder / "tokenizer.json"
+    run_script(bench, "train_bpe.py", "--vocab-size", size, "--out", str(tokenizer), str(text))
+    return tokenizer
+
+
 def prepare_text(bench: Bench) -> list[str]:
     """Uses OLMo 2's tokenizer and books if they are next to the project, otherwise the output of its own
     scripts."""
-    tokenizer, text = SHARED / "tokenizer" / "dolma2_tokenizer.json", bench.folder / "text"
+    tokenizer, text = TOKENIZER, bench.folder / "text"
     books = sorted((SHARED / "pretrain").glob("*.txt"))
     with open(text, "w", encoding="utf-8") as out:
         if tokenizer.exists() and books and not bench.quick:
@@ -202,14 +216,33 @@ def prepare_text(bench: Bench) -> list[str]:
                         out.write(piece[:4096] + "\0")
         else:
             bench.results.notes.append("tokenizer: made by data/train_bpe.py; text: made by data/primer.py")
-            count, size = ("300", "512") if bench.quick else ("5000", "4096")
-            stories, tokenizer = bench.folder / "train.jsonl", bench.folder / "tokenizer.json"
-            run_script(bench, "primer.py", "--count", count, "--out", str(bench.folder))
-            run_script(bench, "train_bpe.py", "--vocab-size", size, "--out", str(tokenizer), str(stories))
-            with open(stories, encoding="utf-8") as file:
+            source = stories(bench)
+            tokenizer = made_tokenizer(bench, source)
+            with open(source, encoding="utf-8") as file:
                 for line in file:
                     out.write(json.loads(line)["text"] + "\0")
     return ["--tokenizer", str(tokenizer), "--text", str(text)]
+
+
+def prepare_requests(bench: Bench) -> list[str]:
+    """ARC-Easy with OLMo 2's tokenizer if they are next to the project, otherwise questions about the stories
+    of data/primer.py in their form: examples that all questions share, and four choices each."""
+    requests = SHARED / "evals" / "arc_easy_test_rc_5shot.jsonl.gz"
+    if TOKENIZER.exists() and requests.exists() and not bench.quick:
+        return ["--tokenizer", str(TOKENIZER), "--requests", str(requests)]
+    bench.results.notes.append("eval: questions made of the stories of data/primer.py, not ARC-Easy")
+    source, requests = stories(bench), bench.folder / "requests.jsonl"
+    with open(source, encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file]
+    examples = "\n\n".join(texts[:5])
+    with open(requests, "w", encoding="utf-8") as out:
+        for document, text in enumerate(texts[5:13]):
+            for i, choice in enumerate(texts[13:17]):
+                request = {"context": f"{examples}\n\n{text}", "continuation": f" {choice[:40]}"}
+                row = {"request_type": "loglikelihood", "task_name": "stories", "doc_id": document, "idx": i,
+                       "label": 0, "request": request}  # fmt: skip
+                out.write(json.dumps(row) + "\n")
+    return ["--tokenizer", str(made_tokenizer(bench, source)), "--requests", str(requests)]
 
 
 def run_script(bench: Bench, script: str, *words: str) -> None:

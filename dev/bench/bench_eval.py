@@ -5,7 +5,6 @@ and computes them in batches, each with its whole context; unlike lm-eval it app
 that predict a continuation, which is faster. turns.py describes the output, and --steps 0.
 
     python3 dev/bench/bench_eval.py --tokenizer tokenizer.json --requests FILE.jsonl.gz [--documents 8]
-    python3 dev/bench/bench_eval.py ... --rounds 5      takes turns with build/bench_eval: documents a second
 """
 
 from __future__ import annotations
@@ -13,9 +12,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
-import statistics
-import subprocess
 from pathlib import Path
 
 import torch
@@ -24,7 +20,6 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from turns import take_turns
 
-ROOT = Path(__file__).resolve().parents[2]
 UNCONDITIONAL = 1_000_000
 SIZES = {"C": 512, "L": 8, "NH": 8, "F": 2048, "V": 100352}
 
@@ -61,52 +56,15 @@ def score(model: Olmo2ForCausalLM, batch: list[tuple[list[int], int]]) -> list[f
     return [float(part.sum()) for part in logprobs.split([n for _, n in batch])]
 
 
-def take_rounds(a: argparse.Namespace) -> None:
-    """Both programs in turns, and documents a second of each."""
-    flags = [
-        f"--{name}={getattr(a, name)}".split("=") for name in (*SIZES, "tokenizer", "requests", "documents")
-    ]
-    flags = [word for pair in flags for word in pair] + ["--steps", "0"]
-    commands = (["build/bench_eval", *flags],
-                ["python3" if not (ROOT / ".venv").exists() else ".venv/bin/python", __file__, *flags,
-                 "--batch", str(a.batch), "--threads", str(a.threads)])  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(a.threads)}
-    programs, times, documents = [], ([], []), 0
-    for command in commands:
-        program = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, bufsize=1,
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-        while not (line := program.stdout.readline()).startswith("ready"):
-            if not line:
-                raise SystemExit(f"error: {command[0]} has ended")
-            print(line, end="")
-        documents = int(line.split()[2])
-        programs.append(program)
-    for _ in range(a.rounds):
-        for program, own in zip(programs, times):
-            program.stdin.write("\n")
-            program.stdin.flush()
-            own.append(float(program.stdout.readline().split()[1]))
-    for program in programs:
-        program.communicate()
-    speeds = [1e3 * documents / statistics.median(own) for own in times]
-    ratio = statistics.median(b / a for a, b in zip(*times))
-    print(
-        f"train_olmo2 {speeds[0]:.2f} documents/s, transformers {speeds[1]:.2f} documents/s, ratio {ratio:.2f}"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--requests", type=Path, required=True)
-    for name, value in {"documents": 8, "batch": 8, "steps": 5, "threads": 2, "rounds": 0, **SIZES}.items():
+    for name, value in {"documents": 8, "batch": 8, "steps": 5, "threads": 2, **SIZES}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     a = parser.parse_args()
-    if a.rounds > 0:
-        take_rounds(a)
-        return
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
     config = Olmo2Config(

@@ -155,6 +155,18 @@ SECTIONS = (
         ),
     ),
     Section(
+        "eval", "Scoring a multiple-choice task",
+        "The first 8 questions of ARC-Easy, 5-shot, with their choices and the choices alone; a random model with "
+        "OLMo 2's vocabulary. transformers computes batches of 8 requests of similar length, each with its "
+        "whole context, as lm-eval does. train_olmo2 computes what contexts share once.",
+        "documents", "questions/s", 1, f"{TINY} --documents 4",
+        (Subject("85M, ARC-Easy", f"{B85M} --V 100352 --documents 8"),),
+        (
+            Contender("train_olmo2", "build/bench_eval", own=True),
+            Contender("transformers", f"dev/bench/bench_eval.py {TORCH}"),
+        ),
+    ),
+    Section(
         "tokenizer", "The tokenizer",
         "Documents of a few kilobytes, one after another, on one thread. All programs return the same ids.",
         "bytes", "MB/s", 1e6, "",
@@ -395,6 +407,7 @@ BARS = (
     Bar("16 sequences / transformers generate", 2, 4, "x", over("batch", "transformers generate", speed)),
     Bar("16 sequences / transformers generate, bf16", 2, 4, "x",
         over("batch", "transformers generate, bf16", speed)),
+    Bar("questions a second / transformers", 2, 10, "x", over("eval", "transformers", speed)),
     Bar("tokenizer speed / tokenizers", 1.5, 4, "x", over("tokenizer", "tokenizers", speed)),
     Bar("memory for logits, V = 100352", 64 * MIB, 16 * MIB, "MiB", over("step", "train_olmo2", logits, M1B)),
 )

@@ -146,7 +146,7 @@ FACTS = {"processor": "Stand-in", "threads": "2 of 4 processors", "commit": "abc
 
 def made_up(section: Section) -> list[Comparison]:
     """Other programs take twice our time and memory; torch.compile takes less."""
-    said = {"tokens": 1024, "bytes": 4_000_000, "parameters": 10_000_000, "logits": 64 << 20}
+    said = {"tokens": 1024, "documents": 8, "bytes": 4_000_000, "parameters": 10_000_000, "logits": 64 << 20}
     return [
         Comparison(section, subject, [
             Taken(c, said, TIMES.get(c.name, [200.0, 220.0, 240.0]), int(2e8 * (1 + (not c.own))))
@@ -217,7 +217,7 @@ def test_readme() -> None:
         "| Decoding: 1B, 16 tokens after 16, bf16 | 9,309 tokens/s | transformers generate 4,655 tokens/s, "
         "reading the weights 4,655 tokens/s | 2.00x, 2.00x |",
         "| The tokenizer: encoding | 36.4 MB/s | tokenizers 18.2 MB/s, tiktoken 18.2 MB/s | 2.00x, 2.00x |",
-        "Of 17 bars: 7 aim, 8 floor, 2 below, 0 not measured. "
+        "Of 18 bars: 7 aim, 9 floor, 2 below, 0 not measured. "
         "[Spreads, bars, commands](dev/bench/RESULTS.md).",
     ):
         check(line in lines, f"the README's table has: {line}")
@@ -307,7 +307,7 @@ def step():
     if os.path.exists("fail") and open("fail").read() == name:
         sys.exit("error: no luck")
     return ": stub"
-take_turns(0, step, tokens=1024, bytes=1024, parameters=1000000, logits=1024)
+take_turns(0, step, tokens=1024, documents=8, bytes=1024, parameters=1000000, logits=1024)
 if os.path.exists("sulk"):
     sys.exit("error: sulking")
 """
@@ -402,6 +402,29 @@ def test_decoding_programs() -> None:
             check(ran.returncode == 1 and said in ran.stderr, f"{words} is refused: {ran.stderr.strip()}")
 
 
+def test_scoring_program() -> None:
+    """Tests that bench_eval reads the questions that bench_cpu makes where ARC-Easy is not at hand."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        print("skipped: the program that scores (no C compiler)")
+        return
+    small = "--C 16 --L 1 --NH 2 --F 16 --V 512 --documents 3 --steps 0".split()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = build(folder, compiler, "bench_eval")
+        bench = Bench(1, True, 1, dict(os.environ), folder, Results())
+        words = bench_cpu.prepare_requests(bench)
+        check(len(bench.results.notes) == 1, "a note says that the questions are made")
+        player = Player([str(program), *small, *words], os.environ, Taken(OURS))
+        player.start()
+        check(player.step() > 0, "a time")
+        player.end()
+        check(player.taken.said["documents"] == 3, f"its notes: {player.taken.said}")
+        without = subprocess.run([program, *small, *words[:2]], capture_output=True, text=True)
+        said = "--tokenizer, --requests: are needed"
+        check(without.returncode == 1 and said in without.stderr, f"no requests: {without.stderr.strip()}")
+
+
 def test_programs() -> None:
     """Tests that programs with bench.h speak the protocol."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
@@ -443,7 +466,7 @@ def test_programs() -> None:
 # ---------------------------------------------------------------------------------------------
 # the script
 
-PROGRAMS = ("gemm", "step", "decode", "read", "tokenizer", "loader")
+PROGRAMS = ("gemm", "step", "decode", "read", "eval", "tokenizer", "loader")
 MAKEFILE = "build/bench_%:\n\tmkdir -p build && cp stub_$(@F) $@\n"
 PYTHON = f"""#!/bin/sh
 case "$*" in *"-m pip"*) exit 0 ;; esac
@@ -548,7 +571,8 @@ def main() -> int:
     global failed
     for test in (
         test_lines, test_gemm, test_figures, test_ratios, test_bars, test_report, test_readme,
-        test_environment, test_arguments, test_turns, test_programs, test_decoding_programs, test_script,
+        test_environment, test_arguments, test_turns, test_programs, test_decoding_programs, test_scoring_program,
+        test_script,
     ):  # fmt: skip
         try:
             test()
