@@ -53,6 +53,7 @@ static inline bool settings_from_command_line(Settings *s, const Command *comman
     }
     if (s->help == ON) { return true; }
     for (int i = 0; i < argc; i++) {
+        if (argv[i][0] == '\0') { return fail(err, "\"\": an argument is empty, expected a name or a flag"); }
         // "-" by itself is an input: standard input.
         bool ok = argv[i][0] == '-' && argv[i][1] != '\0' ? parse_flag(s, command, argc, argv, &i, err)
                                                           : list_append(&s->inputs, argv[i], err);
@@ -206,6 +207,13 @@ static inline bool parse_set(const Flag *flag, const char *value, unsigned *bits
     return true;
 }
 
+// A text may be empty. The name of a file, or of anything else, may not: messages could not show it.
+static inline bool check_empty(const Flag *flag, const char *value, Error *err) {
+    if (*value != '\0' || strncmp(flag->values, "TEXT", 4) == 0) { return true; }
+    return fail(err, "--%s: is empty, expected %.*s", flag->name, (int)strcspn(flag->values, "."),
+                flag->values);
+}
+
 static inline bool flag_set(Settings *s, const Flag *flag, const char *value, Error *err) {
     char *field = (char *)s + flag->offset, nearest[64];
     double number = 0.0;
@@ -238,8 +246,8 @@ static inline bool flag_set(Settings *s, const Flag *flag, const char *value, Er
         *(int *)field = word;
         return true;
     case FLAG_SET: return parse_set(flag, value, (unsigned *)field, err);
-    case FLAG_TEXT: return text_set((char **)field, value, err);
-    case FLAG_LIST: return list_append((TextList *)field, value, err);
+    case FLAG_TEXT: return check_empty(flag, value, err) && text_set((char **)field, value, err);
+    case FLAG_LIST: return check_empty(flag, value, err) && list_append((TextList *)field, value, err);
     }
     return true;
 }

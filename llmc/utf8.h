@@ -7,6 +7,7 @@
 //   utf8_invalid(s, n)     offset of the first byte that belongs to no character, or n
 //   utf8_unfinished(s, n)  bytes of a character at the end that lacks its last bytes, or 0
 //   utf8_mark(s, n)        bytes of the byte order mark at s: 3, or 0 if there is none
+//   utf8_control(s, n)     bytes of the character at s if it controls a terminal, or 0
 #ifndef LLMC_UTF8_H
 #define LLMC_UTF8_H
 
@@ -103,6 +104,13 @@ static inline size_t utf8_unfinished(const char *s, size_t n) {
         return utf8_begins(s + n - size, size) ? size : 0;
     }
     return 0;
+}
+
+// U+0000 to U+001F but not newline and tab, and U+007F to U+009F. `n` is at least 1.
+static inline size_t utf8_control(const char *s, size_t n) {
+    const unsigned char first = (unsigned char)s[0], second = n > 1 ? (unsigned char)s[1] : 0;
+    if (first == 0xC2) { return second >= 0x80 && second < 0xA0 ? 2 : 0; }
+    return (first < ' ' && first != '\n' && first != '\t') || first == 0x7F;
 }
 
 #endif

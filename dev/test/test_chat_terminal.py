@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
+CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")  # what a terminal obeys
 PATIENCE = 60.0  # seconds until something is missing
 passed = failed = 0
 
@@ -133,7 +134,7 @@ def test_answers(chat: list[str], folder: Path) -> None:
     terminal.expect("> ")
     terminal.type(CTRL_D)
     terminal.ends(0, "Ctrl-D")
-    check(re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", terminal.shown) is None, "no control characters")
+    check(CONTROL.search(terminal.shown) is None, "no control characters")
 
 
 def test_commands(chat: list[str], folder: Path) -> None:
@@ -230,6 +231,15 @@ def test_answers_elsewhere(chat: list[str], folder: Path) -> None:
     check(code in (1, -signal.SIGHUP), f"a closed terminal: exit code {code}")
 
 
+def test_generate(program: str) -> None:
+    """`generate` shows control characters as numbers too: those of C0, DEL, and C1, which UTF-8 has as two bytes."""
+    terminal = Terminal(program, "generate", "--load", "random", "--max-tokens", "300", "--prompt",
+                        "a\tb\x1b[31m\x7f\u0080\u009b\u00a0c")
+    terminal.expect("a\tb\\x1b[31m\\x7f\\xc2\\x80\\xc2\\x9b\u00a0c")
+    terminal.ends(0, "the text ends")
+    check(CONTROL.search(terminal.shown) is None, "generate: no control characters", str(terminal.shown))
+
+
 def main() -> int:
     program = str(Path(sys.argv[1] if len(sys.argv) > 1 else "./train_olmo2").resolve())
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -244,6 +254,7 @@ def main() -> int:
         test_prompt(chat)
         test_history(chat, folder)
         test_answers_elsewhere(chat, folder)
+        test_generate(program)
         os.chdir("/")
     print(f"{passed} passed, {failed} failed")
     return failed > 0

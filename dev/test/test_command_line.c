@@ -97,6 +97,8 @@ static void test_refusals(void) {
     refuse("train --lr", "--lr: needs a value");
     refuse("train --out --steps 5", "--out: needs a value");
     refuse("train --lr 1 --lr 1", "--lr: is given twice");
+    refuse("eval --load=", "--load: is empty, expected DIR");
+    refuse("eval --load d --requests a.jsonl --requests=", "--requests: is empty, expected FILE");
     refuse("train --schedule cosin", "did you mean cosine?");
     refuse("train --ablate qk-norm,postnorm", "did you mean post-norm?");
     refuse("train --skip-step=maybe", "expected on or off");

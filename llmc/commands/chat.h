@@ -40,22 +40,11 @@ static inline void complain(const Conversation *c, const Error *err) {
     print_message("error", err->text);
 }
 
-// Part of an answer. Characters that control a terminal are shown as numbers there.
-static inline bool show_text(const char *bytes, size_t size, Error *err) {
-    const bool terminal = isatty(STDOUT_FILENO) == 1;
-    for (size_t i = 0; i < size; i++) {
-        const unsigned char c = (unsigned char)bytes[i];
-        const bool control = (c < ' ' && c != '\n' && c != '\t') || c == 0x7f;
-        printf(terminal && control ? "\\x%02x" : "%c", c);
-    }
-    return output_written(err);
-}
-
 static inline bool show_token(void *context, const EngineText *text, const char *bytes, size_t size,
                               Error *err) {
     (void)context;
     (void)text;
-    return size == 0 || show_text(bytes, size, err);
+    return size == 0 || print_text(bytes, size, err);
 }
 
 // ---------------------------------------------------------------------------------------------

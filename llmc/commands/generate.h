@@ -119,27 +119,22 @@ static inline OLMo2Room generate_room(Generating *g) {
 // ---------------------------------------------------------------------------------------------
 // what is done with the texts
 
-static inline bool print_bytes(const char *bytes, size_t size, Error *err) {
-    if (fwrite(bytes, 1, size, stdout) == size && fflush(stdout) == 0) { return true; }
-    return fail(err, "the text cannot be written: %s", strerror(errno));
-}
-
 static inline bool print_as_it_comes(void *context, const EngineText *text, const char *bytes, size_t size,
                                      Error *err) {
     (void)context, (void)text;
-    return print_bytes(bytes, size, err);
+    return print_text(bytes, size, err);
 }
 
 static inline bool print_newline(void *context, const EngineText *text, Error *err) {
     (void)context, (void)text;
-    return print_bytes("\n", 1, err);
+    return print_text("\n", 1, err);
 }
 
 static inline bool print_sample(void *context, const EngineText *text, Error *err) {
     const Generating *g = (const Generating *)context;
     printf("--- sample %zu of %zu\n", text->sample + 1, g->texts);
-    return print_bytes(g->prompt, g->prompt_size, err) && print_bytes(text->bytes, text->size, err) &&
-           print_bytes("\n", 1, err);
+    return print_text(g->prompt, g->prompt_size, err) && print_text(text->bytes, text->size, err) &&
+           print_text("\n", 1, err);
 }
 
 static inline bool count_token(void *context, const EngineText *text, const char *bytes, size_t size,
@@ -199,7 +194,7 @@ static inline bool generate_run(Generating *g, const EngineReader *reader, Error
 static inline bool generate_to_screen(Generating *g, Error *err) {
     const bool one = g->texts == 1;
     const EngineReader reader = {g, one ? print_as_it_comes : NULL, one ? print_newline : print_sample};
-    return (!one || print_bytes(g->prompt, g->prompt_size, err)) && generate_run(g, &reader, err);
+    return (!one || print_text(g->prompt, g->prompt_size, err)) && generate_run(g, &reader, err);
 }
 
 // Gives the file its name, or another one if texts are missing.

@@ -7,11 +7,18 @@
 //   must(ok, err)          unless ok, ends the program with the message
 //   warn(warning)          shows a warning, if there is one
 //   print_message(...)     prints an error or a warning
+//   print_text(...)        prints what a model wrote
 //   output_written(err)    whether everything that was printed was written
 #ifndef LLMC_COMMANDS_MUST_H
 #define LLMC_COMMANDS_MUST_H
 
+#include "llmc/utf8.h"
 #include "llmc/utils.h"
+
+// A character that controls a terminal, of `size` bytes, as numbers.
+static inline void print_control(FILE *out, const char *bytes, size_t size) {
+    for (size_t i = 0; i < size; i++) { fprintf(out, "\\x%02x", (unsigned)(unsigned char)bytes[i]); }
+}
 
 // "error: ..." or "warning: ..." on stderr, its further lines indented. A file's name may hold characters
 // that control a terminal; they are shown as numbers.
@@ -19,8 +26,13 @@ static inline void print_message(const char *kind, const char *message) {
     fflush(stdout);
     fprintf(stderr, "%s: ", kind);
     for (const char *c = message; *c != '\0'; c++) {
-        const bool control = ((unsigned char)*c < ' ' && *c != '\n') || *c == 0x7f;
-        fprintf(stderr, control ? "\\x%02x" : "%c", (unsigned char)*c);
+        const size_t control = utf8_control(c, strlen(c));
+        if (control > 0) {
+            print_control(stderr, c, control);
+            c += control - 1;
+            continue;
+        }
+        fputc(*c, stderr);
         if (*c == '\n') {
             c += strspn(c + 1, " ");
             fputs("       ", stderr);
@@ -48,6 +60,19 @@ static inline bool output_written(Error *err) {
     if (flushed && !ferror(stdout)) { return true; }
     return fail(err, "standard output cannot be written: %s",
                 flushed ? "its reader has exited, or its disk is full" : strerror(errno));
+}
+
+// Text that may hold anything. Characters that control a terminal are shown as numbers there.
+static inline bool print_text(const char *bytes, size_t size, Error *err) {
+    const bool terminal = isatty(STDOUT_FILENO) == 1;
+    for (size_t i = 0; terminal && i < size;) {
+        const size_t control = utf8_control(bytes + i, size - i);
+        if (control > 0) { print_control(stdout, bytes + i, control); }
+        if (control == 0) { fputc(bytes[i], stdout); }
+        i += control > 0 ? control : 1;
+    }
+    if (!terminal) { fwrite(bytes, 1, size, stdout); }
+    return output_written(err);
 }
 
 #endif

@@ -334,11 +334,10 @@ static inline void run_evaluate(Run *run) {
     must(log_evaluation(&run->log, plan, run->state.step, &e, &err), &err);
 }
 
-static inline bool print_sample_bytes(void *context, const EngineText *text, const char *bytes, size_t size,
-                                      Error *err) {
+static inline bool print_sample_text(void *context, const EngineText *text, const char *bytes, size_t size,
+                                     Error *err) {
     (void)context, (void)text;
-    if (fwrite(bytes, 1, size, stdout) == size && fflush(stdout) == 0) { return true; }
-    return fail(err, "the text cannot be written: %s", strerror(errno));
+    return print_text(bytes, size, err);
 }
 
 static inline bool keep_sample(void *context, const EngineText *text, Error *err) {
@@ -355,7 +354,7 @@ static inline bool try_sample(Run *run, Error *err) {
         plan->sampler, (uint64_t)plan->settings.seed, (size_t)plan->settings.max_tokens, NULL, 0, false};
     const EnginePrompt prompt = {plan->prompt.ids, plan->prompt.length, 1, (uint64_t)run->state.step,
                                  "the sample"};
-    const EngineReader reader = {run, print_sample_bytes, keep_sample};
+    const EngineReader reader = {run, print_sample_text, keep_sample};
     Engine engine;
     if (!engine_open(&engine, run->model, &plan->room, &plan->source.text, err)) { return false; }
     const bool ok = engine_run(&engine, &prompt, 1, &settings, &reader, &stop_requested, err);
