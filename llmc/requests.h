@@ -154,11 +154,23 @@ static inline bool request_type(const Json *row, bool *single, const char *sourc
         strcmp(type, "generate_until") == 0 ? ": these texts are to be generated, as --task gsm8k does" : "");
 }
 
+// Names go into tables, on terminals.
+static inline bool task_name_is_plain(const char *name) {
+    const size_t size = strlen(name);
+    size_t i = 0;
+    while (i < size && name[i] != '\n' && name[i] != '\t' && utf8_control(name + i, size - i) == 0) { i++; }
+    return i == size;
+}
+
 static inline bool request_task(RequestFile *f, const Json *row, size_t *task, const char *source,
                                 Error *err) {
     const char *name;
     if (!json_get_string(row, "task_name", true, &name, source, err)) { return false; }
     if (name[0] == '\0') { return fail(err, "%s: \"task_name\" is empty, expected a name", source); }
+    if (!task_name_is_plain(name)) {
+        return fail(err, "%s: \"task_name\" is \"%.40s\", expected a name of plain characters, in one line",
+                    source, name);
+    }
     for (*task = f->task_count; (*task)-- > 0;) {  // from the last: a task's lines follow each other
         if (strcmp(f->tasks[*task], name) == 0) { return true; }
     }

@@ -110,6 +110,11 @@ static void test_errors(void) {
            line_of("\"t\"", "0", "0", "0", "{\"context\": \"a\"}"), "", "");
     refuse("\"task_name\" is 5, expected a string", line_of("5", "0", "0", "0", "{}"), "", "");
     refuse("\"task_name\" is empty", line_of("\"\"", "0", "0", "0", "{}"), "", "");
+    const char *controls[] = {"\"a\\n\"",   "\"a\\tb\"",    "\"\\u001b[2J\"",
+                              "\"\\u007f\"", "\"a\\u0080\"", "\"\\u009fb\""};
+    for (size_t i = 0; i < sizeof controls / sizeof controls[0]; i++) {
+        refuse("expected a name of plain characters", line_of(controls[i], "0", "0", "0", "{}"), "", "");
+    }
     refuse("\"doc_id\" is the string \"0\", expected a whole number",
            line_of("\"t\"", "\"0\"", "0", "0", "{}"), "", "");
     refuse("\"idx\" is -1, expected a whole number", choice("0", "-1", "0", " b"), "", "");
