@@ -163,6 +163,27 @@ static inline bool gsm8k_read_line(Gsm8kFile *f, const JsonLine *line, Error *er
     return ok;
 }
 
+static inline int gsm8k_compare_questions(const void *left, const void *right) {
+    const Gsm8kQuestion *a = *(const Gsm8kQuestion *const *)left, *b = *(const Gsm8kQuestion *const *)right;
+    if (a->doc_id != b->doc_id) { return a->doc_id < b->doc_id ? -1 : 1; }
+    return (a->line > b->line) - (a->line < b->line);
+}
+
+// A question that is there twice would count twice.
+static inline bool gsm8k_check_once(const Gsm8kFile *f, Error *err) {
+    const Gsm8kQuestion **sorted = (const Gsm8kQuestion **)allocate(f->count, sizeof *sorted, f->path, err);
+    const Gsm8kQuestion *again = NULL, *before = NULL;
+    if (sorted == NULL) { return false; }
+    for (size_t i = 0; i < f->count; i++) { sorted[i] = &f->questions[i]; }
+    qsort((void *)sorted, f->count, sizeof *sorted, gsm8k_compare_questions);
+    for (size_t i = 1; i < f->count && again == NULL; i++) {
+        if (sorted[i]->doc_id == sorted[i - 1]->doc_id) { again = sorted[i], before = sorted[i - 1]; }
+    }
+    free((void *)sorted);
+    return again == NULL || fail(err, "%s: \"doc_id\" %zu was in line %zu already", again->name,
+                                 again->doc_id, before->line);
+}
+
 static inline bool gsm8k_read(Gsm8kFile *f, Documents *lines, Error *err) {
     JsonLine line;
     lines->kind = DOCUMENTS_LINES;  // whatever the name says
@@ -172,7 +193,8 @@ static inline bool gsm8k_read(Gsm8kFile *f, Documents *lines, Error *err) {
         line_skip_space(&line);
         if (line.at < line.end && !gsm8k_read_line(f, &line, err)) { return false; }
     }
-    return f->count > 0 || fail(err, "%s: has only blank lines, expected requests", f->path);
+    if (f->count == 0) { return fail(err, "%s: has only blank lines, expected requests", f->path); }
+    return gsm8k_check_once(f, err);
 }
 
 static inline void gsm8k_limit(Gsm8kFile *f, size_t most) {

@@ -8,9 +8,10 @@
 #define EXAMPLES \
     "Question: One?\\nAnswer: It is 1. So the answer is 1.\\n\\nQuestion: Two?\\nAnswer: 2.\\n\\n"
 #define PROMPT EXAMPLES "Question: Three\\n\\nor four?\\nAnswer:"
-#define REQUEST(context, doc, label)                                                      \
+#define NUMBERED(doc_id, context, doc, label)                                             \
     "{\"doc\": " doc ", \"request\": {\"context\": \"" context "\"}, \"label\": \"" label \
-    "\", \"doc_id\": 7}\n"
+    "\", \"doc_id\": " doc_id "}\n"
+#define REQUEST(context, doc, label) NUMBERED("7", context, doc, label)
 #define DOC(answer) "{\"question\": \"q\", \"answer\": \"" answer "\"}"
 
 static bool open_text(Gsm8kFile *f, const char *text, Error *error) {
@@ -97,7 +98,7 @@ static void test_prompts(void) {
     memset(&config, 0, sizeof config);
     config.max_T = 1000;
     CHECK(tokenizer_parse(&t, json, strlen(json), "small", &err));
-    CHECK(open_text(&f, REQUEST(PROMPT, "{}", "3") REQUEST("Question: q\\nAnswer:", "{}", "3"), &err));
+    CHECK(open_text(&f, REQUEST(PROMPT, "{}", "3") NUMBERED("8", "Question: q\\nAnswer:", "{}", "3"), &err));
 
     CHECK(gsm8k_encode(&f, &t, &config, NULL, &err));
     char *text = spelled(&f, &t, &f.questions[0]);
@@ -146,6 +147,7 @@ static void test_errors(void) {
         {"\n \n", "only blank lines"},
         {"[1]\n", "expected an object"},
         {"{\"question\": \"q\", \"answer\": \"#### 1\"}\n", "data/evals.py --wheel WHEEL --task gsm8k --from FILE"},
+        {REQUEST(PROMPT, "{}", "1") REQUEST(PROMPT, "{}", "2"), "line 2: \"doc_id\" 7 was in line 1 already"},
         {"{\"doc_id\": 0, \"label\": \"1\"}\n", "\"request\" is missing"},
         {"{\"request\": 1, \"label\": \"1\", \"doc_id\": 0}\n", "expected an object"},
         {"{\"request\": {\"context\": 1}, \"label\": \"1\", \"doc_id\": 0}\n", "expected a text"},
