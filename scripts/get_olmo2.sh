@@ -45,6 +45,7 @@ dir=${dir%/}
 server=${HF_ENDPOINT:-https://huggingface.co}
 server=${server%/}
 again=$(printf '%q ' "$0" "$@")
+again=${again% }
 
 # ---------------------------------------------------------------------------------------------
 # one request
@@ -95,7 +96,7 @@ url="$server/api/models/allenai/$name?blobs=true"
 http=$(fetch --silent --max-time 120 --output "$scratch/list.json" --write-out '%{http_code}' "$url") ||
     give_up "$url" "" $?
 [ "$http" = 200 ] || give_up "$url" "$http" 0
-if ! revision=$(python3 - "$scratch/list.json" "$scratch/list" <<'END'
+if ! revision=$(python3 - "$scratch/list.json" "$scratch/list" 2>"$scratch/why" <<'END'
 import json, re, sys
 
 WANTED = re.compile(r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json"
@@ -122,7 +123,7 @@ with open(sys.argv[2], "w") as file:
 print(answer["sha"] if re.fullmatch(r"[0-9a-f]{40}", str(answer.get("sha"))) else "main")
 END
 ); then
-    complain "$url: its answer is not a list of a model's files"
+    complain "$url: its answer is not a list of a model's files ($(tail -n 1 "$scratch/why"))"
     exit 1
 fi
 
@@ -152,6 +153,22 @@ partial_name() { printf '%s/.partial-%s-%s' "$dir" "${1:0:16}" "$2"; }
 
 if ! mkdir -p "$dir"; then
     complain "$dir: cannot be created; give another directory: scripts/get_olmo2.sh $size DIR"
+    exit 1
+fi
+# Two downloads into one directory would append to the same files. The lock is on the directory itself and goes
+# with the last process that has it open.
+exec 9<"$dir"
+if ! python3 - <<'END'; then
+import fcntl, sys
+
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.exit(1)
+except OSError:
+    pass  # a file system without locks
+END
+    complain "$dir: another download into it is running; wait for it, or give another directory"
     exit 1
 fi
 needed=0 files=0

@@ -158,7 +158,8 @@ def same(found: Path, expected: Path) -> bool:
 
 
 def check_fails(result: subprocess.CompletedProcess, words: str, code: int = 1) -> None:
-    ok = result.returncode == code and f"error: " in result.stderr and words in result.stderr
+    ok = result.returncode == code and "error: " in result.stderr and words in result.stderr
+    ok = ok and "Traceback" not in result.stderr
     check(ok, f"expected exit code {code} and {words!r}, found {result.returncode}: {result.stderr!r}")
 
 
@@ -265,6 +266,24 @@ def test_interruptions(folder: Path) -> None:
         check(any(words == f"bytes={kept}-" for _, words in server.log), f"from byte {kept}: {server.log}")
 
 
+def test_two_at_once(folder: Path) -> None:
+    """The second one says so and leaves the first alone, whose files it would append to."""
+    source, target = release(folder), folder / "t"
+    command = ["bash", str(ROOT / "scripts/get_olmo2.sh"), "1B-Instruct", str(target)]
+    with hub(source, slow=0.1) as server:
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 env={**os.environ, "HF_ENDPOINT": server.url})  # fmt: skip
+        for _ in range(200):
+            if list(target.glob(".partial-*.safetensors")):
+                break
+            time.sleep(0.05)
+        check_fails(get(server.url, "1B-Instruct", target), "t: another download into it is running")
+        server.slow = 0.0
+        _, errors = first.communicate(timeout=120)
+        check(first.returncode == 0 and same(target, source), f"the first one ends well ({errors})")
+        check_equal(get(server.url, "1B-Instruct", target).returncode, 0, "exit code afterwards")
+
+
 def test_damage(folder: Path) -> None:
     source, target = release(folder), folder / "t"
     shard = sorted(source.glob("*.safetensors"))[0].name
@@ -320,7 +339,7 @@ def test_errors(folder: Path) -> None:
         for words in ({"siblings": []}, {"error": "x"}, {**whole, "siblings": whole["siblings"][:2]}):
             server.listing = words
             check_fails(
-                get(server.url, "1B-Instruct", folder / "list"), "its answer is not a list of a model's files"
+                get(server.url, "1B-Instruct", folder / "list"), "its answer is not a list of a model's files ("
             )
         evil = [{"rfilename": "../model.safetensors", "size": 1, "blobId": "0" * 40}]
         server.listing = {**whole, "siblings": whole["siblings"] + evil}
