@@ -16,6 +16,7 @@
 //   task_primary                    the metric by which a task_name is scored
 //   task_file                       the request file of a task in --eval-dir
 //   task_requests_open              a request file, ready to be scored
+//   tasks_check_once                whether another file holds a task of the last one
 //   task_results                    the scores of each task of a file
 //   mmlu_subjects, mmlu_subject     MMLU's subjects and their groups
 //   summarise                       mc_or_rc, MMLU's means, the average of OLMES
@@ -218,6 +219,23 @@ static inline bool task_requests_open(RequestFile *f, const char *path, size_t l
             warning,
             "%s: %zu request%s longer than the model's %zu tokens and lose%s what is at the beginning", path,
             f->truncated, f->truncated == 1 ? " is" : "s are", config->max_T, f->truncated == 1 ? "s" : "");
+    }
+    return true;
+}
+
+// A task in two of the files (count) would have two scores of one name, and means of several tasks could take
+// only one. The last file is compared with those before it.
+static inline bool tasks_check_once(const RequestFile *files, size_t count, Error *err) {
+    const RequestFile *f = &files[count - 1];
+    for (const RequestFile *g = files; g < f; g++) {
+        for (size_t i = 0; i < f->task_count; i++) {
+            const Task *task = task_of(f->tasks[i]);
+            for (size_t k = 0; k < g->task_count && task != NULL && task->files; k++) {
+                if (strcmp(f->tasks[i], g->tasks[k]) != 0) { continue; }
+                return fail(err, "%s: holds %s, which %s holds too; give one of the two", f->path,
+                            f->tasks[i], g->path);
+            }
+        }
     }
     return true;
 }

@@ -271,6 +271,7 @@ says "gsm8k at step 15: bits_per_byte "
 run "${new[@]}" "${asks[@]}" --dry-run
 says "tasks          40 questions"
 refuse "missing.jsonl line 4: \"idx\" is missing" "${new[@]}" --eval-task rc.jsonl missing.jsonl --out refused
+refuse "mc.jsonl.gz: holds piqa:mc, which " "${new[@]}" --eval-task mc.jsonl mc.jsonl.gz --out refused
 refuse "--eval-limit: needs --eval-task" "${new[@]}" --eval-limit 3 --out refused
 refuse "--eval-every: needs --val-data or --eval-task" "${new[@]}" --eval-every 3 --out refused
 refuse "long.jsonl line 1: \"continuation\" has 200 tokens" "${new[@]}" --eval-task long.jsonl --out refused

@@ -64,19 +64,6 @@ static inline bool eval_files(TextList *files, const Settings *s, Error *err) {
     return true;
 }
 
-// A task in two files would have two scores of one name, and means of several tasks could take only one.
-static inline bool check_tasks_once(const RequestFile *f, const RequestFile *g, Error *err) {
-    for (size_t i = 0; i < f->task_count; i++) {
-        const Task *task = task_of(f->tasks[i]);
-        for (size_t k = 0; k < g->task_count && task != NULL && task->files; k++) {
-            if (strcmp(f->tasks[i], g->tasks[k]) != 0) { continue; }
-            return fail(err, "%s: holds %s, which %s holds too; give one of the two", f->path, f->tasks[i],
-                        g->path);
-        }
-    }
-    return true;
-}
-
 // ---------------------------------------------------------------------------------------------
 // progress, on stderr
 
@@ -179,7 +166,7 @@ static inline void eval_requests(const Settings *s) {
         must(task_requests_open(&files[i], paths.items[i], (size_t)s->limit, &source.text, &source.config,
                                 &warning, &err),
              &err);
-        for (size_t k = 0; k < i; k++) { must(check_tasks_once(&files[i], &files[k], &err), &err); }
+        must(tasks_check_once(files, i + 1, &err), &err);
         result_count += files[i].task_count;
     }
     warn(&warning);

@@ -328,6 +328,7 @@ static inline bool plan_tasks(Plan *p, Error *err) {
                                 &p->source.text, plan_config(p), &warning, err)) {
             return false;
         }
+        if (!tasks_check_once(p->task_files, i + 1, err)) { return false; }
     }
     warn(&warning);
     p->likelihood = likelihood_plan(plan_config(p), p->task_files, count, SLOTS);
