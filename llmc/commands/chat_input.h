@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/select.h>
 
+#include "llmc/utf8.h"
 #include "llmc/utils.h"
 
 enum { INPUT_LARGEST = 64 << 20 };  // bytes of a line; a longer one is no question
@@ -20,6 +21,7 @@ typedef struct {
     char *buffer;   // (size) what was read and not yet used, behind the question
     size_t size, capacity;
     size_t used;  // bytes of the buffer that the last question took
+    bool begun;   // the first line has been read
     bool cut;     // the terminal has dropped the end of one of its lines, as far as one can tell
 } Input;
 
@@ -28,7 +30,8 @@ typedef enum { INPUT_TEXT, INPUT_END, INPUT_INTERRUPTED, INPUT_ERROR } InputResu
 static inline void input_open(Input *in, int descriptor);
 static inline void input_close(Input *in) { free(in->buffer); }
 
-// Reads up to the end of a line, which is \n, \r\n or the end of the input. A line that ends in a backslash
+// Reads up to the end of a line, which is \n, \r\n or the end of the input. A byte order mark before the first
+// line is dropped. A line that ends in a backslash
 // continues in the next one: the backslash goes, the newline stays. *text (size) is the input's memory until
 // the next call; it is not terminated and may hold any bytes. There is nothing to read after an error.
 static inline InputResult input_read(Input *in, char **text, size_t *size, Error *err);
@@ -141,6 +144,8 @@ static inline InputResult input_read(Input *in, char **text, size_t *size, Error
         }
         if (result == INPUT_INTERRUPTED) { in->size = 0; }  // forget what was typed
         if (result != INPUT_TEXT) { return result; }
+        if (!in->begun) { at += utf8_mark(in->buffer, end); }
+        in->begun = true;
         size_t line = end - at;
         in->cut = in->cut || (in->terminal && line >= TERMINAL_LONGEST);
         if (line > 0 && end < in->size && in->buffer[end - 1] == '\r') { line--; }
