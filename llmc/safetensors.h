@@ -241,6 +241,12 @@ static inline bool safetensors_read_header(SafetensorsFile *file, const char **d
         return fail(err, "%s: has %zu bytes, too few for a safetensors file", file->path, file->map.size);
     }
     memcpy(&length, file->map.data, sizeof length);
+    if (memcmp(file->map.data, "version ", sizeof length) == 0) {  // as a length, more than any file has
+        return fail(err,
+                    "%s: is a Git LFS pointer, not the file itself.\n"
+                    "Fetch it: git lfs pull, or scripts/get_olmo2.sh.",
+                    file->path);
+    }
     size_t rest = file->map.size - sizeof length;
     if (length > rest) {
         return fail(err,

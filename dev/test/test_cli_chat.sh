@@ -74,8 +74,8 @@ equal "no questions" "$(cat output)" ""
 ask 'ping\nhi\n\n   \r\nping\r\nhi'
 equal "the answers" "$(cat output)" $'pong\nhello\npong\nhello'
 equal "prompts" "$(grep -c '>' errors)" 0
-ask '\xEF\xBB\xBFping\nhi'
-equal "behind a byte order mark" "$(cat output)" $'pong\nhello'
+ask '\xEF\xBB\xBFping\n/save marked.json'
+check "behind a byte order mark" grep -q '"user", "content": "ping"' marked.json
 
 # Every answer of a conversation, whose cache is kept, is what `generate` writes after the same text.
 cat >as_generate.py <<'END'

@@ -92,6 +92,9 @@ static void test_bad_files(void) {
     REFUSE("bad.safetensors", "has 3 bytes, too few");
     write_bytes("bad.safetensors", "\3\0\0\0\0\0\0\0{}", 10);
     REFUSE("bad.safetensors", "says its header has 3 bytes, but only 2 follow");
+    const char pointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    write_bytes("bad.safetensors", pointer, strlen(pointer));
+    REFUSE("bad.safetensors", "is a Git LFS pointer, not the file itself");
     write_bytes("bad.safetensors", "\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF{}", 10);
     REFUSE("bad.safetensors", "says its header has 18446744073709551615 bytes, but only 2 follow");
     write_bytes("bad.safetensors", "\0\0\0\0\0\0\0\0{}", 10);
