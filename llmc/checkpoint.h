@@ -24,11 +24,10 @@
 // The parameters of a model directory, F32, BF16 or F16, in one file or several, into a model of its
 // configuration. Everything is checked before the first number goes into the model. `heard` is told how far it is
 // (reading.h), and may be NULL.
-static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
-                                           Error *err);
+static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, Heard heard, void *context, Error *err);
 
 // The two moments of every parameter, from a checkpoint of a training run.
-static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
+static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Heard heard, void *context,
                                              Error *err);
 
 // Whether a model directory can be loaded, trainer/ included if there is one. The values of the tensors are
@@ -211,7 +210,7 @@ static inline bool checkpoint_open(Safetensors *st, const char *dir, const Tenso
     return false;
 }
 
-static inline bool checkpoint_load(OLMo2 *m, const char *dir, const TensorFile *file, ReadingHeard heard,
+static inline bool checkpoint_load(OLMo2 *m, const char *dir, const TensorFile *file, Heard heard,
                                    void *context, Error *err) {
     const OLMo2Config *config = olmo2_config(m);
     Reading reading = {heard, context, 0, 0};
@@ -233,12 +232,12 @@ static inline bool checkpoint_load(OLMo2 *m, const char *dir, const TensorFile *
     return ok;
 }
 
-static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
+static inline bool checkpoint_load_weights(OLMo2 *m, const char *dir, Heard heard, void *context,
                                            Error *err) {
     return checkpoint_load(m, dir, &weights_file, heard, context, err);
 }
 
-static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, ReadingHeard heard, void *context,
+static inline bool checkpoint_load_optimizer(OLMo2 *m, const char *dir, Heard heard, void *context,
                                              Error *err) {
     return checkpoint_load(m, dir, &moments_file, heard, context, err);
 }

@@ -7,8 +7,6 @@
 #ifndef LLMC_EVALUATE_H
 #define LLMC_EVALUATE_H
 
-#include <signal.h>
-
 #include "batch.h"
 #include "text.h"
 
@@ -49,17 +47,17 @@ static inline bool evaluation_check(DataLoader *loader, size_t instances, Batch 
 }
 
 // Measures the model on the first `instances` sequences of a loader that evaluation_check has accepted, B at
-// a time. When *stop becomes true (NULL: never), it returns early, true, with e->labels 0.
+// a time. `heard` (NULL: nobody) is told how many sequences are measured; if it interrupts, this returns
+// true, with e->labels 0.
 static inline bool evaluate(Evaluation *e, OLMo2 *m, DataLoader *loader, size_t instances, Batch *batch,
-                            size_t B, double z, const Text *text, const volatile sig_atomic_t *stop,
-                            Error *err) {
+                            size_t B, double z, const Text *text, Heard heard, void *context, Error *err) {
     LmSums sums;
     memset(e, 0, sizeof *e);
     memset(&sums, 0, sizeof sums);
     dataloader_rewind(loader);
     for (size_t done = 0; done < instances; done += B) {
         size_t n = instances - done < B ? instances - done : B;
-        if (stop != NULL && *stop) { return true; }
+        if (heard != NULL && !heard(context, done, instances)) { return true; }
         if (!batch_next(batch, loader, n, err)) { return false; }
         olmo2_forward(m, batch->tokens, n, batch->T);
         olmo2_classify(m, batch->labels, NULL, 0.0f, batch->logprobs, batch->lse);

@@ -1,18 +1,14 @@
-// reading.h: tensors of mapped files, read from the disk while somebody is told how far it is.
+// reading.h: tensors of mapped files, read from the disk while somebody is told how many bytes have been read.
 //
 //   reading_tensor     brings a tensor's pages into memory
 //   reading_forget     gives them back to the system's cache, after a copy
-//   ReadingHeard       is told
 #ifndef LLMC_READING_H
 #define LLMC_READING_H
 
 #include "safetensors.h"
 
-// Is told how many bytes have been read. Returning false interrupts.
-typedef bool (*ReadingHeard)(void *context, size_t done, size_t total);
-
 typedef struct {
-    ReadingHeard heard;  // NULL: nobody
+    Heard heard;  // is told how many bytes have been read; NULL: nobody
     void *context;
     size_t done, total;  // bytes
 } Reading;

@@ -8,6 +8,7 @@
 //   format_text, format_bytes, ends_with
 //   use_threads, thread_count, thread_number       OpenMP's, or one thread without it
 //   seconds_now                       a clock that never goes back
+//   Heard                             is told how far a long job is
 //
 // Errors. A function that can fail returns bool, true for success, and takes an Error as its last argument.
 // On failure it has written one message for the user: which file, flag or field, what was found, what was
@@ -220,5 +221,8 @@ static inline double seconds_now(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
+
+// Is told how much of a long job is done: bytes, sequences. Returning false interrupts it.
+typedef bool (*Heard)(void *context, size_t done, size_t total);
 
 #endif

@@ -57,7 +57,7 @@ static inline bool weights_fit(const Weights *w, const OLMo2Config *config, cons
 
 // Into a model that was created with that form. Reads every page of the files once, so the first token does
 // not wait for the disk; `heard` is told how far it is (reading.h), and may be NULL.
-static inline bool weights_load(Weights *w, OLMo2 *m, ReadingHeard heard, void *context, Error *err);
+static inline bool weights_load(Weights *w, OLMo2 *m, Heard heard, void *context, Error *err);
 
 static inline const char *weights_describe(const Weights *w, char text[160]);
 
@@ -203,7 +203,7 @@ static inline bool weights_give(const Weights *w, OLMo2 *m, size_t index, float 
     return true;
 }
 
-static inline bool weights_load(Weights *w, OLMo2 *m, ReadingHeard heard, void *context, Error *err) {
+static inline bool weights_load(Weights *w, OLMo2 *m, Heard heard, void *context, Error *err) {
     const OLMo2Config *config = olmo2_config(m);
     Reading reading = {heard, context, 0, 0};
     size_t largest = 0;  // of the parameters that are copied as floats

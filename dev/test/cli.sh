@@ -1,8 +1,9 @@
 # cli.sh: what every command-line test begins with. Source it: . "$(dirname "$0")/cli.sh"
 #
 # It moves to an empty temporary directory that holds a tiny model's config.json, a tokenizer of single bytes
-# and two small texts, and defines check, run, says, refuse, equal and python. $program is the program under
-# test (the script's first argument, or ./train_olmo2), $project the repository. End a test with `finish`.
+# and two small texts, and defines check, run, says, refuse, equal, python and shows_progress. $program is the
+# program under test (the script's first argument, or ./train_olmo2), $project the repository. End a test with
+# `finish`.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 project=$PWD
@@ -69,6 +70,22 @@ equal() { if [ "$2" = "$3" ]; then pass; else fail "$1: found $2, expected $3"; 
 
 python() { python3 -c "$@"; }
 
+# shows_progress REGEX ARGUMENTS...: on a terminal the program shows such a line of progress, and when it is
+# then asked to stop, an error in its place.
+shows_progress() {
+    check "progress of ${*:2}" python 'import os, pty, re, signal, sys
+process, terminal = pty.fork()
+if process == 0: os.execv(sys.argv[2], sys.argv[2:])
+shown, line = b"", re.compile(rb"\r" + sys.argv[1].encode() + rb"\x1b\[K")
+while line.search(shown) is None: shown += os.read(terminal, 65536)  # an error if the program ends first
+os.kill(process, signal.SIGTERM)
+try:
+    while piece := os.read(terminal, 65536): shown += piece
+except OSError: pass  # the end
+os.waitpid(process, 0)
+assert b"\r\x1b[Kerror: " in shown, shown[-200:]' "$1" "$program" "${@:2}"
+}
+
 # ---------------------------------------------------------------------------------------------
 # a tiny model, a tokenizer of single bytes, two small texts
 
@@ -117,6 +134,15 @@ write("half.json", json.dumps(config)[:100])
 write("huge.json", {**config, "hidden_size": 2**20, "intermediate_size": 2**20, "num_hidden_layers": 4096})
 write("long.json", {**config, "max_position_embeddings": 2**24, "num_hidden_layers": 4096,
                     "intermediate_size": 2**20})
+
+template = ("{% for message in messages %}{% if message['role'] == 'system' %}"
+            "{{ '<|system|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'user' %}"
+            "{{ '<|user|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'assistant' %}"
+            "{% if not loop.last %}{{ '<|assistant|>\n'  + message['content'] + eos_token + '\n' }}{% else %}"
+            "{{ '<|assistant|>\n'  + message['content'] + eos_token }}{% endif %}{% endif %}"
+            "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}")
+write("instruct.json", {"chat_template": "{{ bos_token }}" + template})  # a tokenizer_config.json
+write("no_begin.json", {"chat_template": template})
 
 random.seed(1)
 words = "the cat sat on a mat and ran to see who saw it".split()

@@ -34,13 +34,6 @@ with open("chat.jsonl", "w") as file:
     for _ in range(400):
         turns = [f"<|user|>\n{q}\n<|assistant|>\n{answers[q]}" for q in random.choices(list(answers), k=3)]
         file.write(json.dumps({"text": "<|endoftext|>" + "<|endoftext|>\n".join(turns)}) + "\n")
-template = ("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
-            "{{ '<|system|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'user' %}"
-            "{{ '<|user|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'assistant' %}"
-            "{% if not loop.last %}{{ '<|assistant|>\n'  + message['content'] + eos_token + '\n' }}{% else %}"
-            "{{ '<|assistant|>\n'  + message['content'] + eos_token }}{% endif %}{% endif %}"
-            "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}")
-json.dump({"chat_template": template}, open("tokenizer_config.json", "w"))
 END
 run tokenize --tokenizer tokenizer.json --out chat.npy chat.jsonl
 run train --config chat.json --tokenizer tokenizer.json --data chat.npy --batch-size 8 --steps 150 \
@@ -53,7 +46,7 @@ mkdir model && cp run/step-00000150/{config.json,model.safetensors,tokenizer.jso
 run chat --load model --prompt ping
 equal "the answer" "$(cat output)" "pong"
 complains "model: has no chat template, so it is a base model"
-cp tokenizer_config.json model/
+cp instruct.json model/tokenizer_config.json
 run chat --load model --prompt hi
 equal "the answer" "$(od -c output)" "$(printf 'hello\n' | od -c)"
 equal "besides the answer, of warnings" "$(grep -c warning errors)" 0

@@ -281,10 +281,10 @@ static void test_memory(void) {
 typedef struct {
     size_t calls, last, total, stop_after;
     bool rises;
-} Heard;
+} Listener;
 
 static bool hear(void *context, size_t done, size_t total) {
-    Heard *heard = (Heard *)context;
+    Listener *heard = (Listener *)context;
     heard->rises =
         heard->rises && done > heard->last && done <= total && (heard->calls == 0 || total == heard->total);
     heard->last = done, heard->total = total;
@@ -300,7 +300,7 @@ static void test_progress(void) {
     stub_lends = true;
     write_directory(&config, &shape);
     for (int stop = 0; stop < 2; stop++) {
-        Heard heard = {0, 0, 0, stop ? 3 : SIZE_MAX, true};
+        Listener heard = {0, 0, 0, stop ? 3 : SIZE_MAX, true};
         OLMo2Form form = olmo2_form();
         CHECK(weights_open(&w, in_dir("m"), &config, WEIGHTS_AUTO, &err));
         size_t bytes = 0;
@@ -320,42 +320,27 @@ static void test_progress(void) {
     }
 }
 
-// What load_progress and its end write, into a file that is no terminal or is taken for one.
-static void test_progress_line(void) {
+// What is said of the weights once they are loaded.
+static void test_description(void) {
     const struct {
-        bool terminal;
-        double seconds;  // since it began
-        const char *first, *end;
-    } rows[] = {
-        {false, 0.5, "", "weights: 2.00 GB of bf16, mapped\n"},
-        {true, 0.5, "", "weights: 2.00 GB of bf16, mapped\n"},
-        {false, 2.2, "weights: 1.00 GB of 2.00 GB read, 2 s\n", "weights: 2.00 GB of bf16, mapped, 2.2 s\n"},
-        {true, 2.2, "\rweights: 1.00 GB of 2.00 GB read, 2 s",
-         "\r\033[Kweights: 2.00 GB of bf16, mapped, 2.2 s\n"},
-    };
+        double seconds;  // that it took
+        const char *line;
+    } rows[] = {{0.5, "weights: 2.00 GB of bf16, mapped\n"},
+                {2.2, "weights: 2.00 GB of bf16, mapped, 2.2 s\n"}};
     Weights w;
     memset(&w, 0, sizeof w);
     w.bytes = 2000000000, w.lent = true, w.type = WEIGHTS_BF16, w.dtypes = 1U << DTYPE_BF16;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        char expected[256], found[256] = "";
-        FILE *out = tmpfile();
-        if (!CHECK(out != NULL)) { return; }
-        LoadProgress p = load_progress_begin("weights", out);
-        CHECK(!p.terminal);
-        p.terminal = rows[i].terminal;
-        p.start = seconds_now() - rows[i].seconds;
-        CHECK(load_progress(&p, 1000000000, 2000000000) && load_progress(&p, 1500000000, 2000000000));
-        CHECK(load_progress(&p, 2000000000, 2000000000));
-        load_progress_end(&p);
-        print_weights(&p, &w);
-        rewind(out);
-        CHECK(fread(found, 1, sizeof found - 1, out) > 0);
-        snprintf(expected, sizeof expected, "%s%s", rows[i].first, rows[i].end);
-        if (!CHECK(strcmp(found, expected) == 0)) { printf("       row %zu: \"%s\"\n", i, found); }
-        stop_requested = 1;
-        CHECK(!load_progress(&p, 1, 2000000000));
-        stop_requested = 0;
-        fclose(out);
+        char found[256] = "";
+        Meter m = meter_begin_bytes("weights");
+        m.out = tmpfile();
+        if (!CHECK(m.out != NULL)) { return; }
+        m.begin -= rows[i].seconds;
+        print_weights(&m, &w);
+        rewind(m.out);
+        CHECK(fread(found, 1, sizeof found - 1, m.out) > 0);
+        if (!CHECK(strcmp(found, rows[i].line) == 0)) { printf("       row %zu: \"%s\"\n", i, found); }
+        fclose(m.out);
     }
 }
 
@@ -387,7 +372,7 @@ int main(void) {
     test_copying_backend();
     test_memory();
     test_progress();
-    test_progress_line();
+    test_description();
     test_errors();
     scratch_end();
     return check_report();

@@ -35,7 +35,11 @@ static inline void eval_data(const Settings *s) {
     printf("model          %s\n", source.dir);
     printf("data           %zu sequences of %zu tokens\n", instances, T);
     fflush(stdout);
-    must(evaluate(&e, m, &loader, instances, &batch, B, s->z_loss, &source.text, NULL, &err), &err);
+    Meter meter = meter_begin("sequences", 0, instances);
+    const bool ok =
+        evaluate(&e, m, &loader, instances, &batch, B, s->z_loss, &source.text, meter_heard, &meter, &err);
+    meter_end(&meter);
+    must(ok, &err);
     if (!isfinite(e.loss)) {
         fail(&err, "%s: its cross-entropy is %s: its weights are damaged, or its training diverged",
              source.dir, isnan(e.loss) ? "nan" : "infinite");

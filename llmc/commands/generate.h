@@ -19,8 +19,6 @@
 #include "model.h"
 #include "signals.h"
 
-enum { MOST_SLOTS = 16 };  // unless --slots says otherwise: products with more rows are hardly faster
-
 typedef struct {
     const Settings *settings;
     Source source;
@@ -101,21 +99,6 @@ static inline bool generate_read_prompts(Generating *g, Error *err) {
            fail(err, "--samples %lld: too many texts", (long long)s->samples);
 }
 
-// The room for as many texts at a time as help and fit the memory, at least one.
-static inline OLMo2Room generate_room(Generating *g) {
-    const Settings *s = g->settings;
-    const OLMo2Config *config = &g->source.config;
-    const OLMo2Form form = model_form(&g->source, s);
-    const size_t most = (size_t)given(s->slots, MOST_SLOTS), max_tokens = (size_t)s->max_tokens;
-    size_t slots = most < g->texts ? most : g->texts;
-    OLMo2Room room = engine_room(config, slots, g->prompts.longest, max_tokens);
-    Error none;
-    while (s->slots < 0 && slots > 1 && !weights_fit(&g->source.weights, config, &room, &form, &none)) {
-        room = engine_room(config, --slots, g->prompts.longest, max_tokens);
-    }
-    return room;
-}
-
 // ---------------------------------------------------------------------------------------------
 // what is done with the texts
 
@@ -140,11 +123,8 @@ static inline bool print_sample(void *context, const EngineText *text, Error *er
 static inline bool count_token(void *context, const EngineText *text, const char *bytes, size_t size,
                                Error *err) {
     Generating *g = (Generating *)context;
-    char note[64];
     (void)text, (void)bytes, (void)size, (void)err;
-    g->tokens++;
-    snprintf(note, sizeof note, ", %.0f tokens/s", (double)g->tokens / (seconds_now() - g->begin + 1e-9));
-    meter_show(&g->meter, g->written, note);
+    meter_show_texts(&g->meter, g->written, ++g->tokens);
     return true;
 }
 
@@ -222,7 +202,7 @@ static inline bool generate_to_file(Generating *g, Error *err) {
         return aside_cancel(&g->aside);
     }
     signals_catch();
-    g->meter = meter_begin("texts", g->texts);
+    g->meter = meter_begin("texts", 0, g->texts);
     bool ok = generate_run(g, &reader, err);
     meter_end(&g->meter);
     if (ok && g->written == g->texts) { return generate_finish(g, true, err); }
@@ -242,7 +222,8 @@ static inline void generate(const Settings *s) {
     must(source_open(&g.source, s->load, s->tokenizer, &warning, &err), &err);
     warn(&warning);
     must(generate_read_prompts(&g, &err), &err);
-    const OLMo2Room room = generate_room(&g);
+    const OLMo2Room room =
+        model_room_to_write(&g.source, s, g.texts, g.prompts.longest, (size_t)s->max_tokens);
     g.model = model_load(&g.source, &room, s);
     must(engine_open(&g.engine, g.model, &room, &g.source.text, &err), &err);
     if (s->out == NULL) {

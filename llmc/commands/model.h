@@ -1,68 +1,57 @@
 // model.h: how generate, chat and eval get their model.
 //
-//   model_form    the form that the weights of an opened source will have
-//   model_load    its model, with the weights
+//   model_open_weights    the weights of an opened source, if they are not open yet
+//   model_form            the form that they will have
+//   model_room_to_write   what it needs room for, to write texts
+//   model_load            its model, with the weights
 #ifndef LLMC_COMMANDS_MODEL_H
 #define LLMC_COMMANDS_MODEL_H
 
+#include "llmc/engine.h"
 #include "llmc/settings.h"
 #include "llmc/source.h"
+#include "meter.h"
 #include "must.h"
-#include "signals.h"
-
-// What a person sees of files that take longer than a second to read: a line on `out` that a terminal
-// overwrites. A file gets one now and then.
-typedef struct {
-    const char *what;  // is read
-    FILE *out;
-    bool terminal;
-    double start, shown;  // on seconds_now's clock
-} LoadProgress;
-
-static inline LoadProgress load_progress_begin(const char *what, FILE *out) {
-    const LoadProgress p = {what, out, isatty(fileno(out)) == 1, seconds_now(), 0.0};
-    return p;
-}
-
-// For reading.h. A signal that asks the program to stop interrupts it.
-static inline bool load_progress(void *context, size_t done, size_t total) {
-    LoadProgress *p = (LoadProgress *)context;
-    const double now = seconds_now(), every = p->terminal ? 0.2 : 10.0;
-    char read[32], all[32];
-    if (stop_requested) { return false; }
-    if (now - p->start < 1.0 || now - p->shown < every || done == total) { return true; }
-    p->shown = now;
-    fprintf(p->out, "%s%s: %s of %s read, %.0f s%s", p->terminal ? "\r" : "", p->what,
-            format_bytes(read, done), format_bytes(all, total), now - p->start, p->terminal ? "" : "\n");
-    fflush(p->out);
-    return true;
-}
-
-// Clears the line of a terminal.
-static inline void load_progress_end(const LoadProgress *p) {
-    if (p->terminal && p->shown > 0.0) { fprintf(p->out, "\r\033[K"); }
-}
 
 // What the weights of a model that is used are, and how long they took if it was long.
-static inline void print_weights(const LoadProgress *p, const Weights *w) {
-    const double seconds = seconds_now() - p->start;
+static inline void print_weights(const Meter *m, const Weights *w) {
+    const double seconds = seconds_now() - m->begin;
     char text[160], time[32] = "";
     if (seconds >= 1.0) { snprintf(time, sizeof time, ", %.1f s", seconds); }
-    fprintf(p->out, "weights: %s%s\n", weights_describe(w, text), time);
+    fprintf(m->out, "weights: %s%s\n", weights_describe(w, text), time);
 }
 
-// Opens the weights if they are not open yet. It ends the program with a message if it fails, as model_load
-// does.
+static inline bool model_open_weights(Source *source, const Settings *s, Error *err) {
+    return source->weights.bytes > 0 ||
+           weights_open(&source->weights, source->dir, &source->config, (WeightChoice)s->weights, err);
+}
+
+// Ends the program with a message if the weights cannot be opened, as model_load does.
 static inline OLMo2Form model_form(Source *source, const Settings *s) {
     Error err;
     OLMo2Form form = olmo2_form();
     form.bf16_products = s->dtype == PRODUCTS_BF16;
-    if (source->weights.bytes == 0) {
-        const WeightChoice choice = (WeightChoice)s->weights;
-        must(weights_open(&source->weights, source->dir, &source->config, choice, &err), &err);
-    }
+    must(model_open_weights(source, s, &err), &err);
     weights_form(&source->weights, &form);
     return form;
+}
+
+enum { MODEL_MOST_SLOTS = 16 };  // unless --slots says otherwise: products with more rows are hardly faster
+
+// The room for `texts` texts of at most max_tokens behind prompts of at most `longest`: as many side by side
+// as --slots says, else as help and fit the memory, at least one. Ends the program as model_form does.
+static inline OLMo2Room model_room_to_write(Source *source, const Settings *s, size_t texts, size_t longest,
+                                            size_t max_tokens) {
+    const OLMo2Config *config = &source->config;
+    const OLMo2Form form = model_form(source, s);
+    const size_t most = (size_t)given(s->slots, MODEL_MOST_SLOTS);
+    size_t slots = most < texts ? most : texts;
+    OLMo2Room room = engine_room(config, slots, longest, max_tokens);
+    Error none;
+    while (s->slots < 0 && slots > 1 && !weights_fit(&source->weights, config, &room, &form, &none)) {
+        room = engine_room(config, --slots, longest, max_tokens);
+    }
+    return room;
 }
 
 // The source must outlive the model; the caller frees the model.
@@ -70,14 +59,15 @@ static inline OLMo2 *model_load(Source *source, const OLMo2Room *room, const Set
     Error err;
     OLMo2 *m;
     Weights *w = &source->weights;
-    LoadProgress progress = load_progress_begin("weights", stderr);
+    Meter meter = meter_begin_bytes("weights");
     const OLMo2Form form = model_form(source, s);
     must(olmo2_check(&source->config, room, &form, &err), &err);
     must(weights_fit(w, &source->config, room, &form, &err), &err);
     must(olmo2_create(&m, &source->config, room, &form, &err), &err);
-    must(weights_load(w, m, load_progress, &progress, &err), &err);
-    load_progress_end(&progress);
-    print_weights(&progress, w);
+    const bool ok = weights_load(w, m, meter_heard, &meter, &err);
+    meter_end(&meter);
+    must(ok, &err);
+    print_weights(&meter, w);
     return m;
 }
 

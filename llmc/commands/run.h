@@ -91,14 +91,14 @@ static inline bool create_model(Run *run, Error *err) {
                  "work; use `nsys profile`, or time the kernels one by one with dev/cuda");
     }
     if (source[0] == '\0') { return initialize_weights(run->model, (uint64_t)plan->settings.seed, err); }
-    LoadProgress weights = load_progress_begin("weights", stderr);
-    if (!checkpoint_load_weights(run->model, source, load_progress, &weights, err)) { return false; }
-    load_progress_end(&weights);
-    if (!plan->resumes && plan->settings.load_optimizer != ON) { return true; }
-    LoadProgress moments = load_progress_begin("AdamW's moments", stderr);
-    if (!checkpoint_load_optimizer(run->model, source, load_progress, &moments, err)) { return false; }
-    load_progress_end(&moments);
-    return plan->resumes || load_updates(run, err);
+    Meter meter = meter_begin_bytes("weights");
+    bool ok = checkpoint_load_weights(run->model, source, meter_heard, &meter, err);
+    meter_end(&meter);
+    if (!ok || (!plan->resumes && plan->settings.load_optimizer != ON)) { return ok; }
+    meter = meter_begin_bytes("AdamW's moments");
+    ok = checkpoint_load_optimizer(run->model, source, meter_heard, &meter, err);
+    meter_end(&meter);
+    return ok && (plan->resumes || load_updates(run, err));
 }
 
 // A new run must not use the directory of another run.
@@ -323,7 +323,7 @@ static inline void run_evaluate(Run *run) {
     Error err;
     size_t instances = evaluation_instances(validation, plan->settings.eval_instances);
     if (!evaluate(&e, run->model, validation, instances, &run->batch, plan->micro, plan->z,
-                  &plan->source.text, &stop_requested, &err)) {
+                  &plan->source.text, until_stopped, NULL, &err)) {
         end_saved(run, ": correct the file and resume with --resume.", &err);
     }
     if (e.labels == 0) { return; }  // a signal came

@@ -6,7 +6,7 @@
 // at its next write and stops in the same way.
 //
 // signals_catch sets this up. Before it, a signal ends the program as usual: a run that is still loading has
-// nothing to save. Loops read stop_requested.
+// nothing to save. Loops read stop_requested; long calls into llmc/ are told by `until_stopped`, a Heard.
 #ifndef LLMC_COMMANDS_SIGNALS_H
 #define LLMC_COMMANDS_SIGNALS_H
 
@@ -30,6 +30,11 @@ static inline void request_stop(int number) {
         signal(number, SIG_DFL);
         raise(number);
     }
+}
+
+static inline bool until_stopped(void *context, size_t done, size_t total) {
+    (void)context, (void)done, (void)total;
+    return !stop_requested;
 }
 
 // A signal that is ignored, as nohup ignores SIGHUP, stays ignored.

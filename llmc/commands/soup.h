@@ -5,6 +5,7 @@
 
 #include "llmc/settings.h"
 #include "llmc/source.h"
+#include "meter.h"
 #include "must.h"
 
 static inline bool same_shape(const OLMo2Config *a, const OLMo2Config *b) {
@@ -15,13 +16,15 @@ static inline bool same_shape(const OLMo2Config *a, const OLMo2Config *b) {
 
 // Sets tensor `index` of m to the mean over n models. sum and values have room for it. In double the sum of
 // equal floats is exact, so equal models give back their own bits.
-static inline bool soup_tensor(OLMo2 *m, size_t index, const Safetensors *inputs, size_t n, double *sum,
-                               float *values, Error *err) {
+static inline bool soup_tensor(OLMo2 *m, size_t index, const Safetensors *inputs, size_t n, Reading *reading,
+                               double *sum, float *values, Error *err) {
     Parameter p = parameter_at(olmo2_config(m), index);
     memset(sum, 0, p.size * sizeof *sum);
     for (size_t i = 0; i < n; i++) {
         const SafetensorsTensor *tensor = safetensors_find(&inputs[i], p.name);
+        if (!reading_tensor(reading, tensor, err)) { return false; }
         if (!safetensors_to_float(tensor, values, err)) { return false; }
+        reading_forget(tensor);
         for (size_t k = 0; k < p.size; k++) { sum[k] += (double)values[k]; }
         size_t finite = 0;
         while (finite < p.size && isfinite(values[finite])) { finite++; }
@@ -41,6 +44,9 @@ static inline bool soup_tensor(OLMo2 *m, size_t index, const Safetensors *inputs
 static inline void soup_mean(OLMo2 *m, const Source *models, size_t n) {
     const OLMo2Config *config = olmo2_config(m);
     const size_t largest = parameter_largest(config);
+    Meter meter = meter_begin_bytes("models");
+    Reading reading = {meter_heard, &meter, 0, 0};
+    bool ok = true;
     Error err;
     double *sum = (double *)allocate(largest, sizeof *sum, "the sum of a tensor", &err);
     must(sum != NULL, &err);
@@ -50,10 +56,13 @@ static inline void soup_mean(OLMo2 *m, const Source *models, size_t n) {
     must(inputs != NULL, &err);
     for (size_t i = 0; i < n; i++) {
         must(checkpoint_open(&inputs[i], models[i].dir, &weights_file, config, &err), &err);
+        for (size_t k = 0; k < inputs[i].count; k++) { reading.total += inputs[i].tensors[k].bytes; }
     }
-    for (size_t index = 0; index < parameter_count(config); index++) {
-        must(soup_tensor(m, index, inputs, n, sum, values, &err), &err);
+    for (size_t index = 0; ok && index < parameter_count(config); index++) {
+        ok = soup_tensor(m, index, inputs, n, &reading, sum, values, &err);
     }
+    meter_end(&meter);
+    must(ok, &err);
     for (size_t i = 0; i < n; i++) { safetensors_close(&inputs[i]); }
     free(inputs);
     free(values);
