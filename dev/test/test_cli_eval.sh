@@ -182,12 +182,15 @@ python3 - <<'END'
 rows = open("rc.jsonl").read().splitlines()
 import json
 rows = [json.loads(row) for row in rows]
-with open("many.jsonl", "w") as file:
-    for k in range(40):
-        for row in rows:
-            file.write(json.dumps({**row, "doc_id": row["doc_id"] + 24 * k}) + "\n")
+for name, times in ("many.jsonl", 40), ("long_run.jsonl", 300):
+    with open(name, "w") as file:
+        for k in range(times):
+            for row in rows:
+                file.write(json.dumps({**row, "doc_id": row["doc_id"] + 24 * k}) + "\n")
 END
 run "${eval[@]}" many.jsonl --out many_whole.jsonl
+shows_progress 'documents: [1-9]\d* of 7200, \S+ left, piqa' "${eval[@]}" long_run.jsonl --slots 1
+rm long_run.jsonl
 for signal in KILL TERM; do
     rm -f many_part.jsonl
     "$program" "${eval[@]}" many.jsonl --out many_part.jsonl --slots 1 >output 2>errors </dev/null &
@@ -209,20 +212,36 @@ for signal in KILL TERM; do
     check "continued after SIG$signal" cmp many_part.jsonl many_whole.jsonl
 done
 
-# It must be the same evaluation.
+# It must be the same evaluation. --weights is what the weights become: auto and fp32 are the same for fp32.
+head -n 9 whole.jsonl >part.jsonl
+run "${eval[@]}" rc.jsonl mc.jsonl --out part.jsonl --weights fp32
+check "the same weights by another word" cmp part.jsonl whole.jsonl
 head -n 9 whole.jsonl >part.jsonl
 refuse "part.jsonl: holds scores of the model" eval --load other --requests rc.jsonl mc.jsonl --out part.jsonl
 refuse "part.jsonl: holds scores of the requests rc.jsonl" "${eval[@]}" mc.jsonl rc.jsonl --out part.jsonl
+sed 's/"CPU"/"CUDA"/' part.jsonl >other_backend.jsonl
+refuse "other_backend.jsonl: holds scores computed with the backend CUDA, this is the backend CPU" \
+    "${eval[@]}" rc.jsonl mc.jsonl --out other_backend.jsonl
+sed 's/"dtype": "fp32", //' part.jsonl >no_dtype.jsonl
+refuse "no_dtype.jsonl: holds scores computed with --dtype ?, this is --dtype fp32" \
+    "${eval[@]}" rc.jsonl mc.jsonl --out no_dtype.jsonl
 refuse "part.jsonl: holds scores of 2 request files, now there is 1" "${eval[@]}" rc.jsonl --out part.jsonl
-refuse "part.jsonl: holds scores with another --limit" "${eval[@]}" rc.jsonl mc.jsonl --limit 3 --out part.jsonl
+refuse "part.jsonl: holds scores computed with --limit 0, this is --limit 3" \
+    "${eval[@]}" rc.jsonl mc.jsonl --limit 3 --out part.jsonl
 refuse "part.jsonl: holds scores computed with --dtype fp32, this is --dtype bf16" \
     "${eval[@]}" rc.jsonl mc.jsonl --dtype bf16 --out part.jsonl
-refuse "part.jsonl: holds scores computed with --weights auto, this is --weights bf16" \
+refuse "part.jsonl: holds scores computed with --weights fp32, this is --weights bf16" \
     "${eval[@]}" rc.jsonl mc.jsonl --weights bf16 --out part.jsonl
+printf '{' >brace.jsonl
+printf '{"type": "eval_task", "step": 5}' >log.jsonl
+ln -s nowhere.jsonl dangling.jsonl
+refuse "brace.jsonl: is not the file of an evaluation" "${eval[@]}" rc.jsonl mc.jsonl --out brace.jsonl
+refuse "log.jsonl: is not the file of an evaluation" "${eval[@]}" rc.jsonl mc.jsonl --out log.jsonl
+refuse "dangling.jsonl: is not a regular file" "${eval[@]}" rc.jsonl mc.jsonl --out dangling.jsonl
 refuse "a.txt: is not the file of an evaluation" "${eval[@]}" rc.jsonl mc.jsonl --out a.txt
 refuse "rc.jsonl: is not the file of an evaluation" "${eval[@]}" rc.jsonl mc.jsonl --out rc.jsonl
 refuse "evals: is not a regular file" "${eval[@]}" rc.jsonl --out evals
-refuse "none/out.jsonl: cannot be written" "${eval[@]}" rc.jsonl --out none/out.jsonl
+refuse "none/out.jsonl: cannot be created" "${eval[@]}" rc.jsonl --out none/out.jsonl
 sed -i '5s/"doc_id": 3/"doc_id": 4/' part.jsonl
 refuse "part.jsonl line 5: is document 4 of piqa, expected 3" "${eval[@]}" rc.jsonl mc.jsonl --out part.jsonl
 sed -i '5s/.*/{"task": /' part.jsonl
@@ -232,6 +251,7 @@ refuse "part.jsonl line 50: there are no more documents" "${eval[@]}" rc.jsonl m
 head -n 9 whole.jsonl >part.jsonl
 start_program() { flock part.jsonl "$program" "$@"; }
 refuse "part.jsonl: another process is writing it" "${eval[@]}" rc.jsonl mc.jsonl --out part.jsonl
+equal "before the model is loaded" "$(grep -c weights: errors)" 0
 start_program() { "$program" "$@"; }
 
 # ---------------------------------------------------------------------------------------------

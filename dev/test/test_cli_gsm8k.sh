@@ -106,17 +106,23 @@ done
 : >part.jsonl
 run "${gsm8k[@]}" --out part.jsonl
 check "an empty file" cmp whole.jsonl part.jsonl
-refuse "holds scores of the requests evals/gsm8k.jsonl.gz (digest" "${gsm8k[@]}" --chat --out whole.jsonl
+refuse "holds scores computed with --chat off, this is --chat on" "${gsm8k[@]}" --chat --out whole.jsonl
+refuse "holds scores computed with --chat on, this is --chat off" "${gsm8k[@]}" --out chat.jsonl
 refuse "holds scores of the requests" eval --load model --task gsm8k --eval-dir other --out whole.jsonl
-refuse "holds scores with another --limit" "${gsm8k[@]}" --limit 3 --out whole.jsonl
+refuse "holds scores computed with --limit 0, this is --limit 3" "${gsm8k[@]}" --limit 3 --out whole.jsonl
 refuse "holds scores of the model" eval --load second --task gsm8k --eval-dir evals --out whole.jsonl
 refuse "is not the file of an evaluation" "${gsm8k[@]}" --out questions.jsonl
+step=$(ls -d model/step-* | tail -n 1)
+cp no_begin.json "$step/tokenizer_config.json"
+refuse "holds scores computed with --chat on, this is --chat on, without a begin token" \
+    "${gsm8k[@]}" --chat --out chat.jsonl
+rm "$step/tokenizer_config.json"
 sed '3s/"doc_id": 1/"doc_id": 5/' whole.jsonl >wrong.jsonl
 refuse "line 3: is question 5, expected 1" "${gsm8k[@]}" --out wrong.jsonl
 sed '3s/"right": /"wrong": /' whole.jsonl >wrong.jsonl
 refuse "\"right\" is missing" "${gsm8k[@]}" --out wrong.jsonl
 (cat whole.jsonl && tail -n 1 whole.jsonl) >wrong.jsonl
-refuse "there are no more questions" "${gsm8k[@]}" --out wrong.jsonl
+refuse "line 9: there are no more documents" "${gsm8k[@]}" --out wrong.jsonl
 
 # ---------------------------------------------------------------------------------------------
 # what is refused

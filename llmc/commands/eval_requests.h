@@ -8,7 +8,7 @@
 #include "eval_out.h"
 #include "eval_report.h"
 #include "llmc/likelihood.h"
-#include "llmc/log.h"
+#include "meter.h"
 #include "model.h"
 #include "signals.h"
 
@@ -65,47 +65,24 @@ static inline bool eval_files(TextList *files, const Settings *s, Error *err) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// progress, on stderr
+// the evaluation
 
 typedef struct {
     EvalOut *out;
-    bool terminal;
-    double start, shown;  // on seconds_now's clock
-    size_t done, all;     // documents of all files
-    size_t done_before;   // those that --out held already
-} EvalProgress;
-
-static inline void eval_progress_show(EvalProgress *p, const char *task) {
-    const double now = seconds_now(), every = p->terminal ? 0.2 : 10.0;
-    char left[32];
-    if (p->terminal ? now - p->shown < every : now - p->shown < every || p->done == p->all) { return; }
-    p->shown = now;
-    const double each = (now - p->start) / (double)(p->done - p->done_before);
-    fprintf(stderr, "%s%zu of %zu documents, %s, %.2f a second, %s left%s", p->terminal ? "\r\033[K" : "",
-            p->done, p->all, task, 1.0 / each, format_duration(left, each * (double)(p->all - p->done)),
-            p->terminal ? "" : "\n");
-    fflush(stderr);
-}
-
-static inline void eval_progress_clear(const EvalProgress *p) {
-    if (p->terminal) { fputs("\r\033[K", stderr); }
-}
+    Meter meter;  // of the documents of all files
+} EvalScoring;
 
 // A LikelihoodDone.
 static inline bool eval_document_done(void *context, const RequestFile *f, size_t document, Error *err) {
-    EvalProgress *p = (EvalProgress *)context;
+    EvalScoring *scoring = (EvalScoring *)context;
     const RequestDocument *d = &f->documents[document];
     JsonWriter w;
     memset(&w, 0, sizeof w);
     eval_line_write(&w, f, d);
-    if (!eval_out_append(p->out, &w, err)) { return false; }
-    p->done++;
-    eval_progress_show(p, f->tasks[d->task]);
+    if (!eval_out_append(scoring->out, &w, err)) { return false; }
+    meter_show(&scoring->meter, scoring->meter.done + 1, f->tasks[d->task]);
     return true;
 }
-
-// ---------------------------------------------------------------------------------------------
-// the evaluation
 
 static inline void print_eval_plan(const Source *source, const RequestFile *files, size_t count,
                                    const LikelihoodPlan *plan, const EvalOut *out) {
@@ -120,32 +97,25 @@ static inline void print_eval_plan(const Source *source, const RequestFile *file
     printf("slots          %zu document%s side by side%s, up to %zu tokens each, %zu at once; cache %s\n",
            plan->slots, plan->slots == 1 ? "" : "s", plan->keeps ? ", and a slot for their examples" : "",
            plan->cache_T, plan->rows, format_bytes(bytes, memory.cache));
-    if (out->done > 0) { printf("resumed        %s has %zu documents\n", out->path, out->done); }
-    if (out->torn) { printf("cut            the incomplete last line of %s\n", out->path); }
-    fflush(stdout);
+    eval_out_print(out, "documents");
 }
 
-// Scores what --out does not hold yet. Ends the program if a signal came.
-static inline void eval_score_files(OLMo2 *m, const LikelihoodPlan *plan, RequestFile *files, size_t count,
-                                    EvalOut *out) {
+// Scores what --out does not hold yet, and returns how many documents are done: fewer than all if a signal
+// came.
+static inline size_t eval_score_files(OLMo2 *m, const LikelihoodPlan *plan, RequestFile *files, size_t count,
+                                      EvalOut *out) {
     Error err;
-    EvalProgress p = {out, isatty(STDERR_FILENO) == 1, seconds_now(), 0.0, out->done, 0, out->done};
+    EvalScoring scoring = {out, meter_begin("documents", out->done, out->all)};
     size_t held = out->done;
-    if (!p.terminal) { p.shown = p.start; }
-    for (size_t i = 0; i < count; i++) { p.all += files[i].document_count; }
-    for (size_t i = 0; i < count && !stop_requested; i++) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < count && !stop_requested; i++) {
         const size_t begin = held < files[i].document_count ? held : files[i].document_count;
         held -= begin;
-        const bool ok =
-            likelihood_score(m, plan, &files[i], begin, &stop_requested, eval_document_done, &p, &err);
-        if (!ok) { eval_progress_clear(&p); }
-        must(ok, &err);
+        ok = likelihood_score(m, plan, &files[i], begin, &stop_requested, eval_document_done, &scoring, &err);
     }
-    eval_progress_clear(&p);
-    if (p.done == p.all) { return; }
-    fail(&err, "stopped after %zu of %zu documents; %s", p.done, p.all,
-         out->path != NULL ? "the same command continues" : "--out FILE.jsonl lets an evaluation continue");
-    must(false, &err);
+    meter_end(&scoring.meter);
+    must(ok, &err);
+    return scoring.meter.done;
 }
 
 static inline void eval_requests(const Settings *s) {
@@ -162,18 +132,24 @@ static inline void eval_requests(const Settings *s) {
     const size_t count = paths.count;
     RequestFile *files = (RequestFile *)allocate(count, sizeof *files, "request files", &err);
     must(files != NULL, &err);
+    EvalOutFile *out_files = (EvalOutFile *)allocate(count, sizeof *out_files, "request files", &err);
+    must(out_files != NULL, &err);
     for (size_t i = 0; i < count; i++) {
         must(task_requests_open(&files[i], paths.items[i], (size_t)s->limit, &source.text, &source.config,
                                 &warning, &err),
              &err);
         must(tasks_check_once(files, i + 1, &err), &err);
+        const EvalOutFile out_file = {files[i].path, files[i].digest, files[i].document_count};
+        out_files[i] = out_file;
         result_count += files[i].task_count;
     }
     warn(&warning);
     TaskResult *results = (TaskResult *)allocate(result_count, sizeof *results, "scores", &err);
     must(results != NULL, &err);
     EvalFiles taken = {files, count};
-    must(eval_out_read(&out, s, &source, files, count, eval_line_read, &taken, &err), &err);
+    const EvalOutSubject subject = {s, &source, "off", out_files, count};
+    must(model_open_weights(&source, s, &err), &err);
+    must(eval_out_read(&out, &subject, eval_line_read, &taken, &err), &err);
 
     const LikelihoodPlan plan = likelihood_plan(&source.config, files, count, (size_t)given(s->slots, 0));
     const OLMo2Room room = likelihood_room(&plan);
@@ -181,8 +157,9 @@ static inline void eval_requests(const Settings *s) {
     must(eval_out_begin(&out, &err), &err);
     print_eval_plan(&source, files, count, &plan, &out);
     signals_catch();
-    eval_score_files(m, &plan, files, count, &out);
+    const size_t done = eval_score_files(m, &plan, files, count, &out);
     must(eval_out_close(&out, &err), &err);
+    must(eval_out_whole(&out, done, "documents", &err), &err);
 
     for (size_t i = 0, at = 0; i < count; at += files[i++].task_count) {
         task_results(results + at, &files[i]);
@@ -192,6 +169,7 @@ static inline void eval_requests(const Settings *s) {
     olmo2_free(m);
     for (size_t i = 0; i < count; i++) { requests_close(&files[i]); }
     free(files);
+    free(out_files);
     free(results);
     list_free(&paths);
     source_close(&source);
