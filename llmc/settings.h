@@ -59,7 +59,7 @@ typedef struct {
     // text
     char *prompt, *prompt_file, *prompts, *system;
     TextList stop;
-    int64_t samples, max_tokens, top_k, slots;
+    int64_t samples, max_tokens, top_k, slots, context;
     double temperature, top_p, min_p;
     int logprobs;
     // machine
@@ -340,6 +340,9 @@ static const Flag flags[] = {
     "most tokens to write" },
   { "max-tokens",        FLAG_INTEGER, AT(max_tokens),        "[1, 1e8]",   "1024",  CHAT,
     "most tokens of an answer" },
+  { "context",           FLAG_INTEGER, AT(context),           "[2, 1e8]",   NULL,    CHAT,
+    "tokens of the conversation that are kept, the answer included; fewer need less memory (default: the "
+    "model's max_position_embeddings)" },
   { "stop",              FLAG_LIST,    AT(stop),              "TEXT...",    NULL,    GENERATE,
     "end before any of these texts" },
   { "temperature",       FLAG_REAL,    AT(temperature),       "[0, 100]",   "1",     GENERATE | RESUME,

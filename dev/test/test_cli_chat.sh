@@ -148,12 +148,46 @@ equal "what remains" "$(saved turns5.json | tr '\n' ' ')" \
 
 # <|endoftext|> in a question is text, of 13 tokens here, and does not end the conversation.
 ends=$(printf '<|endoftext|>%.0s' 1 2 3 4 5 6 7 8 9)
-refuse "the question has 142 tokens with what precedes it, the model takes fewer than 128" \
+refuse "the question has 142 tokens with what precedes it, expected fewer than the model's 128 tokens" \
     chat --load model --prompt "$ends"
 ask '<|endoftext|>\n/save end.json\n' --max-tokens 1
 equal "the end as text" "$(saved end.json | sed -n 1p)" "user '<|endoftext|>'"
 run chat --load model --prompt "$(printf 'x%.0s' $(seq 90))" --temperature 100 --max-tokens 100
-complains "(stopped: the conversation has the 128 tokens that the model can have)"
+complains "(stopped: the conversation fills the model's 128 tokens)"
+
+# --context: a shorter conversation, in a smaller cache. Two questions with answers do not fit 64 tokens.
+ask '/save empty2.json\n'
+complains "conversation: up to 128 tokens, in a cache of 32.77 kB"
+ask 'ping\nhi\nping\n/save context.json\n' --context 64 --max-tokens 16
+equal "answers within 64 tokens" "$(tr '\n' ' ' <output)" "pong hello pong "
+complains "conversation: up to 64 tokens, in a cache of 16.38 kB"
+complains "(the conversation is too long for the 64 tokens of --context: its oldest turn is forgotten)"
+equal "what remains of it" "$(saved context.json | tr '\n' ' ')" "user 'ping' assistant 'pong' "
+run chat --load model --prompt "$(printf 'x%.0s' $(seq 20))" --temperature 100 --max-tokens 100 --context 50
+complains "(stopped: the conversation fills the 50 tokens of --context)"
+run chat --load model --prompt ping --temperature 0 --context 128
+equal "as many tokens as the model has" "$(cat output)" "pong"
+refuse "the question has 29 tokens with what precedes it, expected fewer than the 24 tokens of --context" \
+    chat --load model --prompt ping --context 24
+refuse "--context 129: expected at most 128, the model's max_position_embeddings" \
+    chat --load model --context 129
+refuse "--context 0: expected a whole number in [2, 1e8]" chat --load model --context 0
+refuse "--context -5: expected a whole number in [2, 1e8]" chat --load model --context -5
+refuse "--context all: expected a whole number in [2, 1e8]" chat --load model --context all
+refuse "--context: " generate --load model --context 64
+if [ "$(uname -s)" = Linux ]; then
+    cp -r model vast
+    python 'import json
+config = json.load(open("vast/config.json"))
+json.dump({**config, "max_position_embeddings": 2**24}, open("vast/config.json", "w"))'
+    start_program() { (ulimit -v 2000000 && exec "$program" "$@" <"$input"); }
+    refuse "ulimit -v" chat --load vast
+    fits=$(sed -n 's/^ *--context \([0-9]*\) fits\.$/\1/p' errors)
+    check "a context that fits: $fits of 2^24" test "$fits" -gt 500000 -a "$fits" -lt 16777216
+    start_program() { "$program" "$@" <"$input"; }
+    run chat --load vast --context "$((fits / 16))"
+    rm -r vast
+fi
 
 # ---------------------------------------------------------------------------------------------
 # bad input

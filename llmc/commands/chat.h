@@ -24,6 +24,7 @@ typedef struct {
     Engine engine;
     Chat chat;         // what was said so far
     TokenBuffer ids;   // of the conversation
+    size_t context;    // the most tokens of it, an answer included
     size_t questions;  // asked so far: each has draws of its own
     bool terminal;     // a person types, and errors do not end the program
 } Conversation;
@@ -56,6 +57,14 @@ static inline bool check_text(const char *text, size_t size, const char *what, E
                               (unsigned)(unsigned char)text[at]);
 }
 
+// "the model's 4096 tokens", "the 512 tokens of --context".
+static inline const char *context_words(const Conversation *c, char words[64]) {
+    const bool given_context = c->settings->context >= 0;
+    snprintf(words, 64, "%s %zu tokens%s", given_context ? "the" : "the model's", c->context,
+             given_context ? " of --context" : "");
+    return words;
+}
+
 // The answer joins the conversation, also one that was stopped. If there is none, its question goes.
 static inline bool end_answer(void *context, const EngineText *text, Error *err) {
     Conversation *c = (Conversation *)context;
@@ -69,32 +78,34 @@ static inline bool end_answer(void *context, const EngineText *text, Error *err)
     if (text->end == END_INTERRUPTED) { notice("stopped"); }
     if (text->end == END_MAX_TOKENS) { notice("stopped after %zu tokens: --max-tokens", text->length); }
     if (text->end == END_POSITIONS) {
-        notice("stopped: the conversation has the %zu tokens that the model can have",
-               c->engine.slots.cache_T);
+        char words[64];
+        notice("stopped: the conversation fills %s", context_words(c, words));
     }
     return output_written(err);
 }
 
-// Encodes the conversation. If it leaves less room for an answer than max_tokens or a quarter of the model,
+// Encodes the conversation. If it leaves less room for an answer than max_tokens or a quarter of the context,
 // the oldest turns go. A question that does not fit even so takes none with it.
 static inline bool fit_question(Conversation *c, Error *err) {
-    const size_t max_T = c->source.config.max_T, wanted = (size_t)c->settings->max_tokens;
-    const size_t room = wanted < max_T / 4 ? wanted : max_T / 4;
+    const size_t wanted = (size_t)c->settings->max_tokens;
+    const size_t room = wanted < c->context / 4 ? wanted : c->context / 4;
     size_t turns, end;
-    if (!chat_fit(&c->source.text.tokenizer, &c->chat, max_T - room, true, &c->ids, &turns, &end, err)) {
+    char words[64];
+    if (!chat_fit(&c->source.text.tokenizer, &c->chat, c->context - room, true, &c->ids, &turns, &end, err)) {
         return false;
     }
-    if (c->ids.length >= max_T) {
-        return fail(err, "the question has %zu tokens with what precedes it, the model takes fewer than %zu",
-                    c->ids.length, max_T);
+    if (c->ids.length >= c->context) {
+        return fail(err,
+                    "the question has %zu tokens with what precedes it, expected fewer than %s, which hold "
+                    "the answer too",
+                    c->ids.length, context_words(c, words));
     }
     chat_remove(&c->chat, chat_question(&c->chat, 0), end);
     if (turns == 1) {
-        notice("the conversation is too long for the model's %zu tokens: its oldest turn is forgotten",
-               max_T);
+        notice("the conversation is too long for %s: its oldest turn is forgotten", context_words(c, words));
     } else if (turns > 1) {
-        notice("the conversation is too long for the model's %zu tokens: its oldest %zu turns are forgotten",
-               max_T, turns);
+        notice("the conversation is too long for %s: its oldest %zu turns are forgotten",
+               context_words(c, words), turns);
     }
     return true;
 }
@@ -281,12 +292,26 @@ static inline void converse(Conversation *c) {
     input_close(&in);
 }
 
-// The model, with room for the whole length of a conversation, or for one question and its answer.
+// Whether the memory suffices. If not, the error names a context for which it does, in 64ths of this one.
+static inline bool conversation_fits(const Conversation *c, const OLMo2Room *room, const OLMo2Form *form,
+                                     Error *err) {
+    OLMo2Room less = *room;
+    Error none;
+    if (weights_fit(&c->source.weights, &c->source.config, room, form, err)) { return true; }
+    for (size_t parts = 63; parts > 0; parts--) {
+        less.cache_T = room->cache_T / 64 * parts;
+        if (less.cache_T > 1 && weights_fit(&c->source.weights, &c->source.config, &less, form, &none)) {
+            return fail(err, "%s\n--context %zu fits.", err->text, less.cache_T);
+        }
+    }
+    return false;
+}
+
+// The model, with room for the whole context, or for one question and its answer.
 static inline void load_conversation(Conversation *c) {
     Error err;
-    const OLMo2Config *config = &c->source.config;
     const Settings *s = c->settings;
-    size_t longest = config->max_T;
+    size_t longest = c->context - 1;
     if (s->prompt != NULL) {
         must(s->prompt[0] != '\0' || fail(&err, "--prompt: is empty, expected a question"), &err);
         must(check_text(s->prompt, strlen(s->prompt), "--prompt", &err), &err);
@@ -294,9 +319,25 @@ static inline void load_conversation(Conversation *c) {
         must(fit_question(c, &err), &err);
         longest = c->ids.length;
     }
-    const OLMo2Room room = engine_room(config, 1, longest, (size_t)s->max_tokens);
+    const size_t left = c->context - longest, answer = (size_t)s->max_tokens;
+    const OLMo2Room room = engine_room(&c->source.config, 1, longest, answer < left ? answer : left);
+    const OLMo2Form form = model_form(&c->source, s);
+    must(conversation_fits(c, &room, &form, &err), &err);
     c->m = model_load(&c->source, &room, s);
+    if (s->prompt == NULL) {
+        char bytes[32];
+        const OLMo2Memory memory = olmo2_memory(&c->source.config, &room, &form);
+        fprintf(stderr, "conversation: up to %zu tokens, in a cache of %s\n", room.cache_T,
+                format_bytes(bytes, memory.cache));
+    }
     must(engine_open(&c->engine, c->m, &room, &c->source.text, &err), &err);
+}
+
+static inline bool check_context(const Conversation *c, Error *err) {
+    const size_t most = c->source.config.max_T;
+    return c->context <= most ||
+           fail(err, "--context %zu: expected at most %zu, the model's max_position_embeddings", c->context,
+                most);
 }
 
 static inline void chat(Settings *s) {
@@ -309,6 +350,8 @@ static inline void chat(Settings *s) {
         fail(&err, "--tokenizer: is missing; %s has no tokenizer.json", c.source.dir);
         must(false, &err);
     }
+    c.context = (size_t)given(s->context, (int64_t)c.source.config.max_T);
+    must(check_context(&c, &err), &err);
     must(chat_template_check(&c.chat, c.source.dir, &warning, &err), &err);
     warn(&warning);
     if (s->system != NULL && s->system[0] != '\0') {
