@@ -31,7 +31,7 @@ esac
 case $stage in '' | -SFT | -DPO | -Instruct | -RM) ;; *) name='' ;; esac
 if [ -z "$name" ] || [ $# -gt 2 ]; then
     complain "expected SIZE [DIR], where SIZE is 1B, 7B, 13B or 32B," \
-        "alone or with -SFT, -DPO, -Instruct or -RM"
+        "optionally followed by -SFT, -DPO, -Instruct or -RM"
     exit 2
 fi
 for tool in curl python3; do
