@@ -1,12 +1,12 @@
 // source.h: where a model comes from: a directory with a configuration and a tokenizer or, for a new model,
-// only a configuration. train, generate, eval and soup begin here.
+// only a configuration. train, generate, chat, eval and soup begin here.
 //
 // Doors, declared below:
 //   source_open         a model directory or a run, to be used or trained further
 //   source_new          a new model, of a size with a name or of a config.json
 //   source_close
 // weights_open(&source.weights, source.dir, ...) opens the weights of a model that is used (weights.h);
-// checkpoint_load_weights(m, source.dir, err) copies those of a model that is trained.
+// checkpoint_load_weights(m, source.dir, ...) copies those of a model that is trained.
 #ifndef LLMC_SOURCE_H
 #define LLMC_SOURCE_H
 

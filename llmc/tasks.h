@@ -19,7 +19,8 @@
 //   tasks_check_once                whether another file holds a task of the last one
 //   task_results                    the scores of each task of a file
 //   mmlu_subjects, mmlu_subject     MMLU's subjects and their groups
-//   summarise                       mc_or_rc, MMLU's means, the average of OLMES
+//   summary_of                      the score of one task
+//   summarise_task, _mmlu, _olmes   mc_or_rc, MMLU's means, the average of OLMES
 #ifndef LLMC_TASKS_H
 #define LLMC_TASKS_H
 
@@ -246,7 +247,6 @@ static inline bool tasks_check_once(const RequestFile *files, size_t count, Erro
 // The scores of one task_name of a file.
 typedef struct {
     const char *name;  // the file's
-    const char *path;
     size_t primary;
     Scores scores;
 } TaskResult;
@@ -264,7 +264,6 @@ static inline void task_results(TaskResult *results, const RequestFile *f) {
     for (size_t i = 0; i < f->task_count; i++) {
         memset(&results[i], 0, sizeof results[i]);
         results[i].name = f->tasks[i];
-        results[i].path = f->path;
         results[i].primary = task_primary(f->tasks[i]);
     }
     for (size_t i = 0; i < f->document_count; i++) {

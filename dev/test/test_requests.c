@@ -262,7 +262,7 @@ static void test_choices(void) {
 // tasks
 
 static TaskResult result(const char *name, size_t right, size_t documents) {
-    TaskResult r = {name, "f", task_primary(name), {0}};
+    TaskResult r = {name, task_primary(name), {0}};
     const Choice choices[] = {choice_of(-1, -2, 1, 2, 2), choice_of(-2, -2, 1, 2, 2)};
     for (size_t i = 0; i < documents; i++) { scores_add(&r.scores, choices, 2, i >= right); }
     return r;
