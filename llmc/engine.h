@@ -456,10 +456,10 @@ static inline bool engine_check_prompts(const EngineRun *run, size_t count, Erro
         if (prompt->length == 0) {
             return fail(err, "%s: has no tokens, expected at least one", prompt->name);
         }
+        if (!config_leaves_room(config, prompt->length, prompt->name, err)) { return false; }
         if (prompt->length >= run->limit) {
-            return fail(err, "%s: has %zu tokens, the %s %zu with what it writes", prompt->name,
-                        prompt->length, run->limit == config->max_T ? "model takes" : "model has room for",
-                        run->limit);
+            return fail(err, "%s: has %zu tokens, expected fewer than %zu: the caches have no room for more",
+                        prompt->name, prompt->length, run->limit);
         }
         for (size_t t = 0; t < prompt->length; t++) {
             if (prompt->ids[t] < config->V) { continue; }

@@ -260,10 +260,7 @@ static inline bool gsm8k_encode(Gsm8kFile *f, const Tokenizer *tokenizer, const 
                           : tokenizer_encode(tokenizer, q->context, q->context_size, &ids, err);
         q->length = ids.length - q->ids;
         if (q->length > f->longest) { f->longest = q->length; }
-        if (ok && q->length >= config->max_T) {
-            ok = fail(err, "%s: the prompt has %zu tokens, which leaves no room in the model's %zu positions",
-                      q->name, q->length, config->max_T);
-        }
+        ok = ok && config_leaves_room(config, q->length, q->name, err);
     }
     free(f->ids);
     f->ids = ids.ids;

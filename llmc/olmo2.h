@@ -105,6 +105,15 @@ static inline bool olmo2_preset(OLMo2Config *config, const char *name) {
     return false;
 }
 
+// Whether a prompt of `length` tokens, called `name` in messages, leaves a position for what the model writes.
+static inline bool config_leaves_room(const OLMo2Config *config, size_t length, const char *name,
+                                      Error *err) {
+    return length < config->max_T ||
+           fail(err,
+                "%s: has %zu tokens, expected fewer than the model's %zu positions, to leave room to write",
+                name, length, config->max_T);
+}
+
 // ---------------------------------------------------------------------------------------------
 // the interface of a backend
 

@@ -49,20 +49,10 @@ static inline bool prompt_read_file(const char *path, char **bytes, size_t *size
 // ---------------------------------------------------------------------------------------------
 // tokens
 
-static inline bool prompt_fits(const OLMo2Config *config, size_t length, const char *name, Error *err) {
-    if (length < config->max_T) { return true; }
-    return fail(err, "%s: has %zu tokens, the model takes %zu with what it writes", name, length,
-                config->max_T);
-}
-
 static inline bool prompt_encode(const Text *text, const OLMo2Config *config, const char *bytes, size_t size,
                                  const char *name, TokenBuffer *ids, Error *err) {
     if (!text->present) { return fail(err, "--tokenizer: is missing; text cannot be written without one"); }
-    const size_t valid = utf8_invalid(bytes, size);
-    if (valid < size) {
-        return fail(err, "%s: found the byte 0x%02X after %zu bytes, expected UTF-8 text", name,
-                    (unsigned char)bytes[valid], valid);
-    }
+    if (!utf8_check(bytes, size, name, err)) { return false; }
     if (size > 0) {
         if (!tokenizer_encode(&text->tokenizer, bytes, size, ids, err)) { return false; }
     } else if (config->eos == OLMO2_NO_TOKEN) {
@@ -72,7 +62,7 @@ static inline bool prompt_encode(const Text *text, const OLMo2Config *config, co
         if (!token_buffer_reserve(ids, 1, err)) { return false; }
         ids->ids[ids->length++] = config->eos;
     }
-    return prompt_fits(config, ids->length, name, err);
+    return config_leaves_room(config, ids->length, name, err);
 }
 
 static inline bool prompts_add(Prompts *prompts, const uint32_t *ids, size_t length, size_t samples,
@@ -116,7 +106,7 @@ static inline bool prompt_ids(const OLMo2Config *config, const Json *array, cons
         }
         ids->ids[ids->length++] = (uint32_t)id->integer;
     }
-    return prompt_fits(config, ids->length, name, err);
+    return config_leaves_room(config, ids->length, name, err);
 }
 
 static inline bool prompt_object(const Text *text, const OLMo2Config *config, const Json *object,

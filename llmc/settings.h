@@ -121,7 +121,7 @@ static const Command commands[] = {
     "--load DIR --prompt TEXT\n"
     "--load DIR --prompts FILE.jsonl --out FILE.jsonl",
     "Writes the prompt and the model's continuation, up to the end of the document. For a file of prompts it "
-    "writes a file of texts, many at a time, which do not depend on each other." },
+    "writes a file of texts, many side by side, which do not depend on each other." },
   { CHAT, "chat", 0, 0, "--load DIR\n--load DIR --prompt TEXT",
     "Talks with a model in the terminal; /help lists what can be typed there. With --prompt it answers one "
     "question. Standard input that is not a terminal has a question in each line. Answers go to standard "
@@ -360,7 +360,7 @@ static const Flag flags[] = {
   { "logprobs",          FLAG_SWITCH,  AT(logprobs),          NULL,         "off",   GENERATE,
     "with --out: also log p of every token that was written, at temperature 1" },
   { "slots",             FLAG_INTEGER, AT(slots),             "[1, 4096]",  NULL,    GENERATE,
-    "texts at a time (default: up to 16, fewer if memory is short); no text depends on it" },
+    "texts written side by side (default: as many as fit the memory, at most 16). No text depends on it" },
 
   { "machine", FLAG_HEADING, 0, NULL, NULL, 0, NULL },
   { "recompute",         FLAG_CHOICE,  AT(recompute),         "elementwise|none|block", "elementwise", RESUME,

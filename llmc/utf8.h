@@ -5,16 +5,14 @@
 //   utf8_decode(s, size)   its code point
 //   utf8_encode(c, out)    the bytes of a code point
 //   utf8_invalid(s, n)     offset of the first byte that belongs to no character, or n
+//   utf8_check(s, n, ...)  whether all of it is UTF-8
 //   utf8_unfinished(s, n)  bytes of a character at the end that lacks its last bytes, or 0
 //   utf8_mark(s, n)        bytes of the byte order mark at s: 3, or 0 if there is none
 //   utf8_control(s, n)     bytes of the character at s if it controls a terminal, or 0
 #ifndef LLMC_UTF8_H
 #define LLMC_UTF8_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "utils.h"
 
 // Unicode 15, table 3-7.
 static inline size_t utf8_length(const char *s, size_t n) {
@@ -84,6 +82,13 @@ static inline size_t utf8_invalid(const char *s, size_t n) {
         at += length;
     }
     return at;
+}
+
+// `name` is what messages call the text.
+static inline bool utf8_check(const char *s, size_t n, const char *name, Error *err) {
+    const size_t at = utf8_invalid(s, n);
+    return at == n || fail(err, "%s: found the byte 0x%02X after %zu bytes, expected UTF-8 text", name,
+                           (unsigned)(unsigned char)s[at], at);
 }
 
 // Whether those n bytes, at most 3, begin a character that is longer.

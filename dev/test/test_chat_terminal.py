@@ -148,7 +148,7 @@ def test_commands(chat: list[str], folder: Path) -> None:
                          ("/save a.json\n", "a.json: cannot be created"),
                          ("/reset\n", "the system message stays)"), ("/system Be\n", ""),
                          ("/save\n", "error"), ("/save b.json\n", "(1 message saved)"),
-                         (b"\xe9\n", "byte 1 is 0xe9"), ("Hi\n", "(stopped after 3 tokens")):
+                         (b"\xe9\n", "found the byte 0xE9 after 0 bytes"), ("Hi\n", "(stopped after 3 tokens")):
         terminal.expect("> ")
         terminal.type(typed)
         terminal.expect(words)

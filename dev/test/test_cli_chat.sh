@@ -201,8 +201,8 @@ refuse_lines "/reset now: expected nothing" '/reset now\n'
 refuse_lines "--temperature warm: expected a number in [0, 100]" '/temperature warm\n'
 refuse_lines "--temperature : expected a number" '/temperature\n'
 refuse_lines "a command holds no NUL" '/save a\0b\n'
-refuse_lines "the question: is not UTF-8 text: byte 3 is 0xff" 'ab\377c\n'
-refuse_lines "the question: is not UTF-8 text: byte 9" '/system \355\240\200\n'
+refuse_lines "the question: found the byte 0xFF after 2 bytes, expected UTF-8 text" 'ab\377c\n'
+refuse_lines "the question: found the byte 0xED after 8 bytes, expected UTF-8" '/system \355\240\200\n'
 python 'print("x" * 10_000_000)' >long.txt
 input=long.txt
 refuse "the question has 10000025 tokens with what precedes it" chat --load model
@@ -215,8 +215,8 @@ refuse "standard input cannot be read: Is a directory" chat --load model
 input=/dev/null
 refuse "--load: is missing" chat
 refuse "--prompt: is empty" chat --load model --prompt ''
-refuse "--prompt: is not UTF-8 text: byte 1 is 0xff" chat --load model --prompt $'\377'
-refuse "--system: is not UTF-8 text" chat --load model --system $'\377'
+refuse "--prompt: found the byte 0xFF after 0 bytes, expected UTF-8 text" chat --load model --prompt $'\377'
+refuse "--system: found the byte 0xFF after 0 bytes, expected UTF-8 text" chat --load model --system $'\377'
 refuse "--temperature -1: expected a number" chat --load model --temperature -1
 refuse "--max-tokens 0: expected" chat --load model --max-tokens 0
 

@@ -30,7 +30,7 @@ print(*[$2 for r in map(json.loads, open(sys.argv[1]))], sep='|')" "$1"; }
 many=(generate --load model --prompts prompts.jsonl --max-tokens 12 --seed 3)
 run "${many[@]}" --samples 3 --logprobs --out texts.jsonl
 says "texts.jsonl: 18 texts"
-check "the numbers that were chosen" grep -q '^6 prompts, 18 texts, 16 at a time, with caches of 88 positions$' errors
+check "the numbers that were chosen" grep -q '^6 prompts, 18 texts, 16 side by side, up to 88 tokens each with the prompt$' errors
 equal "the order" "$(fields texts.jsonl 'str(r["prompt"]) + "." + str(r["sample"])')" \
     "0.0|0.1|0.2|1.0|1.1|1.2|2.0|2.1|2.2|3.0|3.1|3.2|4.0|4.1|4.2|5.0|5.1|5.2"
 check "ids are the text, and end as they say" python 'import json, re
@@ -145,7 +145,7 @@ refuse 'bad.jsonl:2: "ids" holds -1' "${bad[@]}"
 line '{"ids": [1, 2.5]}'
 refuse 'bad.jsonl:2: "ids" holds 2.5' "${bad[@]}"
 line "{\"prompt\": \"$(printf '%0100d' 0)\"}"
-refuse 'bad.jsonl:2: has 100 tokens, the model takes 100 with what it writes' "${bad[@]}"
+refuse 'bad.jsonl:2: has 100 tokens, expected fewer than the model'\''s 100 positions' "${bad[@]}"
 printf '{"prompt": "\xc3"}\n' >bad.jsonl
 refuse 'bad.jsonl:1' "${bad[@]}"
 printf '\n \n' >bad.jsonl

@@ -130,8 +130,8 @@ refuse "line 9: there are no more documents" "${gsm8k[@]}" --out wrong.jsonl
 refuse "nothing/gsm8k.jsonl.gz: no such file; python3 data/evals.py makes it" \
     eval --load model --task gsm8k --eval-dir nothing
 refuse "as published, without the examples of a prompt" eval --load model --task gsm8k --eval-dir raw
-refuse "gsm8k.jsonl.gz line 1: the prompt has" eval --load model --task gsm8k --eval-dir long
-refuse "gsm8k.jsonl.gz line 1: the prompt has" eval --load short --task gsm8k --eval-dir evals
+refuse "gsm8k.jsonl.gz line 1: has" eval --load model --task gsm8k --eval-dir long
+refuse "gsm8k.jsonl.gz line 1: has" eval --load short --task gsm8k --eval-dir evals
 refuse "give it by itself" eval --load model --task gsm8k --task piqa --eval-dir evals
 refuse "--chat: only --task gsm8k" eval --load model --task piqa --chat --eval-dir evals
 step=$(ls -d model/step-* | tail -n 1)

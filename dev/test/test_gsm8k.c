@@ -35,7 +35,7 @@ static void test_gold(void) {
             printf("       %s\n", err.text);
             continue;
         }
-        CHECK(f.count == 1 && f.questions[0].doc_id == 7 && f.questions[0].line == 1);
+        CHECK(f.count == 1 && f.questions[0].doc_id == 7);
         CHECK(strcmp(f.questions[0].gold[NUMBERS_UNSIGNED], rows[i].unsigned_gold) == 0);
         CHECK(strcmp(f.questions[0].gold[NUMBERS_SIGNED], rows[i].signed_gold) == 0);
         gsm8k_close(&f);
@@ -116,7 +116,7 @@ static void test_prompts(void) {
         free(text);
     }
     config.max_T = f.longest;
-    CHECK_ERROR(gsm8k_encode(&f, &t, &config, &chat, &err), err, "line 1: the prompt has");
+    CHECK_ERROR(gsm8k_encode(&f, &t, &config, &chat, &err), err, "expected fewer than the model's");
     config.max_T++;
     CHECK(gsm8k_encode(&f, &t, &config, &chat, &err));
     gsm8k_close(&f);

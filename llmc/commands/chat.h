@@ -41,21 +41,8 @@ static inline void complain(const Conversation *c, const Error *err) {
     print_message("error", err->text);
 }
 
-static inline bool show_token(void *context, const EngineText *text, const char *bytes, size_t size,
-                              Error *err) {
-    (void)context;
-    (void)text;
-    return size == 0 || print_text(bytes, size, err);
-}
-
 // ---------------------------------------------------------------------------------------------
 // a question and its answer
-
-static inline bool check_text(const char *text, size_t size, const char *what, Error *err) {
-    const size_t at = utf8_invalid(text, size);
-    return at == size || fail(err, "%s: is not UTF-8 text: byte %zu is 0x%02x", what, at + 1,
-                              (unsigned)(unsigned char)text[at]);
-}
 
 // "the model's 4096 tokens", "the 512 tokens of --context".
 static inline const char *context_words(const Conversation *c, char words[64]) {
@@ -113,7 +100,7 @@ static inline bool fit_question(Conversation *c, Error *err) {
 static inline bool answer_question(Conversation *c, Error *err) {
     const Settings *s = c->settings;
     const EnginePrompt prompt = {c->ids.ids, c->ids.length, 1, c->questions++, "the question"};
-    const EngineReader reader = {c, show_token, end_answer};
+    const EngineReader reader = {c, model_print_token, end_answer};
     const SamplerSettings sampler = {s->temperature, (size_t)s->top_k, s->top_p, s->min_p};
     const EngineSettings settings = {sampler, (uint64_t)s->seed, (size_t)s->max_tokens, NULL, 0, false};
     return engine_run(&c->engine, &prompt, 1, &settings, &reader, &interrupted, err);
@@ -247,7 +234,7 @@ static inline void take_line(Conversation *c, const char *text, size_t size) {
     Error err;
     if (is_blank(text, size)) { return; }
     const bool slash = text[0] == '/', question = !slash || (size > 1 && text[1] == '/');
-    if (!check_text(text, size, "the question", &err)) {
+    if (!utf8_check(text, size, "the question", &err)) {
         complain(c, &err);
     } else if (question) {
         ask(c, text + slash, size - slash);
@@ -314,7 +301,7 @@ static inline void load_conversation(Conversation *c) {
     size_t longest = c->context - 1;
     if (s->prompt != NULL) {
         must(s->prompt[0] != '\0' || fail(&err, "--prompt: is empty, expected a question"), &err);
-        must(check_text(s->prompt, strlen(s->prompt), "--prompt", &err), &err);
+        must(utf8_check(s->prompt, strlen(s->prompt), "--prompt", &err), &err);
         must(chat_add(&c->chat, CHAT_USER, s->prompt, strlen(s->prompt), &err), &err);
         must(fit_question(c, &err), &err);
         longest = c->ids.length;
@@ -355,7 +342,7 @@ static inline void chat(Settings *s) {
     must(chat_template_check(&c.chat, c.source.dir, &warning, &err), &err);
     warn(&warning);
     if (s->system != NULL && s->system[0] != '\0') {
-        must(check_text(s->system, strlen(s->system), "--system", &err), &err);
+        must(utf8_check(s->system, strlen(s->system), "--system", &err), &err);
         must(chat_add(&c.chat, CHAT_SYSTEM, s->system, strlen(s->system), &err), &err);
     }
     load_conversation(&c);

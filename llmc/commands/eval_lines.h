@@ -16,6 +16,7 @@
 typedef struct {
     RequestFile *files;  // (count)
     size_t count;
+    size_t task_count;  // of all files
 } EvalFiles;
 
 // The scores of one kind of a document's requests (count).

@@ -54,7 +54,7 @@ typedef struct {
 typedef bool EvalOutLine(void *context, const Json *line, size_t document, const char *source, Error *err);
 
 // Reads the --out of the settings, if it exists, and keeps other processes from writing it. Nothing is
-// written yet. Release with eval_out_close; what `subject` points to must live as long.
+// written yet. Release with eval_out_close.
 static inline bool eval_out_read(EvalOut *out, const EvalOutSubject *subject, EvalOutLine *read,
                                  void *context, Error *err);
 

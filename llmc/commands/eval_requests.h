@@ -64,6 +64,39 @@ static inline bool eval_files(TextList *files, const Settings *s, Error *err) {
     return true;
 }
 
+static inline EvalFiles eval_open_files(const Settings *s, const Source *source) {
+    Error err, warning = {""};
+    TextList paths = {NULL, 0};
+    EvalFiles e = {NULL, 0, 0};
+    must(eval_files(&paths, s, &err), &err);
+    e.count = paths.count;
+    e.files = (RequestFile *)allocate(e.count, sizeof *e.files, "request files", &err);
+    must(e.files != NULL, &err);
+    for (size_t i = 0; i < e.count; i++) {
+        must(task_requests_open(&e.files[i], paths.items[i], (size_t)s->limit, &source->text, &source->config,
+                                &warning, &err),
+             &err);
+        must(tasks_check_once(e.files, i + 1, &err), &err);
+        e.task_count += e.files[i].task_count;
+    }
+    warn(&warning);
+    list_free(&paths);
+    return e;
+}
+
+static inline void eval_read_out(EvalOut *out, EvalFiles *e, const Settings *s, const Source *source) {
+    Error err;
+    EvalOutFile *files = (EvalOutFile *)allocate(e->count, sizeof *files, "request files", &err);
+    must(files != NULL, &err);
+    for (size_t i = 0; i < e->count; i++) {
+        const EvalOutFile file = {e->files[i].path, e->files[i].digest, e->files[i].document_count};
+        files[i] = file;
+    }
+    const EvalOutSubject subject = {s, source, "off", files, e->count};
+    must(eval_out_read(out, &subject, eval_line_read, e, &err), &err);
+    free(files);
+}
+
 // ---------------------------------------------------------------------------------------------
 // the evaluation
 
@@ -84,15 +117,15 @@ static inline bool eval_document_done(void *context, const RequestFile *f, size_
     return true;
 }
 
-static inline void print_eval_plan(const Source *source, const RequestFile *files, size_t count,
-                                   const LikelihoodPlan *plan, const EvalOut *out) {
+static inline void print_eval_plan(const Source *source, const EvalFiles *e, const LikelihoodPlan *plan,
+                                   const EvalOut *out) {
     char bytes[32];
     const OLMo2Room room = likelihood_room(plan);
     const OLMo2Form form = olmo2_form();
     const OLMo2Memory memory = olmo2_memory(&source->config, &room, &form);
     printf("model          %s\n", source->dir);
-    for (size_t i = 0; i < count; i++) {
-        printf("requests       %s: %zu documents\n", files[i].path, files[i].document_count);
+    for (size_t i = 0; i < e->count; i++) {
+        printf("requests       %s: %zu documents\n", e->files[i].path, e->files[i].document_count);
     }
     printf("slots          %zu document%s side by side%s, up to %zu tokens each, %zu at once; cache %s\n",
            plan->slots, plan->slots == 1 ? "" : "s", plan->keeps ? ", and a slot for their examples" : "",
@@ -102,16 +135,17 @@ static inline void print_eval_plan(const Source *source, const RequestFile *file
 
 // Scores what --out does not hold yet, and returns how many documents are done: fewer than all if a signal
 // came.
-static inline size_t eval_score_files(OLMo2 *m, const LikelihoodPlan *plan, RequestFile *files, size_t count,
+static inline size_t eval_score_files(OLMo2 *m, const LikelihoodPlan *plan, const EvalFiles *e,
                                       EvalOut *out) {
     Error err;
     EvalScoring scoring = {out, meter_begin("documents", out->done, out->all)};
     size_t held = out->done;
     bool ok = true;
-    for (size_t i = 0; ok && i < count && !stop_requested; i++) {
-        const size_t begin = held < files[i].document_count ? held : files[i].document_count;
+    for (size_t i = 0; ok && i < e->count && !stop_requested; i++) {
+        RequestFile *f = &e->files[i];
+        const size_t begin = held < f->document_count ? held : f->document_count;
         held -= begin;
-        ok = likelihood_score(m, plan, &files[i], begin, &stop_requested, eval_document_done, &scoring, &err);
+        ok = likelihood_score(m, plan, f, begin, &stop_requested, eval_document_done, &scoring, &err);
     }
     meter_end(&scoring.meter);
     must(ok, &err);
@@ -121,57 +155,36 @@ static inline size_t eval_score_files(OLMo2 *m, const LikelihoodPlan *plan, Requ
 static inline void eval_requests(const Settings *s) {
     Error err, warning = {""};
     Source source;
-    TextList paths = {NULL, 0};
     EvalOut out;
-    size_t result_count = 0;
 
     // Everything is read and checked before the weights are loaded and anything is written.
     must(source_open(&source, s->load, s->tokenizer, &warning, &err), &err);
     warn(&warning);
-    must(eval_files(&paths, s, &err), &err);
-    const size_t count = paths.count;
-    RequestFile *files = (RequestFile *)allocate(count, sizeof *files, "request files", &err);
-    must(files != NULL, &err);
-    EvalOutFile *out_files = (EvalOutFile *)allocate(count, sizeof *out_files, "request files", &err);
-    must(out_files != NULL, &err);
-    for (size_t i = 0; i < count; i++) {
-        must(task_requests_open(&files[i], paths.items[i], (size_t)s->limit, &source.text, &source.config,
-                                &warning, &err),
-             &err);
-        must(tasks_check_once(files, i + 1, &err), &err);
-        const EvalOutFile out_file = {files[i].path, files[i].digest, files[i].document_count};
-        out_files[i] = out_file;
-        result_count += files[i].task_count;
-    }
-    warn(&warning);
-    TaskResult *results = (TaskResult *)allocate(result_count, sizeof *results, "scores", &err);
+    EvalFiles e = eval_open_files(s, &source);
+    TaskResult *results = (TaskResult *)allocate(e.task_count, sizeof *results, "scores", &err);
     must(results != NULL, &err);
-    EvalFiles taken = {files, count};
-    const EvalOutSubject subject = {s, &source, "off", out_files, count};
     must(model_open_weights(&source, s, &err), &err);
-    must(eval_out_read(&out, &subject, eval_line_read, &taken, &err), &err);
+    eval_read_out(&out, &e, s, &source);
 
-    const LikelihoodPlan plan = likelihood_plan(&source.config, files, count, (size_t)given(s->slots, 0));
+    const LikelihoodPlan plan = likelihood_plan(&source.config, e.files, e.count, (size_t)given(s->slots, 0));
     const OLMo2Room room = likelihood_room(&plan);
     OLMo2 *m = model_load(&source, &room, s);
     must(eval_out_begin(&out, &err), &err);
-    print_eval_plan(&source, files, count, &plan, &out);
+    print_eval_plan(&source, &e, &plan, &out);
     signals_catch();
-    const size_t done = eval_score_files(m, &plan, files, count, &out);
+    const size_t done = eval_score_files(m, &plan, &e, &out);
     must(eval_out_close(&out, &err), &err);
     must(eval_out_whole(&out, done, "documents", &err), &err);
 
-    for (size_t i = 0, at = 0; i < count; at += files[i++].task_count) {
-        task_results(results + at, &files[i]);
+    for (size_t i = 0, at = 0; i < e.count; at += e.files[i++].task_count) {
+        task_results(results + at, &e.files[i]);
     }
-    print_results(results, result_count);
+    print_results(results, e.task_count);
 
     olmo2_free(m);
-    for (size_t i = 0; i < count; i++) { requests_close(&files[i]); }
-    free(files);
-    free(out_files);
+    for (size_t i = 0; i < e.count; i++) { requests_close(&e.files[i]); }
+    free(e.files);
     free(results);
-    list_free(&paths);
     source_close(&source);
 }
 

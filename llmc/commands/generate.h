@@ -102,12 +102,6 @@ static inline bool generate_read_prompts(Generating *g, Error *err) {
 // ---------------------------------------------------------------------------------------------
 // what is done with the texts
 
-static inline bool print_as_it_comes(void *context, const EngineText *text, const char *bytes, size_t size,
-                                     Error *err) {
-    (void)context, (void)text;
-    return print_text(bytes, size, err);
-}
-
 static inline bool print_newline(void *context, const EngineText *text, Error *err) {
     (void)context, (void)text;
     return print_text("\n", 1, err);
@@ -173,7 +167,7 @@ static inline bool generate_run(Generating *g, const EngineReader *reader, Error
 
 static inline bool generate_to_screen(Generating *g, Error *err) {
     const bool one = g->texts == 1;
-    const EngineReader reader = {g, one ? print_as_it_comes : NULL, one ? print_newline : print_sample};
+    const EngineReader reader = {g, one ? model_print_token : NULL, one ? print_newline : print_sample};
     return (!one || print_text(g->prompt, g->prompt_size, err)) && generate_run(g, &reader, err);
 }
 
@@ -229,7 +223,7 @@ static inline void generate(const Settings *s) {
     if (s->out == NULL) {
         must(generate_to_screen(&g, &err), &err);
     } else {
-        fprintf(stderr, "%zu prompt%s, %zu text%s, %zu at a time, with caches of %zu positions\n",
+        fprintf(stderr, "%zu prompt%s, %zu text%s, %zu side by side, up to %zu tokens each with the prompt\n",
                 g.prompts.count, g.prompts.count == 1 ? "" : "s", g.texts, g.texts == 1 ? "" : "s",
                 room.slots, room.cache_T);
         must(generate_to_file(&g, &err), &err);

@@ -4,6 +4,7 @@
 //   model_form            the form that they will have
 //   model_room_to_write   what it needs room for, to write texts
 //   model_load            its model, with the weights
+//   model_print_token     shows what it writes, an EngineReader.token
 #ifndef LLMC_COMMANDS_MODEL_H
 #define LLMC_COMMANDS_MODEL_H
 
@@ -69,6 +70,12 @@ static inline OLMo2 *model_load(Source *source, const OLMo2Room *room, const Set
     must(ok, &err);
     print_weights(&meter, w);
     return m;
+}
+
+static inline bool model_print_token(void *context, const EngineText *text, const char *bytes, size_t size,
+                                     Error *err) {
+    (void)context, (void)text;
+    return size == 0 || print_text(bytes, size, err);
 }
 
 #endif

@@ -334,12 +334,6 @@ static inline void run_evaluate(Run *run) {
     must(log_evaluation(&run->log, plan, run->state.step, &e, &err), &err);
 }
 
-static inline bool print_sample_text(void *context, const EngineText *text, const char *bytes, size_t size,
-                                     Error *err) {
-    (void)context, (void)text;
-    return print_text(bytes, size, err);
-}
-
 static inline bool keep_sample(void *context, const EngineText *text, Error *err) {
     Run *run = (Run *)context;
     const char *prompt = run->plan->settings.prompt != NULL ? run->plan->settings.prompt : "";
@@ -354,7 +348,7 @@ static inline bool try_sample(Run *run, Error *err) {
         plan->sampler, (uint64_t)plan->settings.seed, (size_t)plan->settings.max_tokens, NULL, 0, false};
     const EnginePrompt prompt = {plan->prompt.ids, plan->prompt.length, 1, (uint64_t)run->state.step,
                                  "the sample"};
-    const EngineReader reader = {run, print_sample_text, keep_sample};
+    const EngineReader reader = {run, model_print_token, keep_sample};
     Engine engine;
     if (!engine_open(&engine, run->model, &plan->room, &plan->source.text, err)) { return false; }
     const bool ok = engine_run(&engine, &prompt, 1, &settings, &reader, &stop_requested, err);
