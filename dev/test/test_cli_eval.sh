@@ -212,6 +212,23 @@ for signal in KILL TERM; do
     check "continued after SIG$signal" cmp many_part.jsonl many_whole.jsonl
 done
 
+# The file appears while the model is loaded: nobody reads standard error, so the program waits before it says
+# what the weights are.
+check "what another process has written meanwhile stays" python 'import os, subprocess, sys, time
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True: os.write(writer, bytes(4096))
+except BlockingIOError: os.set_blocking(writer, True)
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=writer)
+os.close(writer)
+time.sleep(1)
+with open("raced.jsonl", "w") as file: file.write("written meanwhile\n")
+while os.read(reader, 65536): pass
+process.wait()
+assert process.returncode == 1 and open("raced.jsonl").read() == "written meanwhile\n"' \
+    "$program" "${eval[@]}" rc.jsonl mc.jsonl --out raced.jsonl
+
 # It must be the same evaluation. --weights is what the weights become: auto and fp32 are the same for fp32.
 head -n 9 whole.jsonl >part.jsonl
 run "${eval[@]}" rc.jsonl mc.jsonl --out part.jsonl --weights fp32
