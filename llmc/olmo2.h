@@ -105,7 +105,7 @@ static inline bool olmo2_preset(OLMo2Config *config, const char *name) {
     return false;
 }
 
-// Whether a prompt of `length` tokens, called `name` in messages, leaves a position for what the model writes.
+// Whether a prompt of `length` tokens leaves a position for what the model writes. Messages call it `name`.
 static inline bool config_leaves_room(const OLMo2Config *config, size_t length, const char *name,
                                       Error *err) {
     return length < config->max_T ||

@@ -1,4 +1,4 @@
-// reading.h: tensors of mapped files, read from the disk while somebody is told how many bytes have been read.
+// reading.h: tensors of mapped files, read from the disk while somebody is told how far that is.
 //
 //   reading_tensor     brings a tensor's pages into memory
 //   reading_forget     gives them back to the system's cache, after a copy

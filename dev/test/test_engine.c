@@ -342,7 +342,7 @@ static void test_errors(void) {
     Engine e = engine_of(&m);
     CHECK_ERROR(run(&e, &none, 1, &settings), err, "none: has no tokens");
     CHECK_ERROR(run(&e, &more, 1, &settings), err, "more: token 3 has id 272, the model has 272");
-    CHECK_ERROR(run(&e, &full, 1, &settings), err, "full: has 64 tokens, expected fewer than the model's 64 positions");
+    CHECK_ERROR(run(&e, &full, 1, &settings), err, "full: has 64 tokens, expected fewer than the model's");
     CHECK(keeper.count == 0 && m.calls == 0);
     CHECK(run(&e, &unwritten, 1, &settings) && run(&e, &good, 0, &settings) && keeper.count == 0);
     m.config.max_T = 1000;
