@@ -107,7 +107,7 @@ static inline void json_integer(JsonWriter *w, const char *key, int64_t value);
 static inline void json_number(JsonWriter *w, const char *key, double value);
 static inline void json_float(JsonWriter *w, const char *key, float value);
 
-// Bytes that are not UTF-8 become U+FFFD, one for each.
+// Bytes that are not UTF-8 become U+FFFD (utf8_broken).
 static inline void json_string(JsonWriter *w, const char *key, const char *value);
 static inline void json_bytes(JsonWriter *w, const char *key, const char *bytes, size_t size);
 

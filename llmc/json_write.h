@@ -46,7 +46,7 @@ static inline void json_append_quoted(JsonWriter *w, const char *bytes, size_t s
         char escape[8];
         if (length == 0) {
             json_append_text(w, "\xEF\xBF\xBD");
-            length = 1;
+            length = utf8_broken(bytes + i, size - i);
         } else if (c == '"' || c == '\\') {
             escape[0] = '\\';
             escape[1] = (char)c;

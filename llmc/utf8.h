@@ -7,6 +7,7 @@
 //   utf8_invalid(s, n)     offset of the first byte that belongs to no character, or n
 //   utf8_check(s, n, ...)  whether all of it is UTF-8
 //   utf8_unfinished(s, n)  bytes of a character at the end that lacks its last bytes, or 0
+//   utf8_broken(s, n)      bytes at s, which begin no character, that U+FFFD replaces
 //   utf8_mark(s, n)        bytes of the byte order mark at s: 3, or 0 if there is none
 //   utf8_control(s, n)     bytes of the character at s if it controls a terminal, or 0
 #ifndef LLMC_UTF8_H
@@ -101,6 +102,14 @@ static inline bool utf8_begins(const char *s, size_t n) {
         if (utf8_length(filled[i], 4) > n) { return true; }
     }
     return false;
+}
+
+// The beginning of a character that breaks off is replaced as one, any other byte by itself: Unicode 15, section
+// 3.9, "Substitution of Maximal Subparts", as Python and transformers do. `n` is at least 1.
+static inline size_t utf8_broken(const char *s, size_t n) {
+    size_t size = n < 3 ? n : 3;
+    while (size > 1 && !utf8_begins(s, size)) { size--; }
+    return size;
 }
 
 static inline size_t utf8_unfinished(const char *s, size_t n) {

@@ -270,6 +270,30 @@ static void test_members(void) {
     json_free(&doc);
 }
 
+// As Python's bytes.decode("utf-8", "replace") does it.
+static void test_replaced(void) {
+    static const struct {
+        const char *bytes;
+        int characters;  // U+FFFD in their place
+    } rows[] = {
+        {"\x80", 1},         {"\xFF\xFE", 2},         {"\xC2", 1},         {"\xC0\x80", 2},
+        {"\xE2\x82", 1},     {"\xE0\x80\x80", 3},     {"\xED\xA0\x80", 3}, {"\xF0\x9F\x99", 1},
+        {"\xF0\x8F\x99", 3}, {"\xF4\x90\x80\x80", 4}, {"\xF0\x9F\xC2", 2}, {"\xE2\x82\xF0\x9F", 2},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        for (int behind = 0; behind < 2; behind++) {  // another character
+            char bytes[8], want[32] = "\"";
+            snprintf(bytes, sizeof bytes, "%s%s", rows[i].bytes, behind ? "\xC3\xA9" : "");
+            for (int n = 0; n < rows[i].characters; n++) { strcat(want, "\xEF\xBF\xBD"); }
+            strcat(want, behind ? "\xC3\xA9\"" : "\"");
+            JsonWriter w = {0};
+            json_string(&w, NULL, bytes);
+            CHECK(strcmp(w.text, want) == 0);
+            json_writer_free(&w);
+        }
+    }
+}
+
 static void test_writer(void) {
     JsonWriter w = {0};
     json_begin_object(&w, NULL);
@@ -286,11 +310,9 @@ static void test_writer(void) {
     json_integer(&w, "integer", INT64_MIN);
     json_raw(&w, "raw", "{\"x\": 1}");
     json_end_object(&w);
-    CHECK(
-        strcmp(w.text,
-               "{\"text\": \"a\\\"b\\\\c/\\n\\t\\u000d\\u0001\xC3\xA9\", \"bytes\": "
-               "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\\u0000z\", \"list\": [null, true, []], \"nan\": null, "
-               "\"infinity\": null, \"integer\": -9223372036854775808, \"raw\": {\"x\": 1}}") == 0);
+    CHECK(strcmp(w.text, "{\"text\": \"a\\\"b\\\\c/\\n\\t\\u000d\\u0001\xC3\xA9\", \"bytes\": "
+                         "\"\xEF\xBF\xBD\xEF\xBF\xBD\\u0000z\", \"list\": [null, true, []], \"nan\": null, "
+                         "\"infinity\": null, \"integer\": -9223372036854775808, \"raw\": {\"x\": 1}}") == 0);
     CHECK(w.length == strlen(w.text) && parses(w.text));
     json_writer_free(&w);
 
@@ -406,6 +428,7 @@ int main(void) {
     test_strings();
     test_structure();
     test_members();
+    test_replaced();
     test_writer();
     test_float_round_trips();
     test_files();
