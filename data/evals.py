@@ -358,9 +358,16 @@ def wheel_examples(wheel: Path | None, name: str, form: str) -> str:
 # ----------------------------------------------------------------------------------------------
 # writing
 
+def request_file(out: Path, name: str) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise DataError(f"--out {out}: a file is in its place; name a folder") from None
+    return out / f"{name}.jsonl.gz"
+
+
 def write(out: Path, name: str, records: Iterable[Record]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    path, count = out / f"{name}.jsonl.gz", 0
+    path, count = request_file(out, name), 0
     with atomic_write(path) as file, gzip.GzipFile("", "wb", 6, file.buffer, mtime=0) as packed:
         for record in records:
             packed.write((json.dumps(record) + "\n").encode())
@@ -369,8 +376,7 @@ def write(out: Path, name: str, records: Iterable[Record]) -> None:
 
 
 def copy(out: Path, name: str, data: bytes) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}.jsonl.gz"
+    path = request_file(out, name)
     with atomic_write(path) as file:
         file.buffer.write(data)
     print(f"{path}: {len(gzip.decompress(data).splitlines())} requests")

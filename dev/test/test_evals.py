@@ -315,6 +315,8 @@ def test_errors(folder: Path) -> None:
     check("--wheel FILE.whl is missing: the examples" in result.stderr, result.stderr)
     result = script("data/evals.py")
     check(result.returncode == 2 and "--wheel FILE.whl is missing" in result.stderr, result.stderr)
+    for out in (kept, kept / "below"):
+        check_error(lambda: evals.request_file(out, "piqa_rc"), "a file is in its place")
     unlike = [ready_request("Question: a\n\nb"), ready_request("Answer: c")]
     check_error(lambda: evals.examples_of(unlike, "made"), "do not begin with the same examples")
 
