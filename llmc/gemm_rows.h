@@ -210,7 +210,7 @@ static inline void gemm_few_rows(float *C, size_t ldc, Matrix A, Matrix B, size_
     const bool packed = M == 1 && A.column_stride == 1;
     const size_t most = packed ? K : GEMM_PACKED / rows / block * block;
     float a[GEMM_PACKED];
-    GemmRows r = {.C = C, .ldc = ldc, .M = M, .N = N, .block = block};
+    GemmRows r = {NULL, B, C, ldc, M, N, K, block, accumulate};
     for (size_t k = 0; k < K; k += most) {
         const Matrix A_k = matrix_from(A, 0, k);
         r.a = packed ? (const float *)A_k.data : a;

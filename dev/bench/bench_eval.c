@@ -28,12 +28,13 @@ static bool score_once(void *of, char parts[128], Error *err) {
 
 int main(int argc, char **argv) {
     Error err = {{0}}, warning = {{0}};
-    Run r = {NULL};
+    Run r;
     Text text;
     OLMo2Config c = bench_config();
     const OLMo2Form form = olmo2_form();
     const char *tokenizer = NULL, *requests = NULL;
     size_t steps = 5, documents = 8;
+    memset(&r, 0, sizeof r);
     c.V = 100352;
     c.max_T = 4096;
     const BenchFlag flags[] = {{"steps", &steps, NULL},
