@@ -318,7 +318,8 @@ refuse "--recompute: this is the CPU program" "$cpu" "${plan[@]}" --recompute bl
 run "$cpu" "${plan[@]}" --memory 64G
 says "CPU, fp32, 1 thread"
 says "available      64.00 GB"
-for bytes in garbage "" 24Q 24GB 24Gib 24G5 -24G 0 nan inf 1e30; do
+refuse "--memory: is empty, expected BYTES" "$cpu" "${plan[@]}" --memory ""
+for bytes in garbage 24Q 24GB 24Gib 24G5 -24G 0 nan inf 1e30; do
     refuse "--memory $bytes: expected a number of bytes, such as 24G or 24Gi" \
         "$cpu" "${plan[@]}" --memory "$bytes"
 done
