@@ -470,6 +470,8 @@ def add_bars(report: Report, results: Results) -> None:
     for bar in BARS:
         reached = bar.reached(results)
         worst, cells = bar.worst(reached), []
+        if worst is None and results.comparisons:
+            continue  # of a section that was not asked for
         for name, value in reached.items() if worst is not None else ():
             bold = "**" if value is not None and value == worst else ""
             cells.append(f"{name}: {bold}{bar.text(value)}{bold}")
