@@ -3,8 +3,8 @@
 # scripts/test.sh --reference  also the comparisons with PyTorch, transformers, tokenizers and OLMo-core
 #
 # Installs what it needs, and says what and why. Each suite prints one line, and the last line is the sum.
-# --reference takes 8 minutes on two idle cores of an AMD EPYC (Zen 4), a quarter of it for building. Suites
-# run side by side, so what counts is CPU time: 870 s there. A suite's line ends with its own.
+# --reference takes 13 minutes on two idle cores of an AMD EPYC (Zen 4), a quarter of it for building. Suites
+# run side by side, so what counts is CPU time. A suite's line ends with its own.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 reference=no

@@ -186,9 +186,9 @@ def test_report() -> None:
         "| peak memory / (16 B x parameters) | 1.40x | 1.25x | 85M, B 4, T 256: **1.25x** | aim |",
         "| memory for logits, V = 100352 | 64.0 MiB | 16.0 MiB | a layer of 1B, B 1, T 512: **64.0 MiB** "
         "| floor |",
-        "| decoding speed / reading the weights | 80 % | 90 % | 85M, 128 tokens after 16: **200 %**; 1B, 16 tokens "
-        "after 16: **200 %** | aim |",
-        "| decoding speed, bf16 / fp32 | 1.80x | 1.90x | 1B, 16 tokens after 16: **1.00x** | below |",
+        "| decoding speed / reading the weights | 80 % | 90 % | 85M, 128 tokens after 1: **200 %**; 1B, 16 tokens "
+        "after 1: **200 %** | aim |",
+        "| decoding speed, bf16 / fp32 | 1.80x | 1.90x | 1B, 16 tokens after 1: **1.00x** | below |",
         "- a note",
         "build/bench_x",
     ):
@@ -214,7 +214,7 @@ def test_readme() -> None:
         "| A training step: 85M, B 4, T 256 | 110 ms | PyTorch eager 220 ms, torch.compile 180 ms, "
         "llm.c-style loops 220 ms | 2.00x, 1.50x, 2.00x |",
         "| Matrix product: dInput | 140 GFLOP/s | FMA peak, OpenBLAS | 0.84x, 1.03x |",
-        "| Decoding: 1B, 16 tokens after 16, bf16 | 9,309 tokens/s | transformers generate 4,655 tokens/s, "
+        "| Decoding: 1B, 16 tokens after 1, bf16 | 9,309 tokens/s | transformers generate 4,655 tokens/s, "
         "reading the weights 4,655 tokens/s | 2.00x, 2.00x |",
         "| The tokenizer: encoding | 36.4 MB/s | tokenizers 18.2 MB/s, tiktoken 18.2 MB/s | 2.00x, 2.00x |",
         "Of 18 bars: 7 aim, 9 floor, 2 below, 0 not measured. "
@@ -563,7 +563,7 @@ def test_script() -> None:
         check("bench_step.py --threads" in text and "--compile --C 512" in text, "the commands")
         new = readme.read_text()
         check(new.startswith("# A\n") and new.endswith("\n\nThe end.\n") and "old" not in new, "README.md")
-        check("| Decoding: 85M, 128 tokens after 16 |" in new, "its table")
+        check("| Decoding: 85M, 128 tokens after 1 |" in new, "its table")
         check([p.name for p in report.parent.iterdir() if p.name.startswith(".")] == [], "no temporary file")
 
 
