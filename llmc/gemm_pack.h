@@ -71,7 +71,6 @@ __attribute__((always_inline)) static inline void gemm_pack_rows(float *dst, siz
     }
 }
 
-// dst (depth, width): dst[k * width + i] = src[i * stride + k * k_stride] for i < count, zeros from count on.
 // It packs strips of A (width MR, i is a row) and panels of B (width NR, i is a column). It also prefetches
 // what the next strip or panel will read into the second-level cache, because the processor does not predict
 // such short pieces. A prefetch may point past the end of the matrix: it reads nothing.
